@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a framework implements, and how frameworks are found.
+
+A framework is one class, announced by an entry point of the group ``modelyard.frameworks``::
+
+    [project.entry-points."modelyard.frameworks"]
+    sklearn = "modelyard_deployments.sklearn:SklearnFramework"
+
+Its module imports its library inside ``load`` only: the ingress and the controller import the module to check options,
+and must stay free of the library.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelyard.errors import InvalidConfig, ModelLoadError
+from modelyard.signature import Signature
+from modelyard.tensor import Parameters, Tensors
+
+ENTRY_POINT_GROUP: Final = "modelyard.frameworks"
+
+
+class Options(BaseModel):
+    """Options every framework takes; a framework's own options subclass this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model_file: str | None = Field(
+        default=None,
+        description="File to load, relative to the model's directory; needed where the directory holds several.",
+    )
+
+
+class Model(ABC):
+    """A loaded model. ``predict`` is called from one thread at a time."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> Signature:
+        """Inputs and outputs, derived from the artifact."""
+
+    @abstractmethod
+    def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
+        """Runs the model.
+
+        Args:
+            inputs: Already bound to the signature: its names, datatypes and shapes. Read-only.
+            outputs: Names to compute, each of them in the signature; never empty.
+            parameters: The request's parameters, as the client sent them.
+
+        Returns:
+            At least the outputs asked for. Where the signature has a batch axis, each has as many rows as the inputs.
+
+        Raises:
+            InvalidRequest: The values (not their shape) are the client's mistake, for example an unknown category.
+        """
+
+    def close(self) -> None:
+        """Frees what the model holds; called once, when its replica stops."""
+
+
+class Framework(ABC):
+    """One way to load models. Stateless; made once per process."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """File name endings it recognises, lower case, with the dot; empty when a model is a whole directory."""
+
+    options: ClassVar[type[Options]] = Options
+    """The options it takes, checked before anything is deployed."""
+
+    requires: ClassVar[str] = ""
+    """The extra that brings its library, for the message when it is missing."""
+
+    loads_code: ClassVar[bool] = False
+    """Loading can run code from the artifact (pickle), so it is confined to allowed locations."""
+
+    @abstractmethod
+    def load(self, path: Path, options: Any) -> Model:
+        """Loads one artifact.
+
+        Args:
+            path: The model's file, or its directory where ``suffixes`` is empty.
+            options: An instance of ``self.options``.
+
+        Raises:
+            ModelLoadError: The artifact or the library's version does not fit; the message says both.
+        """
+
+
+@cache
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def list_frameworks() -> tuple[str, ...]:
+    """Names of all installed frameworks, sorted; imports none of them."""
+    return tuple(sorted(_entry_points()))
+
+
+def get_framework(name: str) -> Framework:
+    """The framework of that name.
+
+    Raises:
+        InvalidConfig: There is none, or its module cannot be imported.
+    """
+    entry = _entry_points().get(name)
+    if entry is None:
+        raise InvalidConfig((f'framework: expected one of {", ".join(list_frameworks())}, got "{name}"',))
+    try:
+        framework: Framework = entry.load()()
+    except Exception as exc:  # plug-in loading: whatever a third party's module raises is a configuration problem
+        raise InvalidConfig((f'framework: "{name}" ({entry.value}) cannot be imported: {exc}',)) from exc
+    return framework
+
+
+def find_model_path(root: Path, framework: Framework, model_file: str | None) -> Path:
+    """The file (or directory) in ``root`` that the framework loads.
+
+    Args:
+        root: The artifact: a directory, or directly a file.
+        framework: Whose ``suffixes`` decide.
+        model_file: The ``model_file`` option.
+
+    Raises:
+        ModelLoadError: There is no such file, none that the framework recognises, or several.
+    """
+    if model_file is not None:
+        chosen = (root / model_file).resolve()
+        if not chosen.is_relative_to(root.resolve()):
+            raise ModelLoadError(f'model_file "{model_file}" lies outside the model\'s directory')
+        if not chosen.exists():
+            raise ModelLoadError(f'model_file "{model_file}" does not exist; the directory holds {_listing(root)}')
+        return chosen
+    if not root.exists():
+        raise ModelLoadError("the model's location does not exist")
+    if root.is_file() or not framework.suffixes:
+        return root
+    found = sorted(p for p in root.iterdir() if p.is_file() and p.name.lower().endswith(framework.suffixes))
+    if len(found) == 1:
+        return found[0]
+    expected = f"one file ending in {' '.join(framework.suffixes)}"
+    if not found:
+        raise ModelLoadError(f"expected {expected}, got none; the directory holds {_listing(root)}")
+    names = ", ".join(p.name for p in found)
+    raise ModelLoadError(f"expected {expected}, got {len(found)}: {names}; choose one with the option model_file")
+
+
+def _listing(root: Path) -> str:
+    names = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "") if names else "nothing"
+
+
+def load_model(framework_name: str, root: Path, options: dict[str, Any]) -> Model:
+    """Finds the framework, checks its options, finds the file and loads it.
+
+    Raises:
+        InvalidConfig: Unknown framework or options.
+        ModelLoadError: The artifact cannot be loaded, or the framework's library is not installed.
+    """
+    framework = get_framework(framework_name)
+    parsed = framework.options.model_validate(options)
+    path = find_model_path(root, framework, parsed.model_file)
+    try:
+        return framework.load(path, parsed)
+    except ModuleNotFoundError as exc:
+        extra = framework.requires or framework_name
+        raise ModelLoadError(
+            f'framework "{framework_name}" needs the module "{exc.name}": pip install "modelyard[{extra}]"'
+        ) from exc

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model takes and gives, and the one place where a request's tensors are checked against it.
+
+Source of the metadata's shape: Open Inference Protocol, "Model Metadata Response JSON Object" (``-1`` is a variable
+dimension).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelyard.errors import InvalidRequest, InvalidTensor
+from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, describe, element_count
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, datatype and shape of one input or output; ``-1`` is a variable dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return describe(self.datatype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The named tensors of a model.
+
+    Attributes:
+        inputs: What the model takes, in order.
+        outputs: What it answers when the client asks for nothing in particular, in order.
+        on_request: Outputs computed only when a client asks for them by name (``predict_proba``).
+        columns: Feature names of a model whose single input is a matrix ``[-1, len(columns)]``; a client may send
+            these as separate inputs instead. Empty where the model knows none.
+        any_input_name: The single input has no name of its own (classic models trained on a matrix), so whatever the
+            client calls it is accepted.
+        exact_datatypes: Refuse instead of casting numbers between kinds that fit (FP32 → FP64).
+        batch_axis: Rows are dimension 0 of every input and output, and several requests may be merged there.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    on_request: tuple[TensorSpec, ...] = ()
+    columns: tuple[str, ...] = ()
+    any_input_name: bool = False
+    exact_datatypes: bool = False
+    batch_axis: bool = True
+
+    def bind(self, tensors: Tensors) -> dict[str, Array]:
+        """The model's inputs out of a request's tensors, in the signature's order and datatypes.
+
+        Columns are assembled into the matrix, an unnamed input is named, ``[n,1]`` is accepted for ``[n]``, numbers
+        are cast where the kinds fit. Arrays are views unless one of these needs a copy.
+
+        Raises:
+            InvalidRequest: A tensor is missing or unknown.
+            InvalidTensor: A datatype or shape does not fit, or the inputs differ in rows.
+        """
+        if self.columns and len(self.inputs) == 1 and self.inputs[0].name not in tensors and self._is_columns(tensors):
+            tensors = {self.inputs[0].name: self._stack_columns(tensors)}
+        elif self.any_input_name and len(tensors) == 1 and len(self.inputs) == 1:
+            tensors = {self.inputs[0].name: next(iter(tensors.values()))}
+        bound: dict[str, Array] = {}
+        for spec in self.inputs:
+            array = tensors.get(spec.name)
+            if array is None:
+                raise InvalidRequest(
+                    f"input {_quoted(spec.name)} is missing: expected {self._names()}, got {_names(tensors)}"
+                )
+            bound[spec.name] = self._fit(spec, array)
+        if len(bound) != len(tensors):
+            unknown = [name for name in tensors if name not in bound]
+            raise InvalidRequest(f"unknown input {_names(unknown)}: expected {self._names()}")
+        if self.batch_axis and len(bound) > 1:
+            self._check_rows(bound)
+        return bound
+
+    def check_outputs(self, names: tuple[str, ...]) -> None:
+        """Refuses requested outputs the model does not have.
+
+        Raises:
+            InvalidRequest: With the names that exist.
+        """
+        for name in names:
+            if not any(name == spec.name for spec in (*self.outputs, *self.on_request)):
+                known = _names([spec.name for spec in (*self.outputs, *self.on_request)])
+                raise InvalidRequest(f"unknown requested output {_quoted(name)}: expected one of {known}")
+
+    def _is_columns(self, tensors: Tensors) -> bool:
+        if len(tensors) == 1 and len(self.columns) > 1 and next(iter(tensors)) not in self.columns:
+            return False
+        return len(tensors) > 1 or next(iter(tensors), "") in self.columns
+
+    def _stack_columns(self, tensors: Tensors) -> Array:
+        missing = [name for name in self.columns if name not in tensors]
+        unknown = [name for name in tensors if name not in self.columns]
+        if missing or unknown:
+            parts = [f"missing {_names(missing)}"] if missing else []
+            parts += [f"unknown {_names(unknown)}"] if unknown else []
+            raise InvalidRequest(f"columns do not fit: {', '.join(parts)}; expected {_names(self.columns)}")
+        dtype = DATATYPES[self.inputs[0].datatype].dtype
+        fitted = [self._fit(TensorSpec(name, self.inputs[0].datatype, (-1,)), tensors[name]) for name in self.columns]
+        self._check_rows(dict(zip(self.columns, fitted, strict=True)))
+        return np.stack(fitted, axis=1).astype(dtype, copy=False)
+
+    def _fit(self, spec: TensorSpec, array: Array) -> Array:
+        shape = array.shape
+        if not _shape_fits(spec.shape, shape):
+            if len(shape) == len(spec.shape) + 1 and shape[-1] == 1 and _shape_fits(spec.shape, shape[:-1]):
+                array = array.reshape(shape[:-1])
+            elif shape == () and array.size == 1 and element_count(tuple(abs(d) for d in spec.shape)) == 1:
+                array = array.reshape((1,) * len(spec.shape))
+            else:
+                raise InvalidTensor(f"input {_quoted(spec.name)}", str(spec), describe(datatype_of(array), shape))
+        wanted = DATATYPES[spec.datatype].dtype
+        if array.dtype == wanted:
+            return array
+        if self.exact_datatypes or not _castable(array.dtype, wanted):
+            raise InvalidTensor(f"input {_quoted(spec.name)}", str(spec), describe(datatype_of(array), shape))
+        return array.astype(wanted)
+
+    def _check_rows(self, arrays: Tensors) -> None:
+        rows = {name: array.shape[0] for name, array in arrays.items() if array.ndim}
+        if len(set(rows.values())) > 1:
+            got = ", ".join(f"{_quoted(name)} {count}" for name, count in list(rows.items())[:8])
+            raise InvalidTensor("inputs", "the same number of rows in each", got)
+
+    def _names(self) -> str:
+        return _names([spec.name for spec in self.inputs])
+
+
+def _castable(have: np.dtype[object], want: np.dtype[object]) -> bool:
+    if "O" in (have.kind, want.kind):
+        return False
+    return np.can_cast(have, want, "same_kind")
+
+
+def _shape_fits(spec: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(spec) != len(shape):
+        return False
+    for want, got in zip(spec, shape, strict=True):
+        if want not in (-1, got):
+            return False
+    return True
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _names(names: object) -> str:
+    listed = [_quoted(str(name)) for name in names]  # type: ignore[attr-defined]  # any iterable of names
+    shown = ", ".join(listed[:20])
+    return f"{shown} and {len(listed) - 20} more" if len(listed) > 20 else shown or "none"
