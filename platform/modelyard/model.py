@@ -62,7 +62,7 @@ class Model(ABC):
             InvalidRequest: The values (not their shape) are the client's mistake, for example an unknown category.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most models hold nothing that needs freeing
         """Frees what the model holds; called once, when its replica stops."""
 
 

@@ -7,7 +7,9 @@ dimension).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +136,7 @@ class Signature:
         return _names([spec.name for spec in self.inputs])
 
 
-def _castable(have: np.dtype[object], want: np.dtype[object]) -> bool:
+def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     if "O" in (have.kind, want.kind):
         return False
     return np.can_cast(have, want, "same_kind")
@@ -143,17 +145,14 @@ def _castable(have: np.dtype[object], want: np.dtype[object]) -> bool:
 def _shape_fits(spec: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     if len(spec) != len(shape):
         return False
-    for want, got in zip(spec, shape, strict=True):
-        if want not in (-1, got):
-            return False
-    return True
+    return all(want in (-1, got) for want, got in zip(spec, shape, strict=True))
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def _names(names: object) -> str:
-    listed = [_quoted(str(name)) for name in names]  # type: ignore[attr-defined]  # any iterable of names
+def _names(names: Iterable[str]) -> str:
+    listed = [_quoted(name) for name in names]
     shown = ", ".join(listed[:20])
     return f"{shown} and {len(listed) - 20} more" if len(listed) > 20 else shown or "none"

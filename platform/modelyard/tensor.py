@@ -193,7 +193,7 @@ def to_raw(array: Array) -> bytes | memoryview:
         return b"".join(parts)
     if array.size == 0:
         return b""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def describe(datatype: str, shape: tuple[int, ...]) -> str:
