@@ -1,2 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""."""
+"""Configuration: where outside data enters, is checked once, and becomes typed objects."""
+
+from modelyard.config.file import IMPORT_PATH, ServeFile, load_serve_file
+from modelyard.config.platform import (
+    CatalogConfig,
+    ControllerConfig,
+    IngressConfig,
+    PlatformConfig,
+    SecurityConfig,
+    load_platform_config,
+)
+from modelyard.config.spec import (
+    Autoscaling,
+    Batching,
+    Environment,
+    Limits,
+    ModelSpec,
+    Resources,
+    check_framework,
+    load_model_spec,
+    parse_model_spec,
+)
+
+__all__ = [
+    "IMPORT_PATH",
+    "Autoscaling",
+    "Batching",
+    "CatalogConfig",
+    "ControllerConfig",
+    "Environment",
+    "IngressConfig",
+    "Limits",
+    "ModelSpec",
+    "PlatformConfig",
+    "Resources",
+    "SecurityConfig",
+    "ServeFile",
+    "check_framework",
+    "load_model_spec",
+    "load_platform_config",
+    "load_serve_file",
+    "parse_model_spec",
+]

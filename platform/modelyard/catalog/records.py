@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the catalog gives out: immutable pictures of its rows at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Owner(StrEnum):
+    """Who decides about a model; nobody else may change it."""
+
+    DECLARED = "declared"
+    """The configuration file."""
+    REGISTERED = "registered"
+    """The Python API, the admin API, the CLI."""
+
+
+class Wanted(StrEnum):
+    """What should be true of a model; the controller makes it so."""
+
+    SERVING = "serving"
+    REMOVED = "removed"
+    """To be drained and taken down, then purged from the catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """One immutable revision.
+
+    Attributes:
+        model: Its model.
+        number: 1, 2, 3 … per model; what the protocols call version.
+        digest: Identity of ``content`` and artifact.
+        content: ``ModelSpec.revision_content()`` at the time.
+        created_at: ISO 8601, UTC.
+        actor: Who made it.
+        message: Why.
+    """
+
+    model: str
+    number: int
+    digest: str
+    content: Mapping[str, Any]
+    created_at: str
+    actor: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model with the revisions in use.
+
+    Attributes:
+        name: The model.
+        owner: Who may change it.
+        spec: The full ``ModelSpec`` as JSON.
+        wanted: What should be true of it.
+        generation: Counts changes; for optimistic concurrency.
+        created_at: ISO 8601, UTC.
+        updated_at: ISO 8601, UTC.
+        revisions: Those that carry traffic or a label, by number; the whole history is ``Catalog.list_revisions``.
+        traffic: Percent by revision number; sums to 100.
+        labels: Revision number by label.
+    """
+
+    name: str
+    owner: Owner
+    spec: Mapping[str, Any]
+    wanted: Wanted
+    generation: int
+    created_at: str
+    updated_at: str
+    revisions: tuple[RevisionRecord, ...]
+    traffic: Mapping[int, float]
+    labels: Mapping[str, int]
+
+    @property
+    def active(self) -> RevisionRecord:
+        """The revision with the most traffic; the newest of equals."""
+        return max(self.revisions, key=lambda revision: (self.traffic.get(revision.number, 0.0), revision.number))
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Who changed what, when and why.
+
+    Attributes:
+        id: Grows with time.
+        at: ISO 8601, UTC.
+        model: The model, which may be gone.
+        kind: ``created``, ``revised``, ``changed``, ``restored``, ``removed``, ``purged``, or another writer's.
+        actor: Who.
+        message: Why.
+        detail: What, as JSON.
+    """
+
+    id: int
+    at: str
+    model: str
+    kind: str
+    actor: str
+    message: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model as it should be, for ``Catalog.sync_declared``.
+
+    Attributes:
+        name: The model.
+        spec: ``ModelSpec.to_json()``.
+        content: ``ModelSpec.revision_content()``.
+        digest: ``ModelSpec.revision_digest(…)``.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    content: Mapping[str, Any]
+    digest: str

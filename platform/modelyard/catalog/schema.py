@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the catalog, in SQL that SQLite and PostgreSQL share.
+
+Times are ISO 8601 texts in UTC, so they sort and read the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION: Final = 1
+
+metadata: Final = MetaData()
+
+meta: Final = Table(
+    "meta",
+    metadata,
+    Column("key", String(63), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+models: Final = Table(
+    "models",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("owner", String(16), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("wanted", String(16), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("updated_at", String(32), nullable=False),
+)
+
+revisions: Final = Table(
+    "revisions",
+    metadata,
+    Column("model", String(63), ForeignKey("models.name", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    PrimaryKeyConstraint("model", "number"),
+)
+
+traffic: Final = Table(
+    "traffic",
+    metadata,
+    Column("model", String(63), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("weight", Float, nullable=False),
+    PrimaryKeyConstraint("model", "revision"),
+    ForeignKeyConstraint(["model", "revision"], ["revisions.model", "revisions.number"], ondelete="CASCADE"),
+)
+
+labels: Final = Table(
+    "labels",
+    metadata,
+    Column("model", String(63), nullable=False),
+    Column("label", String(63), nullable=False),
+    Column("revision", Integer, nullable=False),
+    PrimaryKeyConstraint("model", "label"),
+    ForeignKeyConstraint(["model", "revision"], ["revisions.model", "revisions.number"], ondelete="CASCADE"),
+)
+
+# Without a foreign key: the history outlives the model.
+events: Final = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", String(32), nullable=False),
+    Column("model", String(63), nullable=False, index=True),
+    Column("kind", String(32), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)

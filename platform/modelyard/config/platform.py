@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The platform's configuration: the ``args`` of the application ``modelyard.serve.app:build``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from modelyard.config.problems import join_path, mask_url, problems_of
+from modelyard.config.spec import Integer, ModelSpec, Number, Section, Text, check_framework
+from modelyard.errors import InvalidConfig
+
+_SQLITE = "sqlite:///"
+
+
+class CatalogConfig(Section):
+    """Where the platform keeps what it must not forget."""
+
+    url: Text = Field(
+        default="sqlite:///state/modelyard.db",
+        description="Database of models, revisions, traffic and events, as an SQLAlchemy URL. A relative SQLite path "
+        "counts from the platform's working directory; its folder is made where missing.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if not value.startswith(_SQLITE) or value.removeprefix(_SQLITE) in ("", ":memory:"):
+            raise ValueError(f'expected sqlite:/// and the path of a file, got "{mask_url(value)}"')
+        return value
+
+
+class IngressConfig(Section):
+    """The deployment that answers HTTP and gRPC."""
+
+    num_replicas: Integer = Field(
+        default=1, ge=1, description="Ingress processes; more spread decoding and encoding over more CPUs."
+    )
+    num_cpus: Number = Field(default=0.25, ge=0, description="CPUs one ingress process reserves in the cluster.")
+    max_body_bytes: Integer = Field(
+        default=64 * 1024 * 1024,
+        ge=1,
+        description="Largest request body, after decompression; a larger one is refused with 413.",
+    )
+    max_inflight_per_model: Integer = Field(
+        default=1000,
+        ge=1,
+        description="Requests to one model that one ingress process holds at once; the next is refused with 429, so "
+        "a stuck model cannot take the others' share.",
+    )
+    request_timeout_s: Number = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds any request may take before it is answered with 504; a model's own limit and a client's "
+        "own deadline win where they are shorter.",
+    )
+
+
+class ControllerConfig(Section):
+    """The deployment that turns the catalog into running models."""
+
+    num_cpus: Number = Field(default=0.0, ge=0, description="CPUs the controller process reserves in the cluster.")
+    reconcile_interval_s: Number = Field(
+        default=1.0,
+        gt=0,
+        description="Seconds between two comparisons of what should run with what runs; a change through the platform "
+        "is acted on at once.",
+    )
+
+
+class SecurityConfig(Section):
+    """What the platform refuses for safety's sake."""
+
+    model_roots: tuple[str, ...] = Field(
+        default=(".",),
+        min_length=1,
+        description="Folders from which formats that can run code while loading (pickle, joblib) may be loaded; "
+        "relative ones count from the platform's working directory. Other formats load from anywhere.",
+    )
+
+
+class PlatformConfig(Section):
+    """Everything one platform is told at its start."""
+
+    catalog: CatalogConfig = Field(default=CatalogConfig(), description="Where models and their history are kept.")
+    models: tuple[ModelSpec, ...] = Field(
+        default=(),
+        description="Models declared in this file. They are set up at start, and those no longer listed are removed; "
+        "models registered at run time are left alone.",
+    )
+    ingress: IngressConfig = Field(default=IngressConfig(), description="The processes that answer HTTP and gRPC.")
+    controller: ControllerConfig = Field(default=ControllerConfig(), description="The process that runs the models.")
+    security: SecurityConfig = Field(default=SecurityConfig(), description="What is refused for safety's sake.")
+
+    @field_validator("models")
+    @classmethod
+    def _check_unique(cls, models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
+        first: dict[str, int] = {}
+        for index, spec in enumerate(models):
+            if first.setdefault(spec.name, index) != index:
+                raise ValueError(
+                    f'expected different names, got "{spec.name}" in models[{first[spec.name]}] and models[{index}]'
+                )
+        return models
+
+
+def load_platform_config(args: Mapping[str, Any]) -> PlatformConfig:
+    """The platform's configuration, with every model's framework and options checked.
+
+    Args:
+        args: The application's ``args``.
+
+    Raises:
+        InvalidConfig: With one problem for each key that is wrong, ``models[2].autoscaling.min_replicas: …``.
+    """
+    try:
+        config = PlatformConfig.model_validate(args)
+    except ValidationError as exc:
+        raise InvalidConfig(problems_of(exc, PlatformConfig)) from exc
+    problems = tuple(
+        problem
+        for index, spec in enumerate(config.models)
+        for problem in check_framework(spec, join_path("models", index))
+    )
+    if problems:
+        raise InvalidConfig(problems)
+    return config

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model as a user describes it, in the configuration file, over the admin API or in Python.
+
+The framework, its options, the artifact's location and the environment make a *revision*; everything else is a
+setting that is applied to the running model in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from modelyard.config.problems import join_path, problems_of
+from modelyard.errors import InvalidConfig
+from modelyard.model import get_framework
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+# Strict: in YAML and JSON a number is a number, so "3" and true are mistakes worth pointing out.
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """Base of every part of the configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Batching(Section):
+    """How a replica merges waiting requests into one call of the model."""
+
+    max_batch_size: Integer = Field(
+        default=64,
+        ge=1,
+        description="Rows in one call of the model at most; 1 turns merging off. A single request with more rows "
+        "still runs, alone.",
+    )
+    batch_wait_timeout_s: Number = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="Seconds a request waits for others to share its call. 0 adds no wait: requests that arrive "
+        "while a call runs go together in the next one.",
+    )
+
+
+class Autoscaling(Section):
+    """How many replicas a model has, and when that changes."""
+
+    min_replicas: Integer = Field(
+        default=1, ge=1, description="Replicas that always run. 0 (scale to zero) is not supported yet."
+    )
+    max_replicas: Integer = Field(
+        default=1,
+        ge=1,
+        description="Replicas at most; equal to min_replicas it pins their number. Left out, it is min_replicas.",
+    )
+    initial_replicas: Integer | None = Field(
+        default=None, ge=1, description="Replicas a new revision starts with; left out, min_replicas."
+    )
+    target_ongoing_requests: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Requests in flight per replica that scaling aims for; more adds replicas, fewer takes them "
+        "away. Left out, it is half of what a replica takes at once (limits.max_ongoing_requests).",
+    )
+    upscale_delay_s: Number = Field(
+        default=3.0, ge=0, description="Seconds the load must stay above the target before replicas are added."
+    )
+    downscale_delay_s: Number = Field(
+        default=60.0, ge=0, description="Seconds the load must stay below the target before replicas are taken away."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _max_follows_min(cls, data: Any) -> Any:
+        """``min_replicas: 3`` alone means three replicas, not an error about the other key's default."""
+        if isinstance(data, Mapping) and "max_replicas" not in data and type(data.get("min_replicas")) is int:
+            return {**data, "max_replicas": max(1, data["min_replicas"])}
+        return data
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Autoscaling:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"expected max_replicas >= min_replicas, got max_replicas {self.max_replicas} and "
+                f"min_replicas {self.min_replicas}"
+            )
+        if self.initial_replicas is not None and not self.min_replicas <= self.initial_replicas <= self.max_replicas:
+            raise ValueError(
+                f"expected initial_replicas between {self.min_replicas} and {self.max_replicas} (min_replicas and "
+                f"max_replicas), got {self.initial_replicas}"
+            )
+        return self
+
+
+_RESERVED_RESOURCES: Final[Mapping[str, str]] = {
+    "CPU": "num_cpus",
+    "GPU": "num_gpus",
+    "memory": "memory_mb",
+    "object_store_memory": "memory_mb",
+}
+
+
+class Resources(Section):
+    """What one replica reserves in the cluster; it starts only where that much is free."""
+
+    num_cpus: Number = Field(
+        default=0.25,
+        ge=0,
+        description="CPUs one replica reserves. This decides placement only; it does not limit what the model uses.",
+    )
+    num_gpus: Number = Field(
+        default=0.0,
+        ge=0,
+        description="GPUs one replica reserves: a fraction shares one device, above 1 it must be a whole number.",
+    )
+    memory_mb: Integer | None = Field(
+        default=None, ge=1, description="Memory one replica reserves, in MiB; left out, none is reserved."
+    )
+    accelerator_type: Text | None = Field(
+        default=None,
+        min_length=1,
+        description="Only nodes with this accelerator are used, by Ray's name (`L4`, `H100`).",
+    )
+    custom: dict[str, Number] = Field(
+        default_factory=dict, description="Amounts of the cluster's own resources one replica reserves, by name."
+    )
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _check_whole_gpus(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError(f"expected a fraction up to 1 or a whole number, got {value:g}")
+        return value
+
+    @field_validator("custom")
+    @classmethod
+    def _check_custom(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, amount in value.items():
+            if name in _RESERVED_RESOURCES:
+                raise ValueError(f'expected a resource of your own, got "{name}": use {_RESERVED_RESOURCES[name]}')
+            if amount <= 0:
+                raise ValueError(f'expected an amount > 0 for "{name}", got {amount:g}')
+        return value
+
+
+class Limits(Section):
+    """What one model may hold up before it says no."""
+
+    max_ongoing_requests: Integer | None = Field(
+        default=None,
+        ge=1,
+        description="Requests one replica works on at once, waiting in its batch queue included. Left out, it is "
+        "twice batching.max_batch_size and at least 16, so that the next batch fills while one runs.",
+    )
+    max_queued_requests: Integer = Field(
+        default=1000,
+        ge=0,
+        description="Requests that may wait for a replica of this model; the next one is refused with 429 and "
+        "Retry-After. 0 refuses whatever no replica can take at once.",
+    )
+    request_timeout_s: Number = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds a request to this model may take, waiting included, before it is answered with 504. A "
+        "client's own shorter deadline wins.",
+    )
+
+
+class Environment(Section):
+    """What the model's replica processes run in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    env_vars: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment variables of the replica processes; set before anything is imported. Never shown "
+        "in messages.",
+    )
+
+    @field_validator("env_vars")
+    @classmethod
+    def _check_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not name or "=" in name or "\0" in name:
+                raise ValueError(f'expected names without "=", got "{name}"')
+        return value
+
+
+class ModelSpec(Section):
+    """One model: where it is, what loads it, how it runs."""
+
+    name: Text = Field(
+        pattern=NAME_PATTERN,
+        description="Name of the model in every protocol and URL: 1 to 63 letters, digits, `.`, `_` and `-`, "
+        "beginning with a letter or digit.",
+    )
+    framework: Text = Field(min_length=1, description="Name of the framework that loads it, for example `sklearn`.")
+    uri: Text = Field(
+        min_length=1,
+        description="Where the artifact is: a path or `file://` URL of a file or directory. A relative path counts "
+        "from the platform's working directory, also when a client on another machine registers it.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the framework, checked against what it takes."
+    )
+    batching: Batching = Field(default=Batching(), description="How waiting requests are merged into one call.")
+    autoscaling: Autoscaling = Field(default=Autoscaling(), description="How many replicas run, and when that changes.")
+    resources: Resources = Field(default=Resources(), description="What each replica reserves in the cluster.")
+    limits: Limits = Field(default=Limits(), description="What the model may hold up before it refuses requests.")
+    environment: Environment = Field(default=Environment(), description="What the replica processes run in.")
+    description: Text = Field(default="", description="What the model is for, shown to people; changes nothing.")
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Requests one replica takes at once: as set, or derived from the batch size."""
+        return self.limits.max_ongoing_requests or max(16, 2 * self.batching.max_batch_size)
+
+    @property
+    def target_ongoing_requests(self) -> float:
+        """Requests in flight per replica that scaling aims for: as set, or derived."""
+        return self.autoscaling.target_ongoing_requests or self.max_ongoing_requests / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values, with every default written out; what the catalog stores."""
+        return self.model_dump(mode="json")
+
+    def revision_content(self) -> dict[str, Any]:
+        """What makes a revision, as JSON values: a change of any of it is a new revision."""
+        return self.model_dump(mode="json", include={"framework", "uri", "options", "environment"})
+
+    def revision_digest(self, artifact_digest: str) -> str:
+        """Identity of the revision: what the spec says of it and what the artifact holds.
+
+        Args:
+            artifact_digest: Digest of the artifact's contents, from the store.
+        """
+        content = json.dumps([self.revision_content(), artifact_digest], sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """What is applied to the running model in place, as JSON values."""
+        return self.model_dump(mode="json", include={"batching", "autoscaling", "resources", "limits"})
+
+
+def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
+    """What is wrong with the spec's framework and options, as sentences; empty when nothing is.
+
+    Separate from the spec's shape because a client need not have the platform's frameworks installed.
+
+    Args:
+        spec: The model.
+        where: Path of the spec inside the whole, ``models[2]``.
+    """
+    try:
+        framework = get_framework(spec.framework)
+    except InvalidConfig as exc:
+        return tuple(f"{where}.{problem}" if where else problem for problem in exc.problems)
+    try:
+        framework.options.model_validate(spec.options)
+    except ValidationError as exc:
+        return problems_of(exc, framework.options, join_path(where, "options"))
+    return ()
+
+
+def parse_model_spec(data: Mapping[str, Any]) -> ModelSpec:
+    """The shape of a spec, without a look at its framework: what a client can check.
+
+    Raises:
+        InvalidConfig: With one problem for each key that is wrong.
+    """
+    try:
+        return ModelSpec.model_validate(data)
+    except ValidationError as exc:
+        raise InvalidConfig(problems_of(exc, ModelSpec)) from exc
+
+
+def load_model_spec(data: Mapping[str, Any]) -> ModelSpec:
+    """A spec whose framework is installed here and takes its options: what the platform checks.
+
+    Raises:
+        InvalidConfig: With one problem for each key that is wrong.
+    """
+    spec = parse_model_spec(data)
+    problems = check_framework(spec)
+    if problems:
+        raise InvalidConfig(problems)
+    return spec

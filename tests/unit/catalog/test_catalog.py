@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the catalog remembers, and what it refuses."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
+from modelyard.errors import Conflict, InternalError, InvalidConfig, ModelNotFound
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state/modelyard.db"
+
+
+@pytest.fixture
+def catalog(url: str) -> Iterator[Catalog]:
+    with Catalog(url) as opened:
+        yield opened
+
+
+def _entry(name: str = "iris", digest: str = "d1", **spec: Any) -> ModelEntry:
+    return ModelEntry(name, {"name": name, **spec}, {"framework": "sklearn"}, digest)
+
+
+def _put(
+    catalog: Catalog,
+    name: str = "iris",
+    digest: str = "d1",
+    *,
+    owner: Owner = Owner.REGISTERED,
+    expected: int | None = None,
+    **spec: Any,
+) -> ModelRecord:
+    entry = _entry(name, digest, **spec)
+    return catalog.put_model(
+        name,
+        owner=owner,
+        spec=entry.spec,
+        content=entry.content,
+        digest=digest,
+        actor="ann",
+        message="why",
+        expected_generation=expected,
+    )
+
+
+def _kinds(catalog: Catalog, name: str = "iris") -> list[str]:
+    return [event.kind for event in reversed(catalog.list_events(name))]
+
+
+def test_a_new_model_has_revision_one_with_all_traffic(catalog: Catalog) -> None:
+    record = _put(catalog)
+    assert (record.generation, record.wanted, record.owner) == (1, Wanted.SERVING, Owner.REGISTERED)
+    assert (record.traffic, record.labels) == ({1: 100.0}, {"stable": 1})
+    assert (record.active.number, record.active.digest, record.active.actor) == (1, "d1", "ann")
+    assert catalog.list_models() == (record,)
+    assert catalog.find_model("iris") == record
+
+
+def test_an_unknown_model_is_not_found(catalog: Catalog) -> None:
+    assert catalog.find_model("iris") is None
+    with pytest.raises(ModelNotFound):
+        catalog.remove_model("iris")
+
+
+def test_putting_the_same_again_changes_nothing(catalog: Catalog) -> None:
+    first = _put(catalog)
+    assert _put(catalog) == first
+    assert _kinds(catalog) == ["created"]
+
+
+def test_a_changed_setting_makes_no_revision(catalog: Catalog) -> None:
+    _put(catalog, batching=1)
+    record = _put(catalog, batching=2)
+    assert (record.generation, record.active.number, record.spec["batching"]) == (2, 1, 2)
+    assert catalog.list_events()[0].detail == {"revision": 1, "changed": {"batching": [1, 2]}}
+
+
+def test_the_history_does_not_repeat_the_environment(catalog: Catalog) -> None:
+    _put(catalog, environment={"env_vars": {"TOKEN": "hunter2"}})
+    _put(catalog, "iris", "d2", environment={"env_vars": {"TOKEN": "hunter3"}})
+    assert "hunter" not in repr(catalog.list_events())
+    assert "environment" in catalog.list_events()[0].detail["changed"]
+
+
+def test_a_new_digest_makes_the_next_revision(catalog: Catalog) -> None:
+    _put(catalog)
+    record = _put(catalog, digest="d2")
+    assert (record.generation, record.traffic, record.labels) == (2, {2: 100.0}, {"stable": 2})
+    assert [revision.number for revision in record.revisions] == [2]
+    assert [revision.number for revision in catalog.list_revisions("iris")] == [1, 2]
+    assert _kinds(catalog) == ["created", "revised"]
+
+
+def test_an_older_digest_is_a_new_revision(catalog: Catalog) -> None:
+    for digest in ("d1", "d2", "d1"):
+        record = _put(catalog, digest=digest)
+    assert (record.active.number, record.active.digest) == (3, "d1")
+
+
+def test_a_removed_model_is_listed_until_it_is_purged(catalog: Catalog) -> None:
+    _put(catalog)
+    removed = catalog.remove_model("iris", actor="bob", message="old")
+    assert (removed.wanted, removed.generation, removed.active.number) == (Wanted.REMOVED, 2, 1)
+    assert catalog.remove_model("iris") == removed
+    catalog.purge_model("iris")
+    catalog.purge_model("iris")
+    assert catalog.list_models() == ()
+    assert catalog.list_revisions("iris") == ()
+    assert _kinds(catalog) == ["created", "removed", "purged"]
+
+
+def test_a_served_model_is_not_purged(catalog: Catalog) -> None:
+    _put(catalog)
+    with pytest.raises(Conflict, match="is being served"):
+        catalog.purge_model("iris")
+
+
+def test_putting_a_removed_model_brings_it_back(catalog: Catalog) -> None:
+    _put(catalog)
+    catalog.remove_model("iris")
+    record = _put(catalog, owner=Owner.DECLARED)
+    assert (record.wanted, record.owner, record.active.number) == (Wanted.SERVING, Owner.DECLARED, 1)
+    assert _kinds(catalog) == ["created", "removed", "restored"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (Owner.DECLARED, Owner.REGISTERED, "is declared in the configuration file"),
+        (Owner.REGISTERED, Owner.DECLARED, "is registered at run time"),
+    ],
+)
+def test_the_other_owner_may_not_change_a_model(catalog: Catalog, first: Owner, second: Owner, reason: str) -> None:
+    before = _put(catalog, owner=first)
+    with pytest.raises(Conflict, match=reason):
+        _put(catalog, owner=second, digest="d2")
+    with pytest.raises(Conflict, match=reason):
+        catalog.remove_model("iris", owner=second)
+    assert catalog.find_model("iris") == before
+
+
+def test_a_change_made_meanwhile_is_a_conflict(catalog: Catalog) -> None:
+    with pytest.raises(Conflict, match="expected generation 1, got 0"):
+        _put(catalog, expected=1)
+    _put(catalog, expected=0)
+    _put(catalog, batching=2, expected=1)
+    with pytest.raises(Conflict, match="expected generation 1, got 2"):
+        _put(catalog, batching=3, expected=1)
+
+
+def test_declared_models_become_what_the_file_says(catalog: Catalog) -> None:
+    _put(catalog, "mine")
+    catalog.sync_declared([_entry("a"), _entry("b")])
+    first, second = catalog.sync_declared([_entry("b", "d2"), _entry("c")])
+    assert (first.name, first.active.number, second.name) == ("b", 2, "c")
+    wanted = {record.name: record.wanted for record in catalog.list_models()}
+    assert wanted == {"a": Wanted.REMOVED, "b": Wanted.SERVING, "c": Wanted.SERVING, "mine": Wanted.SERVING}
+
+
+def test_an_unchanged_file_changes_nothing(catalog: Catalog) -> None:
+    first = catalog.sync_declared([_entry("a"), _entry("b")])
+    events = catalog.list_events()
+    assert catalog.sync_declared([_entry("a"), _entry("b")]) == first
+    assert catalog.list_events() == events
+
+
+def test_one_refused_declaration_leaves_all_as_it_was(catalog: Catalog) -> None:
+    catalog.sync_declared([_entry("a")])
+    _put(catalog, "mine")
+    before = catalog.list_models()
+    with pytest.raises(Conflict, match='"mine" is registered'):
+        catalog.sync_declared([_entry("new"), _entry("mine")])
+    assert catalog.list_models() == before
+
+
+def test_events_are_newest_first_and_limited(catalog: Catalog) -> None:
+    _put(catalog)
+    catalog.add_event("iris", "failed", message="no such file", detail={"replica": 1})
+    (event,) = catalog.list_events(limit=1)
+    assert (event.kind, event.message, event.detail) == ("failed", "no such file", {"replica": 1})
+    assert event.at.endswith("+00:00")
+    assert catalog.list_events("other") == ()
+
+
+def test_it_is_all_there_after_reopening(url: str) -> None:
+    with Catalog(url) as catalog:
+        before = (_put(catalog), _put(catalog, "b"))
+    with Catalog(url) as catalog:
+        assert catalog.list_models() == (before[1], before[0])
+
+
+def test_a_newer_schema_is_refused(url: str, tmp_path: Path) -> None:
+    Catalog(url).close()
+    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
+    connection.execute("UPDATE meta SET value = '99'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(InvalidConfig, match="expected a database with schema version 1, got version 99"):
+        Catalog(url)
+
+
+def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("this is not a database, whatever its name says" * 100)
+    with pytest.raises(InvalidConfig, match="cannot be opened: file is not a database"):
+        Catalog(f"sqlite:///{tmp_path}/x.db")
+    with pytest.raises(InvalidConfig, match="its folder cannot be made"):
+        Catalog(f"sqlite:///{tmp_path}/x.db/y.db")
+    with pytest.raises(InvalidConfig, match=r"catalog\.url: cannot be used"):
+        Catalog("nonsense")
+
+
+def test_a_database_error_is_the_platforms(catalog: Catalog, tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
+    connection.execute("DROP TABLE events")
+    connection.commit()
+    connection.close()
+    with pytest.raises(InternalError, match="no such table"):
+        _put(catalog)
+    assert catalog.find_model("iris") is None
+
+
+def test_threads_lose_no_change(catalog: Catalog) -> None:
+    _put(catalog, count=0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: _put(catalog, digest=f"t{number}"), range(20)))
+    assert [revision.number for revision in catalog.list_revisions("iris")] == list(range(1, 22))
+
+
+WRITER = """
+import sys
+from modelyard.catalog import Catalog, Owner
+url, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with Catalog(url) as catalog:
+    print("open", flush=True)
+    for number in range(count):
+        record = catalog.put_model(
+            name, owner=Owner.REGISTERED, spec={"n": number}, content={}, digest=f"{name}-{number}"
+        )
+        print(record.active.number, flush=True)
+"""
+
+
+def _writer(url: str, name: str, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, url, name, str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_share_one_file(url: str) -> None:
+    writers = [_writer(url, name, 30) for name in ("shared", "shared")]
+    for writer in writers:
+        out, err = writer.communicate(timeout=60)
+        assert (writer.returncode, err, len(out.split())) == (0, "", 31)
+    with Catalog(url) as catalog:
+        numbers = [revision.number for revision in catalog.list_revisions("shared")]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 30
+
+
+def test_what_was_acknowledged_survives_a_kill(url: str, tmp_path: Path) -> None:
+    writer = _writer(url, "iris", 100_000)
+    assert writer.stdout is not None
+    acknowledged = 0
+    for line in writer.stdout:
+        acknowledged = 0 if line == "open\n" else int(line)
+        if acknowledged == 25:
+            writer.kill()
+    writer.communicate(timeout=30)
+    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    with Catalog(url) as catalog:
+        record = catalog.find_model("iris")
+        assert record is not None
+        assert record.active.number in (acknowledged, acknowledged + 1)
+        assert record.active.digest == f"iris-{record.spec['n']}"
+        assert _put(catalog, digest="after").active.number == record.active.number + 1
