@@ -1,4 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modelyard: one platform for every trained model, on Ray Serve."""
+"""Modelyard: one platform for every trained model, on Ray Serve.
+
+The names below are imported when first used: importing ``modelyard`` alone loads nothing else.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelyard.admin import ModelStatus
+    from modelyard.client import AsyncPlatform, Platform
+    from modelyard.config import ModelSpec
 
 __version__ = "0.1.0"
+__all__ = ["AsyncPlatform", "ModelSpec", "ModelStatus", "Platform", "__version__"]
+
+_HOMES = {
+    "AsyncPlatform": "modelyard.client",
+    "ModelSpec": "modelyard.config",
+    "ModelStatus": "modelyard.admin",
+    "Platform": "modelyard.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modelyard import __version__
+from modelyard.admin import ModelState
+from modelyard.catalog import Catalog
+from modelyard.cli import main
+from modelyard.testing.platform import FakePlatform
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakePlatform]:
+    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
+        yield FakePlatform(catalog)
+
+
+class Shell:
+    """Runs commands against the fake platform."""
+
+    def __init__(self, fake: FakePlatform, capsys: pytest.CaptureFixture[str]) -> None:
+        self._fake = fake
+        self._capsys = capsys
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, standard output, standard error."""
+        with pytest.raises(SystemExit) as caught:
+            main(arguments, connect=self._fake.connect)
+        out, err = self._capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    def json(self, *arguments: str) -> Any:
+        status, out, err = self.run(*arguments, "--json")
+        assert (status, err) == (0, "")
+        return json.loads(out)
+
+
+@pytest.fixture
+def shell(fake: FakePlatform, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(fake, capsys)
+
+
+REGISTER = ("register", "iris", "--framework", "sklearn", "--uri", "models/iris")
+
+
+def test_a_model_goes_through_its_life(shell: Shell) -> None:
+    assert shell.json(*REGISTER, "--wait", "-m", "first")["state"] == "ready"
+    assert [model["name"] for model in shell.json("list")["models"]] == ["iris"]
+    assert shell.json("status", "iris")["message"] == "first"
+    assert shell.json("unregister", "iris", "--wait")["state"] == "removing"
+    assert shell.json("list") == {"models": []}
+
+
+def test_people_get_tables(shell: Shell) -> None:
+    status, out, err = shell.run(*REGISTER)
+    assert (status, err) == (0, "")
+    assert "input-0 FP64 [-1,4]" in out
+    _, out, _ = shell.run("list")
+    header, row = out.splitlines()[:2]
+    assert header.split() == ["name", "framework", "version", "state", "replicas", "owner", "reason"]
+    assert row.split() == ["iris", "sklearn", "1", "ready", "1/1", "registered"]
+
+
+def test_options_and_settings_are_json_or_text(shell: Shell, fake: FakePlatform) -> None:
+    shell.json(
+        *REGISTER, "-o", "model_file=a.joblib", "-s", "autoscaling.max_replicas=4", "-s", "limits.request_timeout_s=5"
+    )
+    (record,) = fake.catalog.list_models()
+    assert record.spec["options"] == {"model_file": "a.joblib"}
+    assert record.spec["autoscaling"]["max_replicas"] == 4
+    assert record.spec["limits"]["request_timeout_s"] == 5
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[[1, 2], [3, 4]]",
+        '{"instances": [[1, 2], [3, 4]]}',
+        '{"inputs": [[1, 2], [3, 4]]}',
+        '{"x": [[1, 2], [3, 4]]}',
+        '{"inputs": [{"name": "x", "datatype": "FP64", "shape": [2, 2], "data": [1, 2, 3, 4]}]}',
+    ],
+)
+def test_every_form_of_data_is_understood(shell: Shell, data: str) -> None:
+    shell.json(*REGISTER)
+    assert shell.json("predict", "iris", "--data", data)["outputs"] == {"output-0": [3, 7]}
+
+
+def test_data_comes_from_a_file_or_standard_input(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.json(*REGISTER)
+    (tmp_path / "rows.json").write_text("[[1, 2]]")
+    assert shell.json("predict", "iris", "-d", str(tmp_path / "rows.json"))["outputs"] == {"output-0": [3]}
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"[[2, 2]]")))
+    assert shell.json("predict", "iris", "-d", "-", "--output", "sum", "--version", "1")["outputs"] == {"sum": [4]}
+
+
+def test_a_prediction_is_a_table_with_a_row_per_row(shell: Shell) -> None:
+    shell.json(*REGISTER)
+    _, out, _ = shell.run("predict", "iris", "-d", '{"city": ["Ulm", "Köln"]}')
+    assert [line.strip() for line in out.splitlines()] == ["output-0", "Ulm", "Köln"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("status", "none"), 'model "none" is not found'),
+        (("register", "a/b", "--framework", "sklearn", "--uri", "x"), "name: expected a text that matches"),
+        ((*REGISTER, "-s", "batching.max_batch_size=0"), "batching.max_batch_size: expected an integer >= 1, got 0"),
+        (("predict", "iris", "-d", "{"), "--data: expected JSON"),
+        (("predict", "iris", "-d", "none.json"), '--data: "none.json" cannot be read: No such file'),
+        (("predict", "none", "-d", "[1]"), 'model "none" is not found'),
+        (("serve", "none.yaml"), "none.yaml: cannot be read: No such file"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_an_expected_error_is_one_line_and_status_1(shell: Shell, arguments: tuple[str, ...], sentence: str) -> None:
+    status, out, err = shell.run(*arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"modelyard: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status",), ("nonsense",), ("register", "a"), (*REGISTER, "-o", "x"), (*REGISTER, "-s", "x=1")],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_status_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+    status, _, err = shell.run(*arguments)
+    assert status == 2
+    assert "Traceback" not in err
+
+
+def test_a_model_that_failed_ends_the_wait_with_status_1(shell: Shell, fake: FakePlatform) -> None:
+    fake.coming["iris"] = [(ModelState.FAILED, "no such file")]
+    status, _, err = shell.run(*REGISTER, "--wait")
+    assert (status, err) == (1, 'modelyard: model "iris" is not ready: failed: no such file\n')
+
+
+def test_nothing_at_the_address_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--url", "nowhere", "list"])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == 'modelyard: url: expected http:// or https:// and a host, got "nowhere"\n'
+
+
+def test_the_version_is_printed(shell: Shell) -> None:
+    assert shell.run("version") == (0, f"{__version__}\n", "")
+
+
+def test_help_names_every_verb(shell: Shell) -> None:
+    status, out, _ = shell.run("--help")
+    assert status == 0
+    for verb in ("serve", "register", "list", "status", "unregister", "predict", "version"):
+        assert f" {verb} " in out

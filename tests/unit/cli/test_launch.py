@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checking a Serve file and running Ray Serve's command; the command is a small script here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelyard import launch
+from modelyard.config import PlatformConfig
+from modelyard.errors import InvalidConfig
+
+FILE = """
+http_options: {port: 8123}
+applications:
+  - name: platform
+    import_path: modelyard.serve.app:build
+    args: {models: MODELS}
+"""
+
+
+def _file(tmp_path: Path, models: str = "[]") -> Path:
+    path = tmp_path / "platform.yaml"
+    path.write_text(FILE.replace("MODELS", models))
+    return path
+
+
+def test_a_good_file_is_accepted(tmp_path: Path) -> None:
+    assert launch.check_file(_file(tmp_path)).http_url == "http://127.0.0.1:8123"
+
+
+def test_where_models_are_is_checked_too(tmp_path: Path) -> None:
+    models = "[{name: a, framework: sklearn, uri: 's3://b/a'}, {name: b, framework: sklearn, uri: /}]"
+    with pytest.raises(InvalidConfig) as caught:
+        launch.check_file(_file(tmp_path, models))
+    first, second = caught.value.problems
+    assert first.startswith("models[0].uri: expected a path")
+    assert second.startswith("models[1].uri: the artifact")
+
+
+def test_a_missing_artifact_is_no_problem_of_the_file() -> None:
+    models = [{"name": "a", "framework": "sklearn", "uri": "models/none"}]
+    assert launch.check_locations(PlatformConfig.model_validate({"models": models})) == ()
+
+
+def _command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Puts a `serve` beside a Python of its own."""
+    command = tmp_path / "bin" / "serve"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(command.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setattr(sys, "executable", str(command.with_name("python")))
+
+
+def test_the_child_gets_the_file_and_the_fast_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _command(
+        tmp_path,
+        monkeypatch,
+        f'echo "$@ $RAY_SERVE_ENABLE_HA_PROXY $RAY_SERVE_THROUGHPUT_OPTIMIZED" > {tmp_path}/out; exit 7',
+    )
+    assert launch.run_serve(Path("x.yaml"), {"RAY_SERVE_ENABLE_HA_PROXY": "0"}) == 7
+    assert (tmp_path / "out").read_text() == "run x.yaml 0 1\n"
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from modelyard.launch import run_serve
+sys.executable = sys.argv[1]
+sys.exit(run_serve(Path("x.yaml")))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_stops_the_child_once_and_cleanly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    _command(
+        tmp_path,
+        monkeypatch,
+        "trap 'echo interrupted; exit 3' INT\necho started\nwhile :; do sleep 0.02; done",
+    )
+    python, fake = os.path.realpath("/proc/self/exe"), sys.executable
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen([python, "-c", DRIVER, fake], stdout=subprocess.PIPE, text=True, env=environment)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "started\n"
+    driver.send_signal(number)
+    out, _ = driver.communicate(timeout=30)
+    assert (out, driver.returncode) == ("interrupted\n", 0)
