@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add("--command", default="", help="start the platform with this command instead")
     add("--url", help=f"use the platform that is running here; one started here listens on {HTTP}")
     add("--grpc", default=GRPC, help="the platform's gRPC address")
-    add("--models", type=Path, default=Path("models"), help="where the platform's trained models are")
+    add("--models", type=Path, default=Path("models"), help="the example models, trained where missing")
     add("--bench-dir", type=Path, default=Path(".bench"), help="environments, models and logs of the benchmark")
     add("--seconds", type=float, default=5, help="length of one measurement")
     add("--warmup", type=float, default=1, help="load before each measurement, not counted")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ import joblib
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_iris
 
-from load_tests.train import train
+from modelyard_deployments import examples
+from modelyard_deployments.examples import EXAMPLES, make_examples
 
 IRIS = "iris-sklearn"
 BREAST_CANCER = "breast-cancer"
-SUFFIXES = (".joblib", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +30,30 @@ class BenchModel:
     answers: list[Any]
 
 
-def find_artifact(directory: Path) -> Path | None:
-    """Return the one model file of `directory`, or None."""
-    files = [path for path in sorted(directory.glob("*")) if path.suffix in SUFFIXES]
-    return files[0] if len(files) == 1 else None
-
-
 def load_model(name: str, artifact: Path, rows: np.ndarray) -> BenchModel:
-    answers = joblib.load(artifact).predict(rows)
+    with warnings.catch_warnings():
+        # trained on a table with column names, asked with a matrix: the answers are the same
+        warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
+        answers = joblib.load(artifact).predict(rows)
     return BenchModel(name, artifact.resolve(), rows, np.asarray(answers).ravel().tolist())
 
 
-def get_models(platform_models: Path, own_models: Path) -> dict[str, BenchModel]:
-    """Take the platform's artifacts where it has trained them, else train the same kind of model for the benchmark."""
+def get_models(directory: Path) -> dict[str, BenchModel]:
+    """Load the platform's example models, trained first where they are missing: all servers get these files."""
     rows = {IRIS: load_iris().data[50:51], BREAST_CANCER: load_breast_cancer().data[:256]}
-    found = {name: find_artifact(platform_models / name) for name in rows}
-    if not all(found.values()):
-        train(own_models)
+    make_examples(directory, list(rows))
     return {
-        name: load_model(
-            name, found[name] or own_models / name / "model.joblib", np.ascontiguousarray(data, np.float64)
-        )
+        name: load_model(name, directory / name / EXAMPLES[name].file, np.ascontiguousarray(data, np.float64))
         for name, data in rows.items()
     }
+
+
+def train_elsewhere(python: str, directory: Path) -> dict[str, Path]:
+    """Train the same models with another environment's scikit-learn; return the files by model.
+
+    Raises:
+        subprocess.CalledProcessError: when that environment cannot train them.
+    """
+    names = (IRIS, BREAST_CANCER)
+    subprocess.run([python, "-P", str(examples.__file__), str(directory), "--only", *names], check=True)
+    return {name: (directory / name / EXAMPLES[name].file).resolve() for name in names}

@@ -95,8 +95,8 @@ class Bench:
 
     @cached_property
     def bench_models(self) -> Mapping[str, BenchModel]:
-        """The models all servers get; first asked for when the platform is up, which may have trained them."""
-        return get_models(self.options.models, self.options.bench / "models")
+        """The models the peers load, and the answers every server must give."""
+        return get_models(self.options.models)
 
     def questions(self, platform: Server | None) -> Mapping[str, Question]:
         """Return each model's question, the same for all servers, in the platform's input name and datatype."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from load_tests.artifacts import BenchModel
+from load_tests.artifacts import BenchModel, train_elsewhere
 from load_tests.processes import ServerProcess, free_ports
 from load_tests.servers import Server, output_of
 
@@ -82,8 +82,7 @@ def artifacts_for(environment: Environment, models: Mapping[str, BenchModel], be
     if theirs == version("scikit-learn"):
         return {name: model.artifact for name, model in models.items()}
     directory = (bench / "models" / f"scikit-learn-{theirs}").resolve()
-    subprocess.run([environment.python, "-P", str(HERE / "train.py"), str(directory)], check=True)
-    return {name: directory / name / "model.joblib" for name in models}
+    return train_elsewhere(environment.python, directory)
 
 
 def start_mlserver(environment: Environment, artifacts: Mapping[str, Path], bench: Path, logs: Path) -> Server:

@@ -156,11 +156,21 @@ def client_bound(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def failed_requests(rows: Sequence[Row]) -> list[str]:
+    """Return a note for each measurement with errors: its times and rate say little."""
+    return [
+        f"{row.workload.title} at {row.workload.concurrency}, {name}: {one.errors} of {one.requests} requests failed"
+        for row in rows
+        for name, one in row.measured.items()
+        if one.errors
+    ]
+
+
 def to_markdown(report: Report) -> str:
     """Return the whole report; ratios are ours over the better peer's in the same run."""
     facts = "\n".join(f"- {name}: {value}" for name, value in report.facts.items())
     parts = ["# Benchmark", facts, load_table(report.rows), server_table(report.servers)]
-    if notes := [*report.notes, *client_bound(report.rows)]:
+    if notes := [*report.notes, *failed_requests(report.rows), *client_bound(report.rows)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
