@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.signature import Signature
@@ -51,12 +52,14 @@ class Model(ABC):
         """Runs the model.
 
         Args:
-            inputs: Already bound to the signature: its names, datatypes and shapes. Read-only.
+            inputs: Already bound to the signature: its names, datatypes and shapes. Read-only, and at least one row.
             outputs: Names to compute, each of them in the signature; never empty.
             parameters: The request's parameters, as the client sent them.
 
         Returns:
-            At least the outputs asked for. Where the signature has a batch axis, each has as many rows as the inputs.
+            At least the outputs asked for, each an array that :func:`~modelyard.tensor.to_protocol_array` turns into
+            the signature's datatype (strings may stay strings). Where the signature has a batch axis, each has as
+            many rows as the inputs.
 
         Raises:
             InvalidRequest: The values (not their shape) are the client's mistake, for example an unknown category.
@@ -97,6 +100,11 @@ class Framework(ABC):
 @cache
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def refresh_frameworks() -> None:
+    """Looks for installed frameworks again at the next question; for when ``sys.path`` has changed."""
+    _entry_points.cache_clear()
 
 
 def list_frameworks() -> tuple[str, ...]:
@@ -142,7 +150,11 @@ def find_model_path(root: Path, framework: Framework, model_file: str | None) ->
         raise ModelLoadError("the model's location does not exist")
     if root.is_file() or not framework.suffixes:
         return root
-    found = sorted(p for p in root.iterdir() if p.is_file() and p.name.lower().endswith(framework.suffixes))
+    found = sorted(
+        path
+        for path in root.iterdir()
+        if path.is_file() and path.name.lower().endswith(framework.suffixes) and not path.name.startswith(".")
+    )
     if len(found) == 1:
         return found[0]
     expected = f"one file ending in {' '.join(framework.suffixes)}"
@@ -157,7 +169,21 @@ def _listing(root: Path) -> str:
     return ", ".join(names[:10]) + (" …" if len(names) > 10 else "") if names else "nothing"
 
 
-def load_model(framework_name: str, root: Path, options: dict[str, Any]) -> Model:
+def check_options(framework: Framework, options: Mapping[str, Any]) -> Options:
+    """The options, as the framework's own type.
+
+    Raises:
+        InvalidConfig: With one problem for each option that is unknown or has a bad value.
+    """
+    try:
+        return framework.options.model_validate(options)
+    except ValidationError as exc:
+        paths = [".".join(map(str, ("options", *error["loc"]))) for error in exc.errors()]
+        problems = [f"{path}: {error['msg']}" for path, error in zip(paths, exc.errors(), strict=True)]
+        raise InvalidConfig(tuple(problems)) from exc
+
+
+def load_model(framework_name: str, root: Path, options: Mapping[str, Any]) -> Model:
     """Finds the framework, checks its options, finds the file and loads it.
 
     Raises:
@@ -165,12 +191,12 @@ def load_model(framework_name: str, root: Path, options: dict[str, Any]) -> Mode
         ModelLoadError: The artifact cannot be loaded, or the framework's library is not installed.
     """
     framework = get_framework(framework_name)
-    parsed = framework.options.model_validate(options)
+    parsed = check_options(framework, options)
     path = find_model_path(root, framework, parsed.model_file)
     try:
         return framework.load(path, parsed)
     except ModuleNotFoundError as exc:
-        extra = framework.requires or framework_name
-        raise ModelLoadError(
-            f'framework "{framework_name}" needs the module "{exc.name}": pip install "modelyard[{extra}]"'
-        ) from exc
+        advice = (
+            f': pip install "modelyard[{framework.requires}]"' if framework.requires else ", which is not installed"
+        )
+        raise ModelLoadError(f'framework "{framework_name}" needs the module "{exc.name}"{advice}') from exc

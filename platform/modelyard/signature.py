@@ -93,6 +93,18 @@ class Signature:
                 known = _names([spec.name for spec in (*self.outputs, *self.on_request)])
                 raise InvalidRequest(f"unknown requested output {_quoted(name)}: expected one of {known}")
 
+    def empty_outputs(self, names: tuple[str, ...]) -> dict[str, Array]:
+        """The answer to a request without rows, which no model needs to be asked for.
+
+        Args:
+            names: Outputs of the signature; other variable dimensions than the rows are empty as well.
+        """
+        specs = {spec.name: spec for spec in (*self.outputs, *self.on_request)}
+        return {
+            name: np.empty(tuple(max(dim, 0) for dim in specs[name].shape), dtype=DATATYPES[specs[name].datatype].dtype)
+            for name in names
+        }
+
     def _is_columns(self, tensors: Tensors) -> bool:
         if len(tensors) == 1 and len(self.columns) > 1 and next(iter(tensors)) not in self.columns:
             return False
