@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One thread predicts unless an option says otherwise, whatever the model was saved with."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_prediction_starts_no_thread(key: str, tmp_path: Path, trainers: Any) ->
     trainers(framework)[case](tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, framework, str(tmp_path)],
-        env={"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"},
+        env=os.environ | {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -81,6 +81,13 @@ def test_unknown_category_is_refused(load: Any) -> None:
         _predict(model, town=[1.0], area=[1.0])
 
 
+def test_table_of_numbers_is_predicted_without_building_a_table(tmp_path: Path, trainers: Any) -> None:
+    trainers("sklearn")["pipeline_from_table"](tmp_path)
+    model: Any = load_model("sklearn", tmp_path, {})
+    matrix = np.ones((1, 30))
+    assert model._adapt({"input-0": matrix}) is matrix
+
+
 def test_no_rows_are_refused_by_the_estimator_and_answered_by_the_signature(load: Any) -> None:
     from sklearn.linear_model import LinearRegression
 

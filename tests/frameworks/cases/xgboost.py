@@ -49,9 +49,10 @@ def binary_logistic(folder: Path) -> Case:
 
 
 def binary_logitraw(folder: Path) -> Case:
-    booster = _train("binary:logitraw", _data()[1] == 1)
+    booster = _train("binary:logitraw", _data()[1] == 1, eta=0.02)
     booster.save_model(folder / "model.ubj")
     raw = _raw(booster)
+    assert ((raw > 0) & (raw < 0.5)).any()  # a margin's middle is 0, not 0.5
     chance = 1 / (1 + np.exp(-raw))
     return Case({"x": _rows()}, {"output-0": raw, "predict": (raw > 0).astype(int), "predict_proba": _columns(chance)})
 
@@ -89,6 +90,18 @@ def saved_by_sklearn_interface(folder: Path) -> Case:
     model.save_model(folder / "model.json")
     chances = model.predict_proba(_rows())
     return Case({"x": _rows()}, {"output-0": chances, "predict": model.predict(_rows()), "predict_proba": chances})
+
+
+def saved_by_training_interface(folder: Path) -> Case:
+    import xgboost
+
+    features, target = _data()
+    train, test = (xgboost.DMatrix(features[part::2], label=target[part::2]) for part in (0, 1))
+    params = {"objective": "multi:softprob", "num_class": 3, "eta": 1.0, "nthread": 1}
+    booster = xgboost.train(params, train, 40, evals=[(test, "t")], early_stopping_rounds=1, verbose_eval=False)
+    assert booster.best_iteration < booster.num_boosted_rounds() - 1
+    booster.save_model(folder / "model.ubj")
+    return Case({"x": _rows()}, {"output-0": _raw(booster)})
 
 
 def string_classes(folder: Path) -> Case:
