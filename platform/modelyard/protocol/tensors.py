@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON lists to protocol arrays and back.
+
+numpy converts a whole list at once and is asked afterwards what it saw; only where that is not what the datatype wants
+are the elements looked at one by one, to find the culprit (or the ``null`` that stands for NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from modelyard.errors import InvalidRequest, InvalidTensor
+from modelyard.protocol.fields import MAX_RANK, show
+from modelyard.tensor import DATATYPES, Array, Datatype, describe, element_count
+
+_FLOAT64: Final = np.dtype("f8")
+_FLOATS: Final = frozenset({"FP16", "BF16", "FP32", "FP64"})
+_BOUNDS: Final = {
+    name: (int(np.iinfo(row.dtype).min), int(np.iinfo(row.dtype).max))
+    for name, row in DATATYPES.items()
+    if row.dtype.kind in "iu"
+}
+_NUMBERS_AND_NULL: Final = frozenset({int, float, type(None)})
+
+
+def may_hold_bools(text: bytes) -> bool:
+    """Whether a JSON text can have a boolean anywhere: numpy takes one among numbers for a number without a word."""
+    return b"true" in text or b"false" in text
+
+
+def from_json(data: Any, datatype: Datatype, where: str, bools: bool) -> Array:
+    """The array in a JSON value, in the shape its nesting has. A new array.
+
+    Floats take any number, and ``null`` as NaN; integers take integers in range; BOOL takes booleans; BYTES takes
+    strings, as UTF-8.
+
+    Args:
+        data: A list, nested or flat; or one value.
+        datatype: What it has to hold.
+        where: What it is, for the message: ``instances``.
+        bools: Whether there can be booleans in it, see :func:`may_hold_bools`.
+
+    Raises:
+        InvalidTensor: An element is of another kind or out of range, or the list is ragged; the message says which.
+    """
+    if datatype.item_bytes is None:
+        return _from_strings(data, where)
+    try:
+        array = np.array(data)
+    except ValueError:  # ragged, or nested too deeply
+        return _from_elements(data, datatype, where)
+    if array.size == 0:
+        return np.zeros(array.shape, datatype.dtype)
+    if bools and array.dtype.kind in "iuf" and _has_bool(data, array.ndim):
+        return _from_elements(data, datatype, where)
+    return _cast(array, data, datatype, where)
+
+
+def _cast(array: Array, data: Any, datatype: Datatype, where: str) -> Array:
+    kind = array.dtype.kind
+    if datatype.name in _FLOATS:
+        return _to_float(array, data, datatype, where)
+    if kind == "b" and datatype.name == "BOOL":
+        return array
+    bounds = _BOUNDS.get(datatype.name)
+    if kind in "iu" and bounds is not None and bounds[0] <= int(array.min()) and int(array.max()) <= bounds[1]:
+        return array.astype(datatype.dtype, copy=False)
+    return _from_elements(data, datatype, where)
+
+
+def _to_float(array: Array, data: Any, datatype: Datatype, where: str) -> Array:
+    if array.dtype == datatype.dtype:
+        return array
+    if array.dtype.kind == "O" and not _NUMBERS_AND_NULL.issuperset(map(type, array.reshape(-1).tolist())):
+        return _from_elements(data, datatype, where)
+    if array.dtype.kind not in "iufO":
+        return _from_elements(data, datatype, where)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(_FLOAT64, copy=False).astype(datatype.dtype, copy=False)
+    except (FloatingPointError, OverflowError):
+        return _from_elements(data, datatype, where)
+
+
+def _has_bool(data: Any, depth: int) -> bool:
+    elements = [data] if depth == 0 else data
+    for _ in range(depth - 1):
+        elements = chain.from_iterable(elements)
+    return bool in set(map(type, elements))
+
+
+def _from_strings(data: Any, where: str) -> Array:
+    shape: tuple[int, ...]
+    try:
+        elements = [item.encode() for item in data] if type(data) is list else [data.encode()]
+        shape = (len(elements),) if type(data) is list else ()
+    except (AttributeError, UnicodeEncodeError):
+        flat, shape = _flatten(data, _check_string, "string", where)
+        elements = [item.encode() for item in flat]
+    out = np.empty(len(elements), dtype=object)
+    out[:] = elements
+    return out.reshape(shape)
+
+
+def _from_elements(data: Any, datatype: Datatype, where: str) -> Array:
+    checks: dict[str, tuple[Callable[[Any, Datatype], str], str]] = {"BOOL": (_check_bool, "boolean")}
+    default = (_check_float, "number") if datatype.name in _FLOATS else (_check_integer, "integer")
+    check, noun = checks.get(datatype.name, default)
+    flat, shape = _flatten(data, lambda item: check(item, datatype), noun, where)
+    return np.array(flat, dtype=datatype.dtype).reshape(shape)
+
+
+def _check_string(item: Any) -> str:
+    if type(item) is not str:
+        return "a string"
+    try:
+        item.encode()
+    except UnicodeEncodeError:
+        return "text without lone surrogates"
+    return ""
+
+
+def _check_bool(item: Any, datatype: Datatype) -> str:
+    return "" if type(item) is bool else "true or false"
+
+
+def _check_integer(item: Any, datatype: Datatype) -> str:
+    low, high = _BOUNDS[datatype.name]
+    if type(item) is not int:
+        return f"an integer ({datatype.name})"
+    return "" if low <= item <= high else f"an integer from {low} to {high} ({datatype.name})"
+
+
+def _check_float(item: Any, datatype: Datatype) -> str:
+    if item is None:
+        return ""
+    if type(item) not in (int, float):
+        return f"a number ({datatype.name})"
+    try:
+        with np.errstate(over="raise"):
+            np.array(float(item)).astype(datatype.dtype)
+    except (FloatingPointError, OverflowError):
+        return f"a number in the range of {datatype.name}"
+    return ""
+
+
+def _flatten(data: Any, check: Callable[[Any], str], noun: str, where: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Elements in row-major order and the shape, level by level so that nesting costs no stack.
+
+    Args:
+        data: A list, or one element.
+        check: Says what an element had to be, empty where it is right.
+        noun: What an element is, for ragged lists.
+        where: What ``data`` is, for the message.
+
+    Raises:
+        InvalidTensor: With the first element or list that does not fit.
+    """
+    level: list[Any] = [data]
+    shape: list[int] = []
+    while level and type(level[0]) is list:
+        if len(shape) == MAX_RANK:
+            raise InvalidTensor(where, f"at most {MAX_RANK} dimensions", "more")
+        width = len(level[0])
+        for index, item in enumerate(level):
+            if type(item) is not list:
+                _refuse(where, shape, index, f"a list of {_plural(width, noun)}", show(item))
+            if len(item) != width:
+                _refuse(where, shape, index, _plural(width, noun if not _nested(level) else "list"), str(len(item)))
+        level = list(chain.from_iterable(level))
+        shape.append(width)
+    for index, item in enumerate(level):
+        wanted = check(item)
+        if wanted:
+            _refuse(where, shape, index, wanted, show(item))
+    return level, tuple(shape)
+
+
+def _nested(level: list[list[Any]]) -> bool:
+    return bool(level[0]) and type(level[0][0]) is list
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _refuse(where: str, shape: list[int], index: int, expected: str, got: str) -> NoReturn:
+    position = ""
+    for width in reversed(shape):
+        index, inner = divmod(index, width)
+        position = f"[{inner}]{position}"
+    raise InvalidTensor(f"{where}{position}", expected, got)
+
+
+def to_shape(array: Array, datatype: Datatype, shape: tuple[int, ...], where: str) -> Array:
+    """A decoded array in the shape the client declared: a view.
+
+    Flat data takes any shape with as many elements; nested data must agree with it, up to dimensions of 1.
+
+    Raises:
+        InvalidTensor: The element counts differ, or the nesting contradicts the shape.
+    """
+    if array.shape == shape:
+        return array
+    count = element_count(shape)
+    if array.size != count:
+        raise InvalidTensor(where, f"{count} elements for {describe(datatype.name, shape)}", f"{array.size}")
+    nested = [dim for dim in array.shape if dim != 1]
+    if count and len(nested) > 1 and nested != [dim for dim in shape if dim != 1]:
+        raise InvalidTensor(where, describe(datatype.name, shape), f"data nested as {list(array.shape)}")
+    return array.reshape(shape)
+
+
+def to_text(array: Array, where: str) -> Array:
+    """An object array of strings from a BYTES array, same shape. A copy.
+
+    JSON cannot carry bytes that are not UTF-8, and replacing them would change what the model said.
+
+    Raises:
+        InvalidRequest: An element is not UTF-8; the client has to ask for a binary form.
+    """
+    out = np.empty(array.size, dtype=object)
+    try:
+        out[:] = [item.decode() for item in array.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        raise InvalidRequest(
+            f"{where} has bytes that are not UTF-8, which JSON cannot carry: ask for binary data (v2) or use gRPC"
+        ) from None
+    return out.reshape(array.shape)

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The v1 protocol: KServe's and TensorFlow Serving's ``:predict``, and the list and status of models.
+
+"One request": ``decode_predict`` and ``encode_predict`` are its two ends on v1. JSON says nothing of datatypes here, so
+the decoder takes them from the model's signature.
+
+Source: KServe "Data Plane (V1)"; TensorFlow Serving "RESTful API", "Predict API".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+
+from modelyard.errors import InvalidRequest, InvalidTensor, ModelNotReady
+from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
+from modelyard.protocol.fields import (
+    check_list,
+    check_object,
+    check_parameters,
+    check_text,
+    check_unique,
+    expected,
+    quoted,
+    show,
+)
+from modelyard.protocol.http import Encoded, Header, encode_json, load_json
+from modelyard.protocol.tensors import from_json, may_hold_bools, to_text
+from modelyard.signature import Signature, TensorSpec
+from modelyard.tensor import DATATYPES, Array
+
+_COLUMN_SHAPES: Final = frozenset({(), (-1,), (-1, 1)})
+
+
+class Form(Enum):
+    """How a request laid out its data, and so how it is answered."""
+
+    ROW = "predictions"
+    COLUMNAR = "outputs"
+
+
+def decode_predict(body: bytes, signature: Signature) -> tuple[InferenceRequest, Form]:
+    """One request in row (``instances``) or columnar (``inputs``) form.
+
+    Rows are values or lists for the single input, records ``{"a": 1}`` by input or column name, records of lists
+    ``{"a": [1, 2]}`` with several rows in each, or lists with one value for each input in order. Columnar data is an
+    object of arrays by input name, or one bare array; a list of records or rows is taken there too.
+
+    Args:
+        body: The whole body, decompressed.
+        signature: The model's, for names and datatypes.
+
+    Raises:
+        InvalidRequest: The body is not the protocol's shape.
+        InvalidTensor: A value is not what the input's datatype takes, or rows differ in length.
+    """
+    document = check_object(load_json(body), "the request body")
+    bools = may_hold_bools(body)
+    if "instances" in document:
+        if "inputs" in document:
+            raise InvalidRequest('the request body: expected either "instances" or "inputs", got both')
+        form, inputs = Form.ROW, _decode_rows(document["instances"], signature, "instances", bools)
+    elif "inputs" in document:
+        form, inputs = Form.COLUMNAR, _decode_columnar(document["inputs"], signature, bools)
+    else:
+        raise InvalidRequest(f'the request body: expected "instances" or "inputs", got {quoted(document)}')
+    if len(document) == 1:
+        return InferenceRequest(inputs), form
+    if document.get("signature_name") is not None:
+        check_text(document["signature_name"], "signature_name")
+    parameters = check_parameters(document.get("parameters"), "parameters")
+    return InferenceRequest(inputs, "", _decode_outputs(document.get("outputs")), parameters), form
+
+
+def _decode_outputs(value: Any) -> tuple[RequestedOutput, ...]:
+    if value is None:
+        return ()
+    names = check_list(value, "outputs")
+    return check_unique(tuple(RequestedOutput(check_text(name, f"outputs[{i}]")) for i, name in enumerate(names)))
+
+
+def _decode_rows(rows: Any, signature: Signature, where: str, bools: bool) -> dict[str, Array]:
+    if type(rows) is not list or not rows:
+        got = "an empty list" if rows == [] else show(rows)
+        raise InvalidRequest(f"{where}: expected a non-empty list, got {got}")
+    if type(rows[0]) is dict:
+        return _decode_records(rows, signature, where, bools)
+    if len(signature.inputs) == 1:
+        spec = signature.inputs[0]
+        return {spec.name: from_json(rows, DATATYPES[spec.datatype], where, bools)}
+    return _decode_positional(rows, signature, where, bools)
+
+
+def _decode_positional(rows: list[Any], signature: Signature, where: str, bools: bool) -> dict[str, Array]:
+    """Rows with one value for each input, in the signature's order."""
+    width = len(signature.inputs)
+    for index, row in enumerate(rows):
+        if type(row) is not list or len(row) != width:
+            names = quoted(spec.name for spec in signature.inputs)
+            got = str(len(row)) if type(row) is list else show(row)
+            raise InvalidTensor(f"{where}[{index}]", f"a list of {width} values ({names})", got)
+    columns = zip(signature.inputs, zip(*rows, strict=True), strict=True)
+    return {spec.name: _decode_column(list(values), spec, where, bools) for spec, values in columns}
+
+
+def _decode_column(values: Any, spec: TensorSpec, where: str, bools: bool) -> Array:
+    array = from_json(values, DATATYPES[spec.datatype], f'{where} "{spec.name}"', bools)
+    return array.reshape(-1, 1) if array.ndim == 1 and spec.shape == (-1, 1) else array
+
+
+def _decode_records(records: list[Any], signature: Signature, where: str, bools: bool) -> dict[str, Array]:
+    specs = _record_specs(records[0], signature)
+    names = [spec.name for spec in specs]
+    for index, record in enumerate(records):
+        if type(record) is not dict or record.keys() != records[0].keys() or len(record) != len(names):
+            raise _record_fault(record, names, f"{where}[{index}]")
+    try:
+        columns = [[record[name] for record in records] for name in names]
+    except KeyError:
+        raise _record_fault(records[0], names, f"{where}[0]") from None
+    return {
+        spec.name: _decode_column(_expand(values, spec, where), spec, where, bools)
+        for spec, values in zip(specs, columns, strict=True)
+    }
+
+
+def _record_specs(record: dict[str, Any], signature: Signature) -> tuple[TensorSpec, ...]:
+    """What a record's keys stand for: the inputs, the columns of the one matrix, or the one input under any name."""
+    single = signature.inputs[0] if len(signature.inputs) == 1 else None
+    if single is None or single.name in record:
+        return signature.inputs
+    if signature.columns:
+        return tuple(TensorSpec(name, single.datatype, (-1,)) for name in signature.columns)
+    if signature.any_input_name and len(record) == 1:
+        return (TensorSpec(next(iter(record)), single.datatype, single.shape),)
+    return signature.inputs
+
+
+def _record_fault(record: Any, names: list[str], where: str) -> InvalidRequest:
+    if type(record) is not dict:
+        return expected(where, f"an object with {quoted(names)}", record)
+    missing = [name for name in names if name not in record]
+    unknown = [name for name in record if name not in names]
+    return InvalidRequest(
+        f"{where}: expected an object with {quoted(names)}; missing {quoted(missing)}, unknown {quoted(unknown)}"
+    )
+
+
+def _expand(values: list[Any], spec: TensorSpec, where: str) -> list[Any]:
+    """One column's values where each record holds several rows of it, as a list or as ``{row: value}``.
+
+    Source: KServe ``utils/utils.py`` ``get_predict_input``.
+    """
+    if spec.shape not in _COLUMN_SHAPES or type(values[0]) not in (list, dict):
+        return values
+    rows = [list(value.values()) if type(value) is dict else value for value in values]
+    for index, row in enumerate(rows):
+        if type(row) is not list:
+            raise InvalidTensor(f'{where}[{index}] "{spec.name}"', "a list, as in the first record", show(row))
+    return list(chain.from_iterable(rows))
+
+
+def _decode_columnar(value: Any, signature: Signature, bools: bool) -> dict[str, Array]:
+    if type(value) is dict:
+        specs = ((name, _find_spec(name, signature)) for name in value)
+        return {name: _decode_column(value[name], spec, "inputs", bools) for name, spec in specs}
+    if type(value) is list:
+        return _decode_rows(value, signature, "inputs", bools)
+    if len(signature.inputs) != 1:
+        raise expected("inputs", f"an object with {quoted(spec.name for spec in signature.inputs)}", value)
+    return {signature.inputs[0].name: from_json(value, DATATYPES[signature.inputs[0].datatype], "inputs", bools)}
+
+
+def _find_spec(name: str, signature: Signature) -> TensorSpec:
+    for spec in signature.inputs:
+        if spec.name == name:
+            return spec
+    single = signature.inputs[0] if len(signature.inputs) == 1 else None
+    if single is not None and name in signature.columns:
+        return TensorSpec(name, single.datatype, (-1,))
+    if single is not None and signature.any_input_name:
+        return TensorSpec(name, single.datatype, single.shape)
+    names = [spec.name for spec in signature.inputs] + list(signature.columns)
+    raise InvalidRequest(f'inputs: unknown input "{name}": expected {quoted(names)}')
+
+
+def encode_predict(response: InferenceResponse, form: Form) -> Encoded:
+    """``predictions`` for a row request, ``outputs`` for a columnar one; one output is bare, several are named.
+
+    Raises:
+        InvalidRequest: An output is not UTF-8, or a row request's outputs have no rows in common.
+
+    Source: TensorFlow Serving "RESTful API", "Response format".
+    """
+    values = {name: _to_json(array, name) for name, array in response.outputs.items()}
+    if form is Form.ROW:
+        return encode_json({"predictions": _encode_rows(response, values)})
+    return encode_json({"outputs": next(iter(values.values())) if len(values) == 1 else values})
+
+
+def _to_json(array: Array, name: str) -> Any:
+    """What the JSON encoder takes for one output: an array, a scalar, or nested lists of strings."""
+    if array.dtype.kind == "O":
+        return to_text(array, f'output "{name}"').tolist()
+    if array.dtype.itemsize == 2 and array.dtype.kind in "fV":
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array) if array.ndim else array[()]
+
+
+def _encode_rows(response: InferenceResponse, values: dict[str, Any]) -> Any:
+    counts = {array.shape[0] if array.ndim else None for array in response.outputs.values()}
+    if len(counts) > 1 or None in counts:
+        raise InvalidRequest('"instances" asks for one prediction a row, but the outputs have no rows: send "inputs"')
+    if len(values) == 1:
+        return next(iter(values.values()))
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def encode_model_list(names: Iterable[str], created_s: int = 0) -> Encoded:
+    """All models, in one object that KServe's and OpenAI's clients both read.
+
+    Source: KServe "Data Plane (V1)", "List Models"; OpenAI API reference, "List models".
+    """
+    listed = list(names)
+    return encode_json(
+        {"models": listed, "object": "list", "data": [_openai_model(name, created_s) for name in listed]}
+    )
+
+
+def encode_model_status(name: str, ready: bool, version: str, created_s: int) -> Encoded:
+    """One model, in one object that KServe's, OpenAI's and TensorFlow Serving's clients read; 503 where not ready.
+
+    Source: KServe "Data Plane (V1)", "Model Ready"; OpenAI API reference, "Retrieve model"; TensorFlow Serving "RESTful
+    API", "Model status API".
+    """
+    state = "AVAILABLE" if ready else "LOADING"
+    status = {"version": version, "state": state, "status": {"error_code": "OK", "error_message": ""}}
+    document: dict[str, Any] = {"name": name, "ready": ready, **_openai_model(name, created_s)}
+    document["model_version_status"] = [status] if version else []
+    if ready:
+        return encode_json(document)
+    headers: tuple[Header, ...] = ((b"retry-after", b"%d" % (ModelNotReady.retry_after_s or 1)),)
+    return encode_json({**document, "error": f'model "{name}" is not ready'}, ModelNotReady.http_status, headers)
+
+
+def _openai_model(name: str, created_s: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created_s, "owned_by": "modelyard"}
