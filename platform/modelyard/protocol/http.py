@@ -8,6 +8,7 @@ library where orjson refuses and the text has such a token; writing notices the 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,9 +61,14 @@ def load_json(body: bytes) -> Any:
 
 def _load_tokens(body: bytes) -> Any:
     try:
-        return json.loads(body.decode())
+        document = json.loads(body.decode())
+        if b"\\u" in body:
+            json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("the request body is not JSON: a string has a lone surrogate") from None
     except (ValueError, RecursionError) as exc:  # ValueError: not UTF-8, not JSON, or an integer of thousands of digits
         raise InvalidRequest(f"the request body is not JSON: {exc}") from None
+    return document
 
 
 def dump_json(document: Any) -> bytes:
@@ -82,6 +88,8 @@ def encode_json(document: Any, status: int = 200, headers: tuple[Header, ...] = 
 def _with_tokens(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.floating):
         return _fragment(np.asarray(value)) if value.dtype.kind == "f" else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _fragment(np.asarray(value))
     if isinstance(value, dict):
         return {key: _with_tokens(item) for key, item in value.items()}
     if isinstance(value, list):

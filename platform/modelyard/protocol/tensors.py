@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON lists to protocol arrays and back.
 
-numpy converts a whole list at once and is asked afterwards what it saw; only where that is not what the datatype wants
-are the elements looked at one by one, to find the culprit (or the ``null`` that stands for NaN).
+A list is flattened and read by :class:`array.array`, whose type codes take numbers of one kind and nothing else; numpy
+would read the string ``"1"`` as a number, and make every element as wide as the longest string among them. Only where
+that fails are the elements looked at one by one, to find the culprit (or the ``null`` that stands for NaN).
 """
 
 from __future__ import annotations
 
+import math
+from array import array as typed_array
 from collections.abc import Callable
 from itertools import chain
 from typing import Any, Final, NoReturn
@@ -17,13 +20,14 @@ from modelyard.errors import InvalidRequest, InvalidTensor
 from modelyard.protocol.fields import MAX_RANK, show
 from modelyard.tensor import DATATYPES, Array, Datatype, describe, element_count
 
-_FLOAT64: Final = np.dtype("f8")
-_FLOATS: Final = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _BOUNDS: Final = {
     name: (int(np.iinfo(row.dtype).min), int(np.iinfo(row.dtype).max))
     for name, row in DATATYPES.items()
     if row.dtype.kind in "iu"
 }
+# The smallest magnitude that rounds to infinity: half a step beyond the largest number.
+_TOO_LARGE: Final = {"FP16": 65520.0, "BF16": 2.0**128 - 2.0**119, "FP32": 2.0**128 - 2.0**103, "FP64": math.inf}
+_CODES: Final = dict.fromkeys(_TOO_LARGE, "d") | {name: DATATYPES[name].dtype.char for name in _BOUNDS}
 _NUMBERS_AND_NULL: Final = frozenset({int, float, type(None)})
 
 
@@ -49,48 +53,57 @@ def from_json(data: Any, datatype: Datatype, where: str, bools: bool) -> Array:
     """
     if datatype.item_bytes is None:
         return _from_strings(data, where)
+    found = _find_elements(data)
+    if found is None:
+        return _from_elements(data, datatype, where)
+    elements, shape = found
+    if bools and (bool in set(map(type, elements))) is not (datatype.name == "BOOL"):
+        return _from_elements(data, datatype, where)
     try:
-        array = np.array(data)
-    except ValueError:  # ragged, or nested too deeply
+        array = _read(elements, datatype)
+    except (TypeError, OverflowError, FloatingPointError):
         return _from_elements(data, datatype, where)
-    if array.size == 0:
-        return np.zeros(array.shape, datatype.dtype)
-    if bools and array.dtype.kind in "iuf" and _has_bool(data, array.ndim):
-        return _from_elements(data, datatype, where)
-    return _cast(array, data, datatype, where)
+    return array.reshape(shape)
 
 
-def _cast(array: Array, data: Any, datatype: Datatype, where: str) -> Array:
-    kind = array.dtype.kind
-    if datatype.name in _FLOATS:
-        return _to_float(array, data, datatype, where)
-    if kind == "b" and datatype.name == "BOOL":
-        return array
-    bounds = _BOUNDS.get(datatype.name)
-    if kind in "iu" and bounds is not None and bounds[0] <= int(array.min()) and int(array.max()) <= bounds[1]:
-        return array.astype(datatype.dtype, copy=False)
-    return _from_elements(data, datatype, where)
+def _find_elements(data: Any) -> tuple[list[Any], tuple[int, ...]] | None:
+    """Elements and shape of a list of equal lists; None where it is empty, ragged, mixed or nested too deeply."""
+    elements: list[Any] = data if type(data) is list else [data]
+    shape = (len(elements),) if elements is data else ()
+    while elements and type(elements[0]) is list:
+        width = len(elements[0])
+        if len(shape) == MAX_RANK or set(map(type, elements)) != {list} or set(map(len, elements)) != {width}:
+            return None
+        elements = list(chain.from_iterable(elements))
+        shape = (*shape, width)
+    return (elements, shape) if elements else None
 
 
-def _to_float(array: Array, data: Any, datatype: Datatype, where: str) -> Array:
+def _read(elements: list[Any], datatype: Datatype) -> Array:
+    """Elements of one kind, all in range, as a flat array.
+
+    Raises:
+        TypeError: One is of another kind.
+        OverflowError: One does not fit.
+        FloatingPointError: The same, for a float.
+    """
+    if datatype.name == "BOOL":
+        if set(map(type, elements)) != {bool}:
+            raise TypeError
+        return np.array(elements, dtype=datatype.dtype)
+    try:
+        array: Array = np.frombuffer(typed_array(_CODES[datatype.name], elements), dtype=_CODES[datatype.name])
+    except TypeError:
+        if datatype.name in _BOUNDS or not _NUMBERS_AND_NULL.issuperset(map(type, elements)):
+            raise
+        array = np.array(elements, dtype=np.float64)
     if array.dtype == datatype.dtype:
         return array
-    if array.dtype.kind == "O" and not _NUMBERS_AND_NULL.issuperset(map(type, array.reshape(-1).tolist())):
-        return _from_elements(data, datatype, where)
-    if array.dtype.kind not in "iufO":
-        return _from_elements(data, datatype, where)
-    try:
-        with np.errstate(over="raise"):
-            return array.astype(_FLOAT64, copy=False).astype(datatype.dtype, copy=False)
-    except (FloatingPointError, OverflowError):
-        return _from_elements(data, datatype, where)
-
-
-def _has_bool(data: Any, depth: int) -> bool:
-    elements = [data] if depth == 0 else data
-    for _ in range(depth - 1):
-        elements = chain.from_iterable(elements)
-    return bool in set(map(type, elements))
+    with np.errstate(over="raise"):
+        narrowed = array.astype(datatype.dtype)
+    if datatype.name == "BF16" and np.any(np.isinf(narrowed) & np.isfinite(array)):  # its casts raise nothing
+        raise FloatingPointError
+    return narrowed
 
 
 def _from_strings(data: Any, where: str) -> Array:
@@ -108,7 +121,7 @@ def _from_strings(data: Any, where: str) -> Array:
 
 def _from_elements(data: Any, datatype: Datatype, where: str) -> Array:
     checks: dict[str, tuple[Callable[[Any, Datatype], str], str]] = {"BOOL": (_check_bool, "boolean")}
-    default = (_check_float, "number") if datatype.name in _FLOATS else (_check_integer, "integer")
+    default = (_check_float, "number") if datatype.name in _TOO_LARGE else (_check_integer, "integer")
     check, noun = checks.get(datatype.name, default)
     flat, shape = _flatten(data, lambda item: check(item, datatype), noun, where)
     return np.array(flat, dtype=datatype.dtype).reshape(shape)
@@ -141,11 +154,12 @@ def _check_float(item: Any, datatype: Datatype) -> str:
     if type(item) not in (int, float):
         return f"a number ({datatype.name})"
     try:
-        with np.errstate(over="raise"):
-            np.array(float(item)).astype(datatype.dtype)
-    except (FloatingPointError, OverflowError):
-        return f"a number in the range of {datatype.name}"
-    return ""
+        value = abs(float(item))
+    except OverflowError:
+        value = math.nan
+    if value < _TOO_LARGE[datatype.name] or item in (math.inf, -math.inf) or item != item:
+        return ""
+    return f"a number in the range of {datatype.name}"
 
 
 def _flatten(data: Any, check: Callable[[Any], str], noun: str, where: str) -> tuple[list[Any], tuple[int, ...]]:

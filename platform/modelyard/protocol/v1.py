@@ -133,7 +133,7 @@ def _record_specs(record: dict[str, Any], signature: Signature) -> tuple[TensorS
     single = signature.inputs[0] if len(signature.inputs) == 1 else None
     if single is None or single.name in record:
         return signature.inputs
-    if signature.columns:
+    if signature.columns and (len(record) != 1 or next(iter(record)) in signature.columns):
         return tuple(TensorSpec(name, single.datatype, (-1,)) for name in signature.columns)
     if signature.any_input_name and len(record) == 1:
         return (TensorSpec(next(iter(record)), single.datatype, single.shape),)
