@@ -21,10 +21,10 @@ from rich.text import Text
 from modelyard import __version__
 from modelyard.admin import ModelState, ModelStatus
 from modelyard.client import Platform
-from modelyard.config import parse_model_spec
+from modelyard.config import ServeFile, parse_model_spec
 from modelyard.errors import InvalidConfig, InvalidRequest, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse
-from modelyard.launch import check_file, run_serve
+from modelyard.launch import check_file, check_ports, run_serve
 from modelyard.protocol import v2
 
 Connect: TypeAlias = Callable[[], Platform]
@@ -90,8 +90,25 @@ def serve(
     found = check_file(config)
     grpc = f", gRPC {found.grpc_address}" if found.grpc_address else ""
     typer.echo(f"{config}: {len(found.platform.models)} models, HTTP {found.http_url}{grpc}")
-    if not check:
-        raise typer.Exit(run_serve(config))
+    if check:
+        return
+    check_ports(found)
+
+    def ready() -> None:
+        typer.echo(_ready_text(found))
+
+    raise typer.Exit(run_serve(config, on_ready=ready, ready_url=f"{found.http_url}/v2/health/ready"))
+
+
+def _ready_text(found: ServeFile) -> str:
+    lines = [f"Modelyard is ready: HTTP {found.http_url}, gRPC {found.grpc_address or 'off'}. Ctrl-C stops it."]
+    names = [spec.name for spec in found.platform.models]
+    if "iris-sklearn" in names:
+        body = '{"instances": [[5.1, 3.5, 1.4, 0.2]]}'
+        lines.append(f"Try it:  curl {found.http_url}/v1/models/iris-sklearn:predict -d '{body}'")
+    else:
+        lines.append(f"Try it:  curl {found.http_url}/v1/models")
+    return "\n".join(lines)
 
 
 @app.command()

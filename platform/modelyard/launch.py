@@ -3,23 +3,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
 
 from modelyard.config import PlatformConfig, ServeFile, load_serve_file
 from modelyard.errors import Forbidden, InternalError, InvalidConfig
 from modelyard.model import get_framework
 from modelyard.store import check_allowed, resolve
 
-FAST: Final[Mapping[str, str]] = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+FAST: Final[Mapping[str, str]] = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # HAProxy's own metrics port listens on all interfaces; Serve's metrics have the same numbers.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # For load balancers on other machines; here the one HAProxy knows within a second.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+}
 """Ray reads these when its processes start, so they belong into the environment of the command."""
+
+_POLL_S: Final = 0.5
 
 
 def check_file(path: Path) -> ServeFile:
@@ -66,32 +80,85 @@ def serve_command() -> str:
     return found
 
 
-def run_serve(path: Path, environment: Mapping[str, str] | None = None) -> int:
+def check_ports(found: ServeFile) -> None:
+    """Refuses to start where another process already listens.
+
+    Raises:
+        InvalidConfig: With one problem for each address.
+    """
+    problems = []
+    for key, address in (("http_options.port", found.http_url), ("grpc_options.port", found.grpc_address)):
+        parts = urlsplit(address if address and "//" in address else f"//{address}")
+        if address and _is_taken(parts.hostname or "127.0.0.1", parts.port or 80):
+            problems.append(f"{key}: expected a free port, got {parts.netloc}, where another process listens")
+    if problems:
+        raise InvalidConfig(tuple(problems))
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def run_serve(
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    ready_url: str = "",
+) -> int:
     """Runs ``serve run`` until it ends; interrupts and terminations reach it once, as an interrupt.
+
+    When it returns, nothing that it started is left.
 
     Args:
         path: The Serve file.
         environment: For the child, with the fast settings added where it has no opinion; None for this process's.
+        on_ready: Called once when ``ready_url`` answers 200.
+        ready_url: Where to ask; empty for not at all.
 
     Returns:
         The child's exit status; 0 where it ended because of a signal sent to us.
     """
     inherited = os.environ if environment is None else environment
-    # Its own session: a terminal's Ctrl-C would otherwise reach the child twice, and the second one cuts its clean-up.
-    child = subprocess.Popen(  # noqa: S603  # our own command
-        [serve_command(), "run", str(path)], env={**FAST, **inherited}, start_new_session=True
-    )
     stopped = False
+    child: subprocess.Popen[bytes] | None = None
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal stopped
         stopped = True
-        child.send_signal(signal.SIGINT)
+        if child is not None:
+            child.send_signal(signal.SIGINT)
 
+    # Before the child: it would inherit "ignored" from a shell that starts us in the background.
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Its own session: a terminal's Ctrl-C would otherwise reach the child twice, and the second one cuts its clean-up.
+    child = subprocess.Popen(  # noqa: S603  # our own command
+        [serve_command(), "run", str(path)], env={**FAST, **inherited}, start_new_session=True
+    )
     try:
-        status = child.wait()
+        status = _wait(child, ready_url, on_ready)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        with contextlib.suppress(ProcessLookupError):  # Ray's own processes, where they outlive their driver
+            os.killpg(child.pid, signal.SIGKILL)
     return 0 if stopped else status
+
+
+def _wait(child: subprocess.Popen[bytes], ready_url: str, on_ready: Callable[[], None]) -> int:
+    while ready_url:
+        try:
+            return child.wait(_POLL_S)
+        except subprocess.TimeoutExpired:
+            if _answers(ready_url):
+                on_ready()
+                break
+    return child.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

@@ -57,11 +57,12 @@ class Signature:
         """The model's inputs out of a request's tensors, in the signature's order and datatypes.
 
         Columns are assembled into the matrix, an unnamed input is named, ``[n,1]`` is accepted for ``[n]``, numbers
-        are cast where the kinds fit. Arrays are views unless one of these needs a copy.
+        are cast where the kinds fit, and memory is aligned, which a view on a body need not be but native libraries
+        rely on. Arrays are views unless one of these needs a copy.
 
         Raises:
             InvalidRequest: A tensor is missing or unknown.
-            InvalidTensor: A datatype or shape does not fit, or the inputs differ in rows.
+            InvalidTensor: A datatype, shape or number does not fit, or the inputs differ in rows.
         """
         if self.columns and len(self.inputs) == 1 and self.inputs[0].name not in tensors and self._is_columns(tensors):
             tensors = {self.inputs[0].name: self._stack_columns(tensors)}
@@ -133,10 +134,10 @@ class Signature:
                 raise InvalidTensor(f"input {_quoted(spec.name)}", str(spec), describe(datatype_of(array), shape))
         wanted = DATATYPES[spec.datatype].dtype
         if array.dtype == wanted:
-            return array
+            return array if array.flags.aligned else array.copy()
         if self.exact_datatypes or not _castable(array.dtype, wanted):
             raise InvalidTensor(f"input {_quoted(spec.name)}", str(spec), describe(datatype_of(array), shape))
-        return array.astype(wanted)
+        return _cast(array, wanted, spec)
 
     def _check_rows(self, arrays: Tensors) -> None:
         rows = {name: array.shape[0] for name, array in arrays.items() if array.ndim}
@@ -152,6 +153,30 @@ def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     if "O" in (have.kind, want.kind):
         return False
     return np.can_cast(have, want, "same_kind")
+
+
+def _cast(array: Array, wanted: np.dtype[Any], spec: TensorSpec) -> Array:
+    """The array in another dtype; a number that does not fit is refused, not wrapped or made infinite. A copy.
+
+    Raises:
+        InvalidTensor: A number is out of the dtype's range.
+    """
+    if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
+        bounds = np.iinfo(wanted)
+        for value in (int(array.min()), int(array.max())):
+            if not bounds.min <= value <= bounds.max:
+                raise _out_of_range(spec, value)
+    with np.errstate(over="ignore"):
+        cast = array.astype(wanted)
+    if wanted.itemsize < array.dtype.itemsize and wanted.kind in "fV":
+        lost = np.isinf(cast) & np.isfinite(array)
+        if lost.any():
+            raise _out_of_range(spec, array[lost][0])
+    return cast
+
+
+def _out_of_range(spec: TensorSpec, value: object) -> InvalidTensor:
+    return InvalidTensor(f"input {_quoted(spec.name)}", f"numbers in the range of {spec.datatype}", f"{value}")
 
 
 def _shape_fits(spec: tuple[int, ...], shape: tuple[int, ...]) -> bool:

@@ -141,6 +141,8 @@ def element_count(shape: tuple[int, ...]) -> int:
 def from_raw(raw: bytes | memoryview, datatype: Datatype, shape: tuple[int, ...], where: str) -> Array:
     """The tensor in a raw buffer: a read-only view, except BYTES whose elements are copied.
 
+    BOOL is copied where a byte is neither 0 nor 1; every one but 0 is true. A view is aligned only where the buffer is.
+
     Args:
         raw: Little-endian, row-major; BYTES elements with a 4-byte little-endian length before each.
         datatype: What the elements are.
@@ -158,7 +160,15 @@ def from_raw(raw: bytes | memoryview, datatype: Datatype, shape: tuple[int, ...]
     expected = count * datatype.item_bytes
     if len(raw) != expected:
         raise InvalidTensor(where, f"{expected} bytes for {describe(datatype.name, shape)}", f"{len(raw)} bytes")
+    if datatype.dtype.kind == "b":
+        return _from_raw_bools(raw).reshape(shape)
     return np.frombuffer(raw, dtype=datatype.dtype).reshape(shape)
+
+
+def _from_raw_bools(raw: bytes | memoryview) -> Array:
+    # A numpy boolean of another byte than 0 and 1 is undefined: comparisons and sums go wrong.
+    elements = np.frombuffer(raw, dtype=np.uint8)
+    return elements != 0 if (elements > 1).any() else elements.view(np.bool_)
 
 
 def _from_raw_bytes(raw: bytes | memoryview, count: int, where: str) -> Array:

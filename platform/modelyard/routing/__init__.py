@@ -1,2 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""."""
+"""Which revision answers a request: immutable, versioned route tables and how a name resolves in them.
+
+"One request": the controller makes a table from the catalog and the state of the applications; every ingress replica
+resolves against the last one it has, also while the controller is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelyard.errors import ModelNotFound, ModelNotReady
+from modelyard.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRoute:
+    """Where one revision is served, and what an ingress must know to call it.
+
+    Attributes:
+        model: Name of the model.
+        version: The revision's number, as the protocols write it.
+        application: Name of its Ray Serve application.
+        framework: Name of its framework.
+        state: A value of :class:`modelyard.admin.ModelState`.
+        reason: Why it is not ready; empty when it is.
+        signature: Known once a replica has loaded it.
+        max_batch_size: Rows that may travel in one call.
+        batch_wait_timeout_s: How long its replicas wait for a fuller batch, in seconds.
+        max_queued_requests: Requests that may wait in one ingress replica.
+        request_timeout_s: The longest a request may take, in seconds.
+        replicas: Replicas that can answer.
+    """
+
+    model: str
+    version: str
+    application: str
+    framework: str
+    state: str
+    reason: str = ""
+    signature: Signature | None = None
+    max_batch_size: int = 64
+    batch_wait_timeout_s: float = 0.0
+    max_queued_requests: int = 1000
+    request_timeout_s: float = 60.0
+    replicas: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """A replica has loaded it and can answer now."""
+        return self.state == "ready" and self.signature is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """One model: its revisions, the one that answers when the client names none, and its labels."""
+
+    name: str
+    active: str
+    revisions: Mapping[str, RevisionRoute]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All models at one moment; ``version`` grows with every change within one ``epoch`` (a controller's life)."""
+
+    epoch: str = ""
+    version: int = 0
+    models: Mapping[str, ModelRoute] = field(default_factory=dict)
+
+    def find_model(self, name: str) -> ModelRoute | None:
+        """The model of that name."""
+        return self.models.get(name)
+
+    def get_model(self, name: str) -> ModelRoute:
+        """The model of that name.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        model = self.models.get(name)
+        if model is None:
+            raise ModelNotFound(name)
+        return model
+
+    def get_revision(self, name: str, version: str = "") -> RevisionRoute:
+        """The revision that answers for this name and version, ready or not.
+
+        Args:
+            name: The model.
+            version: A revision's number or a label; empty for the active one.
+
+        Raises:
+            ModelNotFound: Unknown model, version or label.
+        """
+        model = self.models.get(name)
+        if model is None:
+            raise ModelNotFound(name)
+        number = model.active if not version else model.labels.get(version, version)
+        revision = model.revisions.get(number)
+        if revision is None:
+            raise ModelNotFound(name, version)
+        return revision
+
+    def get_ready(self, name: str, version: str = "") -> tuple[RevisionRoute, Signature]:
+        """The revision that answers, with its signature.
+
+        Raises:
+            ModelNotFound: Unknown model, version or label.
+            ModelNotReady: It cannot answer now; with the reason.
+        """
+        revision = self.get_revision(name, version)
+        if revision.signature is None or revision.state != "ready":
+            raise ModelNotReady(name, revision.reason or revision.state)
+        return revision, revision.signature

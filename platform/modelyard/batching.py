@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merging requests into one call of a model, and splitting its answer again.
+
+"One request": the ingress merges what waits for the same revision while a call is in flight (coalescing); the replica
+merges what several ingresses sent (dynamic batching). Both use the same :class:`Call`. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from modelyard.errors import InternalError, ModelyardError
+from modelyard.tensor import Parameters, Tensors
+
+GroupKey: TypeAlias = tuple[object, ...]
+"""Requests with equal keys can travel in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One or more requests for the same revision, merged along the batch axis.
+
+    Attributes:
+        inputs: Bound to the signature; the rows of all parts one after another.
+        rows: Rows of each part. ``(0,)`` for a model without batch axis, which is never merged.
+        outputs: Names to compute.
+        parameters: The requests' parameters, equal for all parts.
+    """
+
+    inputs: Tensors
+    rows: tuple[int, ...]
+    outputs: tuple[str, ...]
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call gave: all parts merged, or part by part where some failed.
+
+    Exactly one of the two is set.
+
+    Attributes:
+        merged: Outputs with the rows of all parts.
+        parts: Outputs or the error of each part.
+    """
+
+    merged: Tensors | None = None
+    parts: tuple[Tensors | ModelyardError, ...] = ()
+
+
+def group_key(call: Call) -> GroupKey:
+    """Which calls can be merged with this one: same outputs, parameters, names, datatypes and row shapes."""
+    shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in call.inputs.items())
+    return (call.outputs, tuple(sorted(call.parameters.items())) if call.parameters else (), shapes)
+
+
+def merge(calls: Sequence[Call]) -> Call:
+    """One call with the parts of all, in order. A view of the only one, otherwise a copy.
+
+    The calls must have equal :func:`group_key`.
+    """
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in first.inputs}
+    rows = tuple(count for call in calls for count in call.rows)
+    return Call(inputs, rows, first.outputs, first.parameters)
+
+
+def split(answer: Answer, rows: Sequence[int]) -> list[Tensors | ModelyardError]:
+    """Each part's outputs (views on the merged arrays) or error.
+
+    Args:
+        answer: What the call gave.
+        rows: The call's ``rows``.
+    """
+    if answer.merged is None:
+        return list(answer.parts)
+    if len(rows) == 1:
+        return [answer.merged]
+    parts: list[Tensors | ModelyardError] = []
+    start = 0
+    for count in rows:
+        end = start + count
+        parts.append({name: array[start:end] for name, array in answer.merged.items()})
+        start = end
+    return parts
+
+
+def part(call: Call, index: int) -> Call:
+    """The call of one part alone; a view."""
+    if len(call.rows) == 1:
+        return call
+    start = sum(call.rows[:index])
+    end = start + call.rows[index]
+    inputs = {name: array[start:end] for name, array in call.inputs.items()}
+    return Call(inputs, (call.rows[index],), call.outputs, call.parameters)
+
+
+def check_rows(outputs: Tensors, call: Call) -> None:
+    """Refuses a model's answer that cannot be split back.
+
+    Raises:
+        InternalError: An output has not one row for each input row.
+    """
+    expected = sum(call.rows)
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != expected:
+            got = f"shape {list(array.shape)}"
+            raise InternalError(f'output "{name}": expected {expected} rows as in the inputs, got {got}')

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that manage models: by Serve handle inside the cluster, and as HTTP routes over the same handle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from modelyard.admin import ModelStatus
+from modelyard.errors import InternalError, InvalidRequest, ModelyardError, Unsupported
+from modelyard.inference import InferenceRequest, InferenceResponse
+from modelyard.protocol.http import Encoded, encode_json, load_json
+from modelyard.serve.http import Handler, HttpRequest
+
+PLATFORM_APPLICATION: Final = "platform"
+CONTROLLER_NAME: Final = "Controller"
+_TIMEOUT_S: Final = 30.0
+
+
+class HandleTransport:
+    """Reaches the controller of the platform in this Ray cluster.
+
+    Args:
+        controller: Its handle; looked up by name where left out.
+    """
+
+    def __init__(self, controller: DeploymentHandle[Any] | None = None) -> None:
+        self._controller = controller or serve.get_deployment_handle(CONTROLLER_NAME, app_name=PLATFORM_APPLICATION)
+
+    async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return _unwrap(await self._ask("register", dict(spec), actor, message))
+
+    async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return _unwrap(await self._ask("unregister", name, actor, message))
+
+    async def list(self) -> tuple[ModelStatus, ...]:
+        """See ``AdminTransport``."""
+        found: tuple[ModelStatus, ...] = await self._ask("list_models")
+        return found
+
+    async def status(self, name: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return _unwrap(await self._ask("status", name))
+
+    async def infer(
+        self, name: str, version: str, request: InferenceRequest, *, timeout_s: float | None
+    ) -> InferenceResponse:
+        """Not by this way: predictions go to the platform's address.
+
+        Raises:
+            Unsupported: Always.
+        """
+        raise Unsupported("predict inside the cluster: connect with the platform's URL, Platform.connect(url)")
+
+    async def close(self) -> None:
+        """Nothing to free: the handle is Serve's."""
+
+    async def _ask(self, verb: str, *args: Any) -> Any:
+        try:
+            return await asyncio.wait_for(getattr(self._controller, verb).remote(*args), _TIMEOUT_S)
+        except Exception as exc:
+            # Serve's many ways to say that the controller is away just now.
+            raise InternalError(f"the platform's controller does not answer: {type(exc).__name__}") from exc
+
+
+def _unwrap(result: ModelStatus | ModelyardError) -> ModelStatus:
+    if isinstance(result, ModelyardError):
+        raise result
+    return result
+
+
+class AdminHandlers:
+    """``/platform/v1/models…``.
+
+    Args:
+        transport: The way to the controller.
+    """
+
+    def __init__(self, transport: HandleTransport) -> None:
+        self._transport = transport
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Method, path and handler of each route."""
+        models, model = "/platform/v1/models", "/platform/v1/models/{model}"
+        return [
+            ("GET", models, self.list),
+            ("POST", models, self.register),
+            ("GET", model, self.status),
+            ("DELETE", model, self.unregister),
+        ]
+
+    async def list(self, request: HttpRequest) -> Encoded:
+        """``GET /platform/v1/models``."""
+        return encode_json({"models": [status.to_dict() for status in await self._transport.list()]})
+
+    async def register(self, request: HttpRequest) -> Encoded:
+        """``POST /platform/v1/models``: a ``ModelSpec`` and an optional ``message``."""
+        document = load_json(await request.body())
+        if not isinstance(document, dict):
+            raise InvalidRequest("the request body: expected an object with the model's spec")
+        message = document.pop("message", "")
+        if not isinstance(message, str):
+            raise InvalidRequest("message: expected a string")
+        status = await self._transport.register(document, actor=_actor(request), message=message)
+        is_new = status.created_at == status.updated_at
+        return encode_json(status.to_dict(), 201 if is_new else 200)
+
+    async def status(self, request: HttpRequest) -> Encoded:
+        """``GET /platform/v1/models/{model}``."""
+        return encode_json((await self._transport.status(request.path("model"))).to_dict())
+
+    async def unregister(self, request: HttpRequest) -> Encoded:
+        """``DELETE /platform/v1/models/{model}?message=…``."""
+        query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"))
+        message = query.get("message", [""])[0]
+        status = await self._transport.unregister(request.path("model"), actor=_actor(request), message=message)
+        return encode_json(status.to_dict(), 202)
+
+
+def _actor(request: HttpRequest) -> str:
+    """Who asks, as far as known: without authentication, from where."""
+    client = request.scope.get("client")
+    return f"http:{client[0]}" if client else "http"

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``serve run``, ``serve deploy`` and KubeRay import: the platform as one Serve application."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from modelyard.config import load_platform_config
+from modelyard.serve.controller import CONTROLLER_NAME, Controller
+from modelyard.serve.ingress import INGRESS_NAME, Ingress
+
+logger = logging.getLogger("ray.serve")
+
+_REQUESTS_AT_ONCE = 10_000
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The platform's application.
+
+    Args:
+        args: ``PlatformConfig``: the ``args`` of the application in the Serve file.
+
+    Raises:
+        InvalidConfig: With one problem for each key that is wrong.
+    """
+    config = load_platform_config(args)
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        logger.info(
+            "Modelyard runs behind Serve's Python proxy. `modelyard serve FILE` starts it several times faster."
+        )
+    values = config.model_dump(mode="json")
+    quiet = LoggingConfig(enable_access_log=False)
+    controller = serve.deployment(
+        name=CONTROLLER_NAME,
+        num_replicas=1,
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": config.controller.num_cpus},
+        logging_config=quiet,
+    )(Controller).bind(values)
+    ingress_values = values | {"models": []}
+    ingress = serve.deployment(
+        name=INGRESS_NAME,
+        num_replicas=config.ingress.num_replicas,
+        max_ongoing_requests=_REQUESTS_AT_ONCE,
+        max_surge_percent=100,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": config.ingress.num_cpus},
+        logging_config=quiet,
+    )(serve.ingress()(Ingress))
+    return ingress.bind(controller, ingress_values)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Ray Serve application per revision: its name, how it is deployed, and what Serve says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
+
+from modelyard.catalog import ModelRecord, RevisionRecord
+from modelyard.config import ModelSpec
+from modelyard.serve.replica import DEPLOYMENT_NAME, ModelReplica, RevisionSpec
+
+_CONSTRUCTOR_ATTEMPTS: Final = 2
+_SERVE_CALLS_PER_REPLICA: Final = 100
+
+
+def application_name(model: str, number: int) -> str:
+    """``iris@1``; ``@`` cannot occur in a model's name."""
+    return f"{model}@{number}"
+
+
+def is_revision_application(name: str, deployments: Mapping[str, Any]) -> bool:
+    """The application is one of ours, not one that somebody else runs on the same cluster."""
+    return "@" in name and set(deployments) <= {DEPLOYMENT_NAME}
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionDeployment:
+    """Everything that decides how one revision runs.
+
+    Attributes:
+        application: Name of its Serve application.
+        content: The revision: ``ModelSpec.revision_content()`` with the artifact's digest.
+        spec: The model as it is now; its settings apply to every revision.
+        digest: Identity of ``content``.
+    """
+
+    application: str
+    content: Mapping[str, Any]
+    spec: ModelSpec
+    digest: str
+
+    @classmethod
+    def from_records(cls, model: ModelRecord, revision: RevisionRecord) -> RevisionDeployment:
+        """The deployment of one revision in the catalog."""
+        spec = ModelSpec.model_validate(model.spec)
+        return cls(application_name(model.name, revision.number), revision.content, spec, revision.digest)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly when deploying again would change nothing."""
+        text = json.dumps([self.digest, self.spec.settings()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows in one call of the model."""
+        return self.spec.batching.max_batch_size
+
+    def to_target(self) -> serve.RunTarget:
+        """What ``serve.run_many`` takes."""
+        revision = RevisionSpec(
+            model=self.spec.name,
+            framework=self.content["framework"],
+            uri=self.content["uri"],
+            options=dict(self.content["options"]),
+            digest=self.digest,
+        )
+        # Without a version of its own Serve would restart every replica each time the controller repeats itself.
+        restart_text = json.dumps(asdict(revision), sort_keys=True)
+        version = hashlib.sha256(restart_text.encode()).hexdigest()[:16]
+        deployment = serve.deployment(
+            name=DEPLOYMENT_NAME,
+            max_ongoing_requests=_SERVE_CALLS_PER_REPLICA,
+            max_constructor_retry_count=_CONSTRUCTOR_ATTEMPTS,
+            max_surge_percent=100,
+            graceful_shutdown_wait_loop_s=0.2,
+            graceful_shutdown_timeout_s=40,
+            health_check_period_s=5,
+            autoscaling_config=self._autoscaling(),
+            ray_actor_options=self._actor_options(),
+            user_config=self._batching(),
+            logging_config=LoggingConfig(enable_access_log=False),
+        )(ModelReplica)
+        application = deployment.options(version=version, _internal=True).bind(self.application, revision)
+        return serve.RunTarget(target=application, name=self.application, route_prefix=None)
+
+    def _batching(self) -> dict[str, Any]:
+        return {
+            "max_batch_size": self.spec.batching.max_batch_size,
+            "batch_wait_timeout_s": self.spec.batching.batch_wait_timeout_s,
+            "max_queued_requests": self.spec.limits.max_queued_requests,
+        }
+
+    def _autoscaling(self) -> AutoscalingConfig:
+        scaling = self.spec.autoscaling
+        return AutoscalingConfig(
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            initial_replicas=scaling.initial_replicas,
+            target_ongoing_requests=self.spec.target_ongoing_requests,
+            upscale_delay_s=scaling.upscale_delay_s,
+            downscale_delay_s=scaling.downscale_delay_s,
+            metrics_interval_s=2.0,
+            look_back_period_s=5.0,
+            policy={"policy_function": "modelyard.serve.autoscaling:requests_in_flight"},
+        )
+
+    def _actor_options(self) -> dict[str, Any]:
+        resources = self.spec.resources
+        options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
+        if resources.memory_mb is not None:
+            options["memory"] = resources.memory_mb * 1024 * 1024
+        if resources.accelerator_type is not None:
+            options["accelerator_type"] = resources.accelerator_type
+        if resources.custom:
+            options["resources"] = dict(resources.custom)
+        env_vars = self.content.get("environment", {}).get("env_vars", {})
+        if env_vars:
+            options["runtime_env"] = {"env_vars": dict(env_vars)}
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What Serve says of one application.
+
+    Attributes:
+        running: Replicas that have started.
+        wanted: Replicas there should be; those of any state.
+        has_failed: Serve gave up starting it.
+        is_deleting: It is being taken down.
+        message: Serve's own words.
+    """
+
+    running: int = 0
+    wanted: int = 0
+    has_failed: bool = False
+    is_deleting: bool = False
+    message: str = ""
+
+    @classmethod
+    def from_status(cls, overview: ApplicationStatusOverview) -> Observed:
+        """From ``serve.status()``."""
+        states: dict[str, int] = {}
+        messages = [overview.message]
+        for deployment in overview.deployments.values():
+            states |= deployment.replica_states
+            messages.append(deployment.message)
+        return cls(
+            running=states.get("RUNNING", 0),
+            wanted=sum(count for state, count in states.items() if state != "STOPPING"),
+            has_failed=overview.status is ApplicationStatus.DEPLOY_FAILED,
+            is_deleting=overview.status is ApplicationStatus.DELETING,
+            message=" ".join(message for message in messages if message),
+        )

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls one revision from the ingress: coalescing, choice of a replica, retry, and limits.
+
+"One request": between ``dataplane`` and the replica. Requests that wait for the same revision leave together in one
+call; while calls are in flight the next one forms, so nothing is ever delayed to fill a batch.
+
+Calls go over lanes to the replicas of this node and, where there is none or all are busy, through the Serve handle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from modelyard.batching import Answer, Call, GroupKey, group_key, merge, split
+from modelyard.errors import DeadlineExceeded, InternalError, ModelFailed, ModelNotReady, ModelyardError, Overloaded
+from modelyard.routing import RevisionRoute
+from modelyard.serve.lane import Kind, LaneProtocol
+from modelyard.tensor import Tensors
+
+logger = logging.getLogger(__name__)
+
+_CALLS_PER_LANE: Final = 2
+_CALLS_BY_HANDLE: Final = 8
+_MAX_ATTEMPTS: Final = 2
+
+HandleCall = Callable[[Call], Awaitable[Answer]]
+"""Calls a revision through its Serve handle."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One request on its way."""
+
+    call: Call
+    future: asyncio.Future[Tensors]
+    key: GroupKey
+    attempts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _InFlight:
+    """One merged call that a replica has."""
+
+    call: Call
+    requests: list[_Waiting]
+    ident: int = 0
+    lane: LaneProtocol | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """A connection to one replica."""
+
+    path: Path
+    protocol: LaneProtocol
+    calls: dict[int, _InFlight] = field(default_factory=dict)
+    is_leaving: bool = False
+
+
+class RevisionCaller:
+    """Everything an ingress replica holds for one revision.
+
+    Args:
+        route: What is known of the revision; replaced by :meth:`update`.
+        call_by_handle: The way without a lane.
+    """
+
+    def __init__(self, route: RevisionRoute, call_by_handle: HandleCall) -> None:
+        self._route = route
+        self._call_by_handle = call_by_handle
+        self._waiting: deque[_Waiting] = deque()
+        self._lanes: dict[Path, _Lane] = {}
+        self._by_handle: set[asyncio.Task[None]] = set()
+        self._next_ident = 0
+        self._scheduled = False
+        self._in_flight = 0
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    def update(self, route: RevisionRoute) -> None:
+        """Takes the revision's newest route."""
+        self._route = route
+
+    @property
+    def ongoing(self) -> int:
+        """Requests waiting here or in flight."""
+        return self._in_flight
+
+    async def call(self, call: Call, timeout_s: float) -> Tensors:
+        """Sends one request and waits for its outputs (views on a merged answer).
+
+        Cancelling this coroutine takes the request out of the queue, or tells the replica.
+
+        Raises:
+            Overloaded: Too many requests wait already.
+            DeadlineExceeded: No answer within ``timeout_s``.
+            ModelyardError: What the replica answered.
+        """
+        if self._in_flight >= self._route.max_queued_requests:
+            limit = self._route.max_queued_requests
+            raise Overloaded(f'model "{self._route.model}": expected at most {limit} requests at once, got more')
+        waiting = _Waiting(call, self._loop.create_future(), group_key(call) if self._merges(call) else ())
+        self._in_flight += 1
+        timer = self._loop.call_later(timeout_s, self._expire, waiting, timeout_s)
+        self._waiting.append(waiting)
+        self._schedule()
+        try:
+            return await waiting.future
+        finally:
+            timer.cancel()
+            self._in_flight -= 1
+            if waiting.future.cancelled():
+                self._forget(waiting)
+
+    def _merges(self, call: Call) -> bool:
+        return self._route.max_batch_size > 1 and call.rows != (0,)
+
+    def _expire(self, waiting: _Waiting, timeout_s: float) -> None:
+        if not waiting.future.done():
+            waiting.future.set_exception(DeadlineExceeded(timeout_s))
+            self._forget(waiting)
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """Nobody waits for this request any more."""
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiting)
+            return
+        for lane in self._lanes.values():
+            for ident, in_flight in list(lane.calls.items()):
+                if waiting in in_flight.requests and all(request.future.done() for request in in_flight.requests):
+                    lane.protocol.send(Kind.CANCEL, ident, None)
+
+    # -- dispatch
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        while self._waiting:
+            lane = self._find_lane()
+            if lane is None and not self._may_use_handle():
+                return
+            requests = self._take_group()
+            if not requests:
+                return
+            in_flight = _InFlight(merge([request.call for request in requests]), requests)
+            if lane is not None:
+                self._send(lane, in_flight)
+            else:
+                task = self._loop.create_task(self._send_by_handle(in_flight))
+                self._by_handle.add(task)
+                task.add_done_callback(self._by_handle.discard)
+
+    def _find_lane(self) -> _Lane | None:
+        """The least busy lane that takes another call."""
+        limit = _CALLS_PER_LANE if self._route.batch_wait_timeout_s == 0 else max(2, self._route.max_batch_size)
+        best: _Lane | None = None
+        for lane in self._lanes.values():
+            if lane.is_leaving or not lane.protocol.is_open or len(lane.calls) >= limit:
+                continue
+            if best is None or len(lane.calls) < len(best.calls):
+                best = lane
+        return best
+
+    def _may_use_handle(self) -> bool:
+        """There are replicas without a lane, or no lane at all."""
+        usable = sum(1 for lane in self._lanes.values() if not lane.is_leaving)
+        return len(self._by_handle) < _CALLS_BY_HANDLE and (usable == 0 or usable < self._route.replicas)
+
+    def _take_group(self) -> list[_Waiting]:
+        """The oldest request and those that can travel with it, up to the row limit."""
+        group: list[_Waiting] = []
+        kept: list[_Waiting] = []
+        rows = 0
+        limit = self._route.max_batch_size
+        while self._waiting:
+            request = self._waiting.popleft()
+            if request.future.done():
+                continue
+            count = sum(request.call.rows)
+            if not group:
+                group.append(request)
+                rows = count
+                if not request.key or request.attempts:
+                    break
+            elif request.key == group[0].key and not request.attempts and rows + count <= limit:
+                group.append(request)
+                rows += count
+            else:
+                kept.append(request)
+            if rows >= limit:
+                break
+        self._waiting.extendleft(reversed(kept))
+        return group
+
+    def _send(self, lane: _Lane, in_flight: _InFlight) -> None:
+        self._next_ident += 1
+        in_flight.ident = self._next_ident
+        lane.calls[in_flight.ident] = in_flight
+        lane.protocol.send(Kind.CALL, in_flight.ident, (in_flight.call, self._backlog()))
+
+    def _backlog(self) -> int:
+        """This ingress's waiting requests, as one replica's share: the replicas report it for autoscaling."""
+        return -(-len(self._waiting) // max(1, len(self._lanes)))
+
+    async def _send_by_handle(self, in_flight: _InFlight) -> None:
+        try:
+            answer = await self._call_by_handle(in_flight.call)
+        except ModelyardError as error:
+            self._fail(in_flight, error)
+        except Exception as exc:  # noqa: BLE001  # Serve's many errors (replica died, application deleted, …)
+            logger.info('model "%s": call by handle failed: %s: %s', self._route.model, type(exc).__name__, exc)
+            self._fail(in_flight, ModelNotReady(self._route.model, "its replica went away"))
+        else:
+            self._complete(in_flight, answer)
+        self._schedule()
+
+    # -- answers
+
+    def _complete(self, in_flight: _InFlight, answer: Answer) -> None:
+        if len(in_flight.requests) == 1 and answer.merged is not None:
+            future = in_flight.requests[0].future
+            if not future.done():
+                future.set_result(answer.merged)
+            return
+        for request, outputs in zip(in_flight.requests, split(answer, in_flight.call.rows), strict=True):
+            if request.future.done():
+                continue
+            if isinstance(outputs, ModelyardError):
+                request.future.set_exception(outputs)
+            else:
+                request.future.set_result(outputs)
+
+    @staticmethod
+    def _fail(in_flight: _InFlight, error: ModelyardError) -> None:
+        for request in in_flight.requests:
+            if not request.future.done():
+                request.future.set_exception(error)
+
+    def _retry(self, in_flight: _InFlight) -> None:
+        """The replica died with this call. Each of its requests runs again, alone: one of them may be the cause."""
+        for request in reversed(in_flight.requests):
+            if request.future.done():
+                continue
+            request.attempts += 1
+            if request.attempts >= _MAX_ATTEMPTS:
+                request.future.set_exception(ModelFailed(self._route.model, "its replica died while answering"))
+            else:
+                self._waiting.appendleft(request)
+        self._schedule()
+
+    # -- lanes
+
+    def _on_frame(self, protocol: LaneProtocol, kind: Kind, ident: int, payload: Any) -> None:
+        lane = next((lane for lane in self._lanes.values() if lane.protocol is protocol), None)
+        if lane is None:
+            return
+        if kind is Kind.GOODBYE:
+            lane.is_leaving = True
+            self._close_if_idle(lane)
+            return
+        in_flight = lane.calls.pop(ident, None)
+        if in_flight is None:
+            return
+        if kind is Kind.ANSWER:
+            self._complete(in_flight, payload)
+        else:
+            error = payload if isinstance(payload, ModelyardError) else InternalError("the replica failed")
+            self._fail(in_flight, error)
+        self._close_if_idle(lane)
+        if self._waiting:
+            self._schedule()
+
+    def _close_if_idle(self, lane: _Lane) -> None:
+        if lane.is_leaving and not lane.calls:
+            lane.protocol.close()
+
+    def _on_lost(self, protocol: LaneProtocol) -> None:
+        for path, lane in list(self._lanes.items()):
+            if lane.protocol is protocol:
+                del self._lanes[path]
+                for in_flight in lane.calls.values():
+                    self._retry(in_flight)
+        self._schedule()
+
+    async def connect(self, paths: Iterable[Path]) -> None:
+        """Opens a lane to each of these sockets that has none yet; a socket nobody listens on is removed."""
+        for path in paths:
+            if path in self._lanes or self._closed:
+                continue
+            try:
+                _, protocol = await self._loop.create_unix_connection(
+                    lambda: LaneProtocol(self._on_frame, self._on_lost), str(path)
+                )
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+                continue
+            except OSError as exc:
+                logger.info("lane %s cannot be opened: %s", path.name, exc)
+                continue
+            self._lanes[path] = _Lane(path, protocol)
+            self._schedule()
+
+    def retire(self) -> None:
+        """The revision gets no new requests: sends everything that waits at once, whatever the usual limits.
+
+        Its replicas answer what they have before they stop; lanes close when their calls are answered.
+        """
+        self._closed = True
+        lanes = [lane for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open]
+        while self._waiting and lanes:
+            requests = self._take_group()
+            if requests:
+                lane = min(lanes, key=lambda lane: len(lane.calls))
+                self._send(lane, _InFlight(merge([request.call for request in requests]), requests))
+        if self._waiting:
+            self._schedule()
+        for lane in list(self._lanes.values()):
+            lane.is_leaving = True
+            self._close_if_idle(lane)

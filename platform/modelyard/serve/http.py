@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP edge: routes, limits, deadlines, and the one function that turns errors into replies.
+
+"One request": first and last on the way. Handlers return an :class:`~modelyard.protocol.http.Encoded` or raise; they
+never see ASGI messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+from modelyard import __version__
+from modelyard.dataplane import DataPlane
+from modelyard.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelyardError,
+    RouteNotFound,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from modelyard.protocol import v1, v2
+from modelyard.protocol.errors import as_modelyard_error, encode_http
+from modelyard.protocol.http import Encoded, encode_json
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS: Final = ("binary_tensor_data", "parameters")
+_BODY_TYPES: Final = frozenset(
+    {b"", b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded"}
+)
+
+
+class HttpRequest:
+    """One request as handlers see it.
+
+    Args:
+        scope: ASGI's.
+        receive: ASGI's.
+        max_body_bytes: Beyond that the body is refused.
+    """
+
+    __slots__ = ("_max_body_bytes", "_receive", "headers", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._max_body_bytes = max_body_bytes
+
+    def path(self, name: str) -> str:
+        """A part of the path by its name in the route, percent-decoded; empty where this route has none."""
+        value: str = self.scope["path_params"].get(name, "")
+        return value
+
+    def timeout_s(self) -> float | None:
+        """The deadline in ``x-request-timeout-ms``, in seconds.
+
+        Raises:
+            InvalidRequest: It is not a number above zero.
+        """
+        raw = self.headers.get(b"x-request-timeout-ms")
+        if raw is None:
+            return None
+        try:
+            timeout_ms = float(raw)
+        except ValueError:
+            timeout_ms = -1.0
+        if not 0 < timeout_ms < float("inf"):
+            got = raw[:40].decode("latin-1")
+            raise InvalidRequest(f'header x-request-timeout-ms: expected milliseconds > 0, got "{got}"')
+        return timeout_ms / 1000
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            TooLarge: It is over the limit.
+            UnsupportedMediaType: Its type or encoding is not one we read.
+        """
+        self._check_type()
+        length = self.headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise TooLarge("request body", self._max_body_bytes, int(length))
+        message = await self._receive()
+        first: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            return self._checked(first)
+        chunks, size = [first], len(first)
+        while message.get("more_body", False):
+            message = await self._receive()
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_body_bytes:
+                raise TooLarge("request body", self._max_body_bytes)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _checked(self, body: bytes) -> bytes:
+        if len(body) > self._max_body_bytes:
+            raise TooLarge("request body", self._max_body_bytes, len(body))
+        return body
+
+    def _check_type(self) -> None:
+        raw = self.headers.get(b"content-type", b"")
+        kind = raw.partition(b";")[0].strip().lower()
+        if kind not in _BODY_TYPES and not kind.endswith(b"+json"):
+            got = raw[:80].decode("latin-1")
+            raise UnsupportedMediaType(f'content type: expected application/json or octet-stream, got "{got}"')
+        encoding = self.headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding not in (b"", b"identity"):
+            got = encoding[:40].decode("latin-1")
+            raise UnsupportedMediaType(f'content encoding: expected none, got "{got}"')
+
+
+Handler = Callable[[HttpRequest], Awaitable[Encoded]]
+
+
+class Endpoint:
+    """Runs a handler as an ASGI application."""
+
+    def __init__(self, handler: Handler, max_body_bytes: int) -> None:
+        self._handler = handler
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        try:
+            reply = await self._handler(HttpRequest(scope, receive, self._max_body_bytes))
+        except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a reply
+            reply = error_reply(exc, scope)
+        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+
+
+def error_reply(exc: Exception, scope: Scope) -> Encoded:
+    """The reply to whatever a handler raised; faults of our own are logged here, once."""
+    error = as_modelyard_error(exc)
+    if isinstance(error, InternalError):
+        ident = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        logger.error("request %s to %s failed", ident, scope["path"], exc_info=exc)
+    if scope["path"].startswith("/platform/"):
+        return _admin_error(error)
+    return encode_http(error)
+
+
+def _admin_error(error: ModelyardError) -> Encoded:
+    document: dict[str, Any] = {"error": str(error), "code": error.code}
+    problems = getattr(error, "problems", None)
+    if problems is not None:
+        document["problems"] = list(problems)
+    plain = encode_http(error)
+    extra = tuple(pair for pair in plain.headers if pair[0] == b"retry-after")
+    return encode_json(document, error.http_status, extra)
+
+
+class InferenceHandlers:
+    """KServe v1 and the Open Inference Protocol v2 over HTTP.
+
+    Args:
+        plane: What answers.
+        is_ready: Whether this ingress replica can answer at all.
+    """
+
+    def __init__(self, plane: DataPlane, is_ready: Callable[[], bool]) -> None:
+        self._plane = plane
+        self._is_ready = is_ready
+
+    async def infer_v2(self, request: HttpRequest) -> Encoded:
+        """``POST /v2/models/{model}[/versions/{version}]/infer``."""
+        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        body = await request.body()
+        decoded = v2.decode_infer(body, _json_length(request), signature)
+        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
+        return v2.encode_infer(response, decoded)
+
+    async def predict_v1(self, request: HttpRequest) -> Encoded:
+        """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:predict``."""
+        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        decoded, form = v1.decode_predict(await request.body(), signature)
+        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
+        return v1.encode_predict(response, form)
+
+    async def list_v1(self, request: HttpRequest) -> Encoded:
+        """``GET /v1/models``."""
+        models = self._plane.table.models
+        return v1.encode_model_list(models, min((model.created_s for model in models.values()), default=0))
+
+    async def status_v1(self, request: HttpRequest) -> Encoded:
+        """``GET /v1/models/{model}``: 503 with the reason where it cannot answer."""
+        name, version = request.path("model"), request.path("version")
+        revision, _ = self._plane.get_ready(name, version)
+        created_s = self._plane.table.get_model(name).created_s
+        return v1.encode_model_status(name, True, revision.version, created_s)
+
+    async def server_metadata(self, request: HttpRequest) -> Encoded:
+        """``GET /v2``."""
+        return v2.encode_server_metadata(__version__, EXTENSIONS)
+
+    async def live(self, request: HttpRequest) -> Encoded:
+        """``GET /v2/health/live``."""
+        return v2.encode_live(True)
+
+    async def ready(self, request: HttpRequest) -> Encoded:
+        """``GET /v2/health/ready``."""
+        return v2.encode_ready(self._is_ready())
+
+    async def alive(self, request: HttpRequest) -> Encoded:
+        """``GET /``."""
+        return encode_json({"status": "alive"})
+
+    async def model_metadata(self, request: HttpRequest) -> Encoded:
+        """``GET /v2/models/{model}[/versions/{version}]``."""
+        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        versions = tuple(self._plane.table.get_model(revision.model).revisions)
+        return v2.encode_model_metadata(revision.model, versions, revision.framework, signature)
+
+    async def model_ready(self, request: HttpRequest) -> Encoded:
+        """``GET /v2/models/{model}[/versions/{version}]/ready``."""
+        revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
+        return v2.encode_model_ready(revision.model, True)
+
+
+def _json_length(request: HttpRequest) -> int | None:
+    raw = request.headers.get(b"inference-header-content-length")
+    if raw is None:
+        return None
+    if not raw.isdigit():
+        got = raw[:40].decode("latin-1")
+        raise InvalidRequest(f'header Inference-Header-Content-Length: expected a number of bytes, got "{got}"')
+    return int(raw)
+
+
+class _TrailingSlash:
+    """Accepts ``/v2/models/`` where ``/v2/models`` is the route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        path = scope.get("path", "")
+        if scope["type"] == "http" and len(path) > 1 and path.endswith("/"):
+            scope["path"] = path.rstrip("/") or "/"
+        await self._app(scope, receive, send)
+
+
+def make_app(
+    inference: InferenceHandlers, admin: list[tuple[str, str, Handler]], max_body_bytes: int, lifespan: Lifespan[Any]
+) -> ASGIApp:
+    """The whole HTTP surface.
+
+    Args:
+        inference: The inference protocols.
+        admin: Method, path and handler of each admin route.
+        max_body_bytes: Limit of every request body.
+        lifespan: Runs around the application's life.
+    """
+    v1_model, v2_model = "/v1/models/{model}", "/v2/models/{model}"
+    table: list[tuple[str, str, Handler]] = [
+        ("POST", f"{v2_model}/infer", inference.infer_v2),
+        ("POST", f"{v1_model}:predict", inference.predict_v1),
+        ("POST", f"{v2_model}/versions/{{version}}/infer", inference.infer_v2),
+        ("POST", f"{v1_model}/versions/{{version}}:predict", inference.predict_v1),
+        ("POST", f"{v1_model}/labels/{{version}}:predict", inference.predict_v1),
+        ("GET", "/", inference.alive),
+        ("GET", "/v1/models", inference.list_v1),
+        ("GET", v1_model, inference.status_v1),
+        ("GET", f"{v1_model}/versions/{{version}}", inference.status_v1),
+        ("GET", f"{v1_model}/labels/{{version}}", inference.status_v1),
+        ("GET", "/v2", inference.server_metadata),
+        ("GET", "/v2/health/live", inference.live),
+        ("GET", "/v2/health/ready", inference.ready),
+        ("GET", "/v2/models", inference.list_v1),
+        ("GET", v2_model, inference.model_metadata),
+        ("GET", f"{v2_model}/versions/{{version}}", inference.model_metadata),
+        ("GET", f"{v2_model}/ready", inference.model_ready),
+        ("GET", f"{v2_model}/versions/{{version}}/ready", inference.model_ready),
+        *admin,
+    ]
+    by_path: dict[str, dict[str, Handler]] = {}
+    for method, path, handler in table:
+        by_path.setdefault(path, {})[method] = handler
+    routes = [Route(path, _ByMethod(handlers, max_body_bytes)) for path, handlers in by_path.items()]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _framework_error}, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return _TrailingSlash(app)
+
+
+class _ByMethod:
+    """One path: the endpoint of each method, 405 for the others."""
+
+    def __init__(self, handlers: dict[str, Handler], max_body_bytes: int) -> None:
+        self._endpoints = {method: Endpoint(handler, max_body_bytes) for method, handler in handlers.items()}
+        if "GET" in self._endpoints:
+            self._endpoints["HEAD"] = self._endpoints["GET"]
+        self._allow = ", ".join(sorted(self._endpoints))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is None:
+            error = MethodNotAllowed(f"{scope['method']} {scope['path']}: expected {self._allow}")
+            reply = encode_http(error)
+            response = Response(reply.body, reply.status, {"allow": self._allow}, "application/json")
+            await response(scope, receive, send)
+            return
+        await endpoint(scope, receive, send)
+
+
+def _framework_error(request: Request, exc: Exception) -> Response:
+    """Starlette's own errors (no such path) in our shape."""
+    reply = encode_http(RouteNotFound(f"{request.method} {request.url.path}: no such path"))
+    return Response(reply.body, reply.status, media_type="application/json")

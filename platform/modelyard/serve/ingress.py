@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ingress deployment: every protocol on one HTTP and one gRPC port, in front of all models.
+
+Knows no framework. Holds the last route table and, for each revision in it, a caller with its lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from grpc_health.v1 import health_pb2
+from ray import serve
+from ray.serve.grpc_util import RayServegRPCContext
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+from tritonclient.grpc import service_pb2 as pb
+
+from modelyard.admin import ModelState
+from modelyard.batching import Answer, Call
+from modelyard.config import PlatformConfig
+from modelyard.dataplane import DataPlane
+from modelyard.routing import RevisionRoute, RouteTable
+from modelyard.serve.admin import AdminHandlers, HandleTransport
+from modelyard.serve.caller import HandleCall, RevisionCaller
+from modelyard.serve.http import InferenceHandlers, make_app
+from modelyard.serve.lane import lane_folder, socket_prefix
+from modelyard.serve.logs import join_serve_log
+from modelyard.serve.replica import DEPLOYMENT_NAME, session_id
+from modelyard.serve.rpc import GrpcMethods
+from modelyard.tensor import Tensors
+
+logger = logging.getLogger(__name__)
+
+INGRESS_NAME: Final = "Ingress"
+_LANE_SCAN_S: Final = 0.25
+_RETRY_S: Final = 0.5
+
+
+class Callers:
+    """The callers of all revisions in the route table, and the lanes they use."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, RevisionCaller] = {}
+        self._folder = lane_folder(session_id())
+
+    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
+        """See ``dataplane.Transport``."""
+        caller = self._callers.get(revision.application)
+        if caller is None:
+            caller = self._callers[revision.application] = RevisionCaller(revision, _by_handle(revision.application))
+        return await caller.call(call, timeout_s)
+
+    async def update(self, table: RouteTable) -> None:
+        """Follows a new table: callers for what is new, and what is gone sends what it holds and ends."""
+        routes = {
+            route.application: route
+            for model in table.models.values()
+            for route in model.revisions.values()
+            if route.state != ModelState.REMOVING
+        }
+        for application, route in routes.items():
+            caller = self._callers.get(application)
+            if caller is not None:
+                caller.update(route)
+            elif route.is_ready:
+                self._callers[application] = RevisionCaller(route, _by_handle(application))
+        for application in self._callers.keys() - routes.keys():
+            self._callers.pop(application).retire()
+        await self.scan()
+
+    async def scan(self) -> None:
+        """Opens lanes to the replicas whose sockets have appeared."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for entry in os.scandir(self._folder):
+            if entry.name.endswith(".sock"):
+                found[entry.name.partition(".")[0] + "."].append(Path(entry.path))
+        for application, caller in list(self._callers.items()):
+            paths = found.get(socket_prefix(application))
+            if paths:
+                await caller.connect(paths)
+
+
+def _by_handle(application: str) -> HandleCall:
+    """Calls through Serve; the handle is made when it is first needed."""
+    handle: DeploymentHandle[Any] | None = None
+
+    async def call(call: Call) -> Answer:
+        nonlocal handle
+        if handle is None:
+            handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
+        answer: Answer = await handle.call.remote(call)
+        return answer
+
+    return call
+
+
+class Ingress:
+    """The Serve deployment; method names of gRPC services are fixed by their definitions.
+
+    Args:
+        controller: The controller's handle.
+        args: ``PlatformConfig`` as JSON values.
+    """
+
+    def __init__(self, controller: DeploymentHandle[Any], args: Mapping[str, Any]) -> None:
+        join_serve_log()
+        self._config = PlatformConfig.model_validate(args)
+        self._controller = controller
+        self._callers = Callers()
+        self._plane = DataPlane(self._callers)
+        self._grpc = GrpcMethods(self._plane, self._is_ready)
+        self._settled = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _is_ready(self) -> bool:
+        return self._settled
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The HTTP application; Serve asks for it after the constructor."""
+        inference = InferenceHandlers(self._plane, self._is_ready)
+        admin = AdminHandlers(HandleTransport(self._controller))
+        return make_app(inference, admin.routes(), self._config.ingress.max_body_bytes, self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
+        """Starts only when every declared model is ready or has definitely failed: then Serve calls us ready."""
+        first = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._watch(first)), asyncio.create_task(self._scan())]
+        await first.wait()
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, settled: asyncio.Event) -> None:
+        """Follows the controller's route tables; without a controller the last one stays."""
+        while True:
+            table = self._plane.table
+            try:
+                newest, is_settled = await self._controller.watch.remote(table.epoch, table.version)
+                if (newest.epoch, newest.version) != (table.epoch, table.version):
+                    self._plane.table = newest
+                    await self._callers.update(newest)
+                if is_settled:
+                    self._settled = True
+                    settled.set()
+            except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that the controller is away
+                logger.info("no news from the controller: %s", type(exc).__name__)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _scan(self) -> None:
+        while True:
+            await asyncio.sleep(_LANE_SCAN_S)
+            try:
+                await self._callers.scan()
+            except OSError:
+                logger.exception("the folder of lanes cannot be read")
+
+    async def ModelInfer(  # noqa: N802
+        self, request: pb.ModelInferRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelInferResponse:
+        """One inference."""
+        return await self._grpc.infer(request, grpc_context)
+
+    async def ServerLive(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: N802
+        """The process runs."""
+        return self._grpc.server_live()
+
+    async def ServerReady(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: N802
+        """Requests can be answered now."""
+        return self._grpc.server_ready()
+
+    async def ModelReady(  # noqa: N802
+        self, request: pb.ModelReadyRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelReadyResponse:
+        """One model can answer now."""
+        return self._grpc.model_ready(request, grpc_context)
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:  # noqa: N802
+        """Name, version, extensions."""
+        return self._grpc.server_metadata()
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: pb.ModelMetadataRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelMetadataResponse:
+        """Inputs and outputs of one model."""
+        return self._grpc.model_metadata(request, grpc_context)
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        """The standard health service."""
+        return self._grpc.check(request, grpc_context)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The standard health service, as a stream."""
+        async for response in self._grpc.watch(request):
+            yield response

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replica's end of the lanes: a Unix socket in front of a :class:`~modelyard.serve.runner.ModelRunner`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from modelyard.batching import Answer
+from modelyard.errors import InternalError, ModelyardError
+from modelyard.serve.lane import Kind, LaneProtocol
+from modelyard.serve.runner import ModelRunner
+
+
+class LaneServer:
+    """Listens for ingress replicas and answers their calls.
+
+    Args:
+        path: Where the socket is; it appears only once it accepts connections.
+        runner: What answers.
+    """
+
+    def __init__(self, path: Path, runner: ModelRunner) -> None:
+        self._path = path
+        self._runner = runner
+        self._server: asyncio.AbstractServer | None = None
+        self._connections: dict[LaneProtocol, dict[int, asyncio.Future[Answer]]] = {}
+        self._backlogs: dict[LaneProtocol, int] = {}
+
+    @property
+    def backlog(self) -> int:
+        """This replica's share of the requests that still wait in the ingress replicas, as they last said."""
+        return sum(self._backlogs.values())
+
+    async def start(self) -> None:
+        """Begins to listen."""
+        loop = asyncio.get_running_loop()
+        hidden = self._path.with_suffix(".new")
+        hidden.unlink(missing_ok=True)
+        self._server = await loop.create_unix_server(self._connect, str(hidden), backlog=128)
+        hidden.chmod(0o600)
+        hidden.rename(self._path)
+
+    def _connect(self) -> LaneProtocol:
+        protocol = LaneProtocol(self._on_frame, self._on_lost)
+        self._connections[protocol] = {}
+        return protocol
+
+    def _on_lost(self, protocol: LaneProtocol) -> None:
+        for future in self._connections.pop(protocol, {}).values():
+            future.cancel()
+        self._backlogs.pop(protocol, None)
+
+    def _on_frame(self, protocol: LaneProtocol, kind: Kind, ident: int, payload: Any) -> None:
+        calls = self._connections.get(protocol)
+        if calls is None:
+            return
+        if kind is Kind.CANCEL:
+            future = calls.get(ident)
+            if future is not None:
+                future.cancel()
+            return
+        call, self._backlogs[protocol] = payload
+        try:
+            future = self._runner.submit(call)
+        except ModelyardError as error:
+            protocol.send(Kind.ERROR, ident, error)
+            return
+        calls[ident] = future
+        future.add_done_callback(lambda done: self._reply(protocol, ident, done))
+
+    def _reply(self, protocol: LaneProtocol, ident: int, future: asyncio.Future[Answer]) -> None:
+        calls = self._connections.get(protocol)
+        if calls is None:
+            return
+        calls.pop(ident, None)
+        if future.cancelled():
+            protocol.send(Kind.ERROR, ident, InternalError("the call was cancelled"))
+            return
+        error = future.exception()
+        if error is not None:
+            known = error if isinstance(error, ModelyardError) else InternalError(f"{type(error).__name__}")
+            protocol.send(Kind.ERROR, ident, known)
+        else:
+            protocol.send(Kind.ANSWER, ident, future.result())
+
+    def stop_accepting(self) -> None:
+        """No new connection finds this replica, and the connected ones send nothing new."""
+        self._path.unlink(missing_ok=True)
+        for protocol in self._connections:
+            protocol.send(Kind.GOODBYE, 0, None)
+
+    async def stop(self) -> None:
+        """Closes what is left, after the runner has drained."""
+        if self._server is not None:
+            self._server.close()
+        await asyncio.sleep(0)
+        for protocol in list(self._connections):
+            protocol.close()

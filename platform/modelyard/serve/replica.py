@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one Serve deployment class that serves every framework: loads one revision and answers calls for it.
+
+"One request": the model's process. Loading happens in the constructor, so Serve counts a replica as started only when
+it can answer. Calls are answered on an event loop in a thread of this class's own, so that Serve's loop (health checks,
+control) never waits for them, whichever way Serve was started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import ray
+import uvloop
+from ray import serve
+
+from modelyard.batching import Answer, Call
+from modelyard.errors import ModelyardError
+from modelyard.model import Model, load_model
+from modelyard.serve.failures import report_failure
+from modelyard.serve.lane import lane_folder, socket_path
+from modelyard.serve.laneserver import LaneServer
+from modelyard.serve.logs import join_serve_log
+from modelyard.serve.runner import ModelRunner
+from modelyard.signature import Signature
+from modelyard.store import resolve
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+DEPLOYMENT_NAME: Final = "Model"
+_DRAIN_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionSpec:
+    """What a replica needs to load one revision; equal text means equal replica.
+
+    Attributes:
+        model: Name of the model, for messages.
+        framework: Name of its framework.
+        uri: Where the artifact is.
+        options: The framework's options.
+        digest: Digest of the artifact's contents when the revision was made.
+    """
+
+    model: str
+    framework: str
+    uri: str
+    options: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """The limits a replica takes while it runs."""
+
+    max_batch_size: int
+    batch_wait_timeout_s: float
+    max_queued_requests: int
+
+
+def session_id() -> str:
+    """Names this Ray cluster's session on this node; equal in all its processes."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+class ModelReplica:
+    """Serves one revision.
+
+    Args:
+        application: The Serve application it belongs to.
+        spec: What to load.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded; why is kept for the controller.
+    """
+
+    def __init__(self, application: str, spec: RevisionSpec) -> None:
+        join_serve_log()
+        self._application = application
+        self._spec = spec
+        self._stopped = False
+        try:
+            self._model: Model = load_model(spec.framework, resolve(spec.uri), spec.options)
+        except Exception as exc:
+            # Whatever a library raises while it loads is the reason that ``status`` shows.
+            reason = str(exc) if isinstance(exc, ModelyardError) else f"{type(exc).__name__}: {exc}"
+            report_failure(application, reason)
+            raise
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
+        self._thread.start()
+        self._runner = ModelRunner(spec.model, self._model, 64, 0.0, 1000)
+        self._server: LaneServer | None = None
+        self._run(self._start())
+
+    def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _start(self) -> None:
+        self._runner.start()
+        path = socket_path(lane_folder(session_id()), self._application, serve.get_replica_context().replica_tag)
+        self._server = LaneServer(path, self._runner)
+        try:
+            await self._server.start()
+        except OSError as exc:
+            # Calls then come through the Serve handle only: slower, not wrong.
+            logger.warning("no lane at %s: %s", path, exc)
+            self._server = None
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Takes new batching limits without a restart; Serve calls it with ``user_config``."""
+        batching = Batching(**settings)
+
+        async def configure() -> None:
+            self._runner.configure(batching.max_batch_size, batching.batch_wait_timeout_s, batching.max_queued_requests)
+
+        self._run(configure())
+
+    async def describe(self) -> Signature:
+        """The loaded model's signature."""
+        return self._model.signature
+
+    async def call(self, call: Call) -> Answer:
+        """Answers one call that came through the Serve handle; errors are part of the answer."""
+
+        async def submit() -> Answer:
+            return await self._runner.submit(call)
+
+        try:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(submit(), self._loop))
+        except ModelyardError as error:
+            return Answer(parts=(error,) * len(call.rows))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it periodically."""
+        backlog = self._server.backlog if self._server is not None else 0
+        return {"ongoing": float(self._runner.ongoing + backlog)}
+
+    def check_health(self) -> None:
+        """Healthy while the loop that answers is alive.
+
+        Raises:
+            RuntimeError: It is not.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the event loop that answers calls has ended")
+
+    async def _drain(self) -> None:
+        if self._server is not None:
+            self._server.stop_accepting()
+        try:
+            await asyncio.wait_for(self._runner.drain(), _DRAIN_TIMEOUT_S)
+        except TimeoutError:
+            logger.warning("model still busy after %s s of draining", _DRAIN_TIMEOUT_S)
+        if self._server is not None:
+            await self._server.stop()
+
+    def __del__(self) -> None:
+        """Serve calls it when the replica stops: answers what it has, takes nothing new."""
+        if self._stopped or not hasattr(self, "_runner"):
+            return
+        self._stopped = True
+        self._run(self._drain())
+        self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC edge: the methods of ``inference.GRPCInferenceService`` and the standard health service.
+
+"One request": as ``http``, for gRPC. Serve finds these methods by name on the ingress deployment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2
+from ray.serve.grpc_util import RayServegRPCContext
+from tritonclient.grpc import service_pb2 as pb
+
+from modelyard import __version__
+from modelyard.dataplane import DataPlane
+from modelyard.errors import InternalError, ModelNotReady
+from modelyard.protocol import grpc as codec
+from modelyard.protocol.errors import as_modelyard_error, to_message
+from modelyard.serve.http import EXTENSIONS
+
+logger = logging.getLogger(__name__)
+
+_STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
+_SERVICES: Final = frozenset({"", "inference.GRPCInferenceService", "grpc.health.v1.Health"})
+_WATCH_INTERVAL_S: Final = 0.5
+
+
+def fail(context: RayServegRPCContext, exc: Exception, method: str) -> None:
+    """Sets the call's status from whatever its handler raised; faults of our own are logged here, once."""
+    error = as_modelyard_error(exc)
+    if isinstance(error, InternalError):
+        logger.error("request %s to %s failed", context.request_id(), method, exc_info=exc)
+    context.set_code(_STATUS[error.grpc_status.value])
+    context.set_details(to_message(error))
+
+
+class GrpcMethods:
+    """The methods, over one data plane.
+
+    Args:
+        plane: What answers.
+        is_ready: Whether this ingress replica can answer at all.
+    """
+
+    def __init__(self, plane: DataPlane, is_ready: Callable[[], bool]) -> None:
+        self._plane = plane
+        self._is_ready = is_ready
+
+    async def infer(self, message: pb.ModelInferRequest, context: RayServegRPCContext) -> pb.ModelInferResponse:
+        """ModelInfer."""
+        try:
+            revision, signature = self._plane.get_ready(message.model_name, message.model_version)
+            decoded = codec.decode_infer(message)
+            response = await self._plane.infer(revision, signature, decoded)
+            return codec.encode_infer(response, decoded, codec.is_raw(message))
+        except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a status
+            fail(context, exc, "ModelInfer")
+            return pb.ModelInferResponse()
+
+    def server_live(self) -> pb.ServerLiveResponse:
+        """ServerLive."""
+        return pb.ServerLiveResponse(live=True)
+
+    def server_ready(self) -> pb.ServerReadyResponse:
+        """ServerReady."""
+        return pb.ServerReadyResponse(ready=self._is_ready())
+
+    def model_ready(self, message: pb.ModelReadyRequest, context: RayServegRPCContext) -> pb.ModelReadyResponse:
+        """ModelReady: a known model that is not ready is an answer, an unknown one an error."""
+        try:
+            self._plane.get_ready(message.name, message.version)
+        except ModelNotReady:
+            return pb.ModelReadyResponse(ready=False)
+        except Exception as exc:  # noqa: BLE001  # the edge
+            fail(context, exc, "ModelReady")
+            return pb.ModelReadyResponse()
+        return pb.ModelReadyResponse(ready=True)
+
+    def server_metadata(self) -> pb.ServerMetadataResponse:
+        """ServerMetadata."""
+        return codec.encode_server_metadata(__version__, EXTENSIONS)
+
+    def model_metadata(
+        self, message: pb.ModelMetadataRequest, context: RayServegRPCContext
+    ) -> pb.ModelMetadataResponse:
+        """ModelMetadata."""
+        try:
+            revision, signature = self._plane.get_ready(message.name, message.version)
+            versions = tuple(self._plane.table.get_model(revision.model).revisions)
+            return codec.encode_model_metadata(revision.model, versions, revision.framework, signature)
+        except Exception as exc:  # noqa: BLE001  # the edge
+            fail(context, exc, "ModelMetadata")
+            return pb.ModelMetadataResponse()
+
+    def health(self, service: str) -> int | None:
+        """The standard health service's status of a service: ours, or a model by its name; None where unknown.
+
+        Source: gRPC Health Checking Protocol.
+        """
+        if service in _SERVICES:
+            is_serving = self._is_ready()
+        else:
+            model = self._plane.table.find_model(service)
+            if model is None:
+                return None
+            is_serving = model.revisions[model.active].is_ready
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        return int(serving if is_serving else not_serving)
+
+    def check(self, message: Any, context: RayServegRPCContext) -> Any:
+        """Health.Check."""
+        status = self.health(message.service)
+        if status is None:
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details(f'service "{message.service}" is not known')
+            return health_pb2.HealthCheckResponse()
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def watch(self, message: Any) -> AsyncIterator[Any]:
+        """Health.Watch: the status now, and again whenever it changes."""
+        last: int | None = None
+        while True:
+            status = self.health(message.service)
+            if status is None:
+                status = int(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await asyncio.sleep(_WATCH_INTERVAL_S)
