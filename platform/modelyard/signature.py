@@ -168,7 +168,7 @@ def _cast(array: Array, wanted: np.dtype[Any], spec: TensorSpec) -> Array:
                 raise _out_of_range(spec, value)
     with np.errstate(over="ignore"):
         cast = array.astype(wanted)
-    if wanted.itemsize < array.dtype.itemsize and wanted.kind in "fV":
+    if wanted.kind in "fV":
         lost = np.isinf(cast) & np.isfinite(array)
         if lost.any():
             raise _out_of_range(spec, array[lost][0])
