@@ -53,9 +53,13 @@ class Answer:
 
 
 def group_key(call: Call) -> GroupKey:
-    """Which calls can be merged with this one: same outputs, parameters, names, datatypes and row shapes."""
+    """Which calls can be merged with this one: same outputs, parameters, names, datatypes and row shapes.
+
+    A parameter's type counts too: 1, 1.0 and true are equal in Python, and not the same to a model.
+    """
+    parameters = tuple(sorted((name, type(value), value) for name, value in call.parameters.items()))
     shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in call.inputs.items())
-    return (call.outputs, tuple(sorted(call.parameters.items())) if call.parameters else (), shapes)
+    return (call.outputs, parameters, shapes)
 
 
 def merge(calls: Sequence[Call]) -> Call:

@@ -122,7 +122,7 @@ def _decode_typed(contents: Any, datatype: Datatype, shape: tuple[int, ...], whe
 def _narrow(elements: Any, datatype: Datatype, where: str) -> Array:
     """The elements of a repeated field as an array; 8 and 16 bit integers travel in 32 bits and are checked."""
     try:
-        return np.array(list(elements), dtype=datatype.dtype)
+        return np.array(elements[:], dtype=datatype.dtype)
     except OverflowError:
         bounds = np.iinfo(datatype.dtype)
         at, value = next((i, v) for i, v in enumerate(elements) if not bounds.min <= v <= bounds.max)

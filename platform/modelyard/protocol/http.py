@@ -71,10 +71,31 @@ def _load_tokens(body: bytes) -> Any:
     return document
 
 
+def holds_word(text: bytes, word: bytes, rare: bytes) -> bool:
+    """Whether a word occurs in a text.
+
+    Looks for one letter first: that is some hundred times faster in a text of numbers, and nearly all long texts are.
+
+    Args:
+        text: Where to look.
+        word: What to look for.
+        rare: The letter of the word that bodies have least often.
+    """
+    at, start = word.index(rare), 0
+    for _ in range(16):
+        found = text.find(rare, start)
+        if found < 0:
+            return False
+        if text.startswith(word, max(found - at, 0)):
+            return True
+        start = found + 1
+    return text.find(word, start - at) >= 0
+
+
 def dump_json(document: Any) -> bytes:
     """JSON text of a document that may hold C-contiguous numpy arrays and scalars; non-finite floats become tokens."""
     text = orjson.dumps(document, option=_OPTIONS)
-    if b"null" in text:
+    if holds_word(text, b"null", b"u"):
         text = orjson.dumps(_with_tokens(document), option=_OPTIONS)
     return text
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from modelyard.errors import InvalidRequest, InvalidTensor
 from modelyard.protocol.fields import MAX_RANK, show
+from modelyard.protocol.http import holds_word
 from modelyard.tensor import DATATYPES, Array, Datatype, describe, element_count
 
 _BOUNDS: Final = {
@@ -33,7 +34,7 @@ _NUMBERS_AND_NULL: Final = frozenset({int, float, type(None)})
 
 def may_hold_bools(text: bytes) -> bool:
     """Whether a JSON text can have a boolean anywhere: numpy takes one among numbers for a number without a word."""
-    return b"true" in text or b"false" in text
+    return holds_word(text, b"true", b"u") or holds_word(text, b"false", b"l")
 
 
 def from_json(data: Any, datatype: Datatype, where: str, bools: bool) -> Array:

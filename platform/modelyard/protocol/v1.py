@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -115,17 +116,37 @@ def _decode_column(values: Any, spec: TensorSpec, where: str, bools: bool) -> Ar
 def _decode_records(records: list[Any], signature: Signature, where: str, bools: bool) -> dict[str, Array]:
     specs = _record_specs(records[0], signature)
     names = [spec.name for spec in specs]
-    for index, record in enumerate(records):
-        if type(record) is not dict or record.keys() != records[0].keys() or len(record) != len(names):
-            raise _record_fault(record, names, f"{where}[{index}]")
-    try:
-        columns = [[record[name] for record in records] for name in names]
-    except KeyError:
-        raise _record_fault(records[0], names, f"{where}[0]") from None
+    columns = _take_columns(records, names, where)
+    if specs is not signature.inputs and len(specs) > 1 and type(columns[0][0]) not in (list, dict):
+        matrix = _decode_matrix(columns, signature.inputs[0], where, bools)
+        if matrix is not None:
+            return {signature.inputs[0].name: matrix}
     return {
-        spec.name: _decode_column(_expand(values, spec, where), spec, where, bools)
+        spec.name: _decode_column(_expand(list(values), spec, where), spec, where, bools)
         for spec, values in zip(specs, columns, strict=True)
     }
+
+
+def _take_columns(records: list[Any], names: list[str], where: str) -> list[tuple[Any, ...]]:
+    """The values of each name in all records, which must have these names and no others."""
+    width = len(names)
+    for index, record in enumerate(records):
+        if type(record) is not dict or len(record) != width:
+            raise _record_fault(record, names, f"{where}[{index}]")
+    try:
+        return [tuple(map(itemgetter(name), records)) for name in names]
+    except KeyError as exc:
+        index = next(i for i, record in enumerate(records) if exc.args[0] not in record)
+        raise _record_fault(records[index], names, f"{where}[{index}]") from None
+
+
+def _decode_matrix(columns: list[tuple[Any, ...]], spec: TensorSpec, where: str, bools: bool) -> Array | None:
+    """The one matrix that all columns make; None where a value does not fit, so that its column can be named."""
+    values = list(chain.from_iterable(zip(*columns, strict=True)))
+    try:
+        return from_json(values, DATATYPES[spec.datatype], where, bools).reshape(-1, len(columns))
+    except (InvalidTensor, ValueError):
+        return None
 
 
 def _record_specs(record: dict[str, Any], signature: Signature) -> tuple[TensorSpec, ...]:

@@ -35,7 +35,8 @@ def build(args: dict[str, Any]) -> Application:
             "Modelyard runs behind Serve's Python proxy. `modelyard serve FILE` starts it several times faster."
         )
     values = config.model_dump(mode="json")
-    quiet = LoggingConfig(enable_access_log=False)
+    # INFO would have Serve build a log record for each request, also where it then writes none.
+    quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     controller = serve.deployment(
         name=CONTROLLER_NAME,
         num_replicas=1,

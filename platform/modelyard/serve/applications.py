@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ray import serve
 from ray.serve.config import AutoscalingConfig
@@ -87,7 +87,7 @@ class RevisionDeployment:
             autoscaling_config=self._autoscaling(),
             ray_actor_options=self._actor_options(),
             user_config=self._batching(),
-            logging_config=LoggingConfig(enable_access_log=False),
+            logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )(ModelReplica)
         application = deployment.options(version=version, _internal=True).bind(self.application, revision)
         return serve.RunTarget(target=application, name=self.application, route_prefix=None)
@@ -152,7 +152,7 @@ class Observed:
         states: dict[str, int] = {}
         messages = [overview.message]
         for deployment in overview.deployments.values():
-            states |= deployment.replica_states
+            states |= cast(dict[str, int], deployment.replica_states)  # Serve gives plain strings
             messages.append(deployment.message)
         return cls(
             running=states.get("RUNNING", 0),

@@ -11,11 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from modelyard import __version__
@@ -139,8 +135,7 @@ class Endpoint:
             reply = await self._handler(HttpRequest(scope, receive, self._max_body_bytes))
         except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a reply
             reply = error_reply(exc, scope)
-        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+        await _send(reply, scope, send)
 
 
 def error_reply(exc: Exception, scope: Scope) -> Encoded:
@@ -292,9 +287,9 @@ def make_app(
     for method, path, handler in table:
         by_path.setdefault(path, {})[method] = handler
     routes = [Route(path, _ByMethod(handlers, max_body_bytes)) for path, handlers in by_path.items()]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _framework_error}, lifespan=lifespan)
-    app.router.redirect_slashes = False
-    return _TrailingSlash(app)
+    # The bare router: endpoints answer their own errors, so Starlette's middleware would only cost time.
+    router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    return _TrailingSlash(router)
 
 
 class _ByMethod:
@@ -312,13 +307,20 @@ class _ByMethod:
         if endpoint is None:
             error = MethodNotAllowed(f"{scope['method']} {scope['path']}: expected {self._allow}")
             reply = encode_http(error)
-            response = Response(reply.body, reply.status, {"allow": self._allow}, "application/json")
-            await response(scope, receive, send)
+            allow = (b"allow", self._allow.encode())
+            await _send(Encoded(reply.status, reply.body, (*reply.headers, allow)), scope, send)
             return
         await endpoint(scope, receive, send)
 
 
-def _framework_error(request: Request, exc: Exception) -> Response:
-    """Starlette's own errors (no such path) in our shape."""
-    reply = encode_http(RouteNotFound(f"{request.method} {request.url.path}: no such path"))
-    return Response(reply.body, reply.status, media_type="application/json")
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """The router's answer where no route fits."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000, "reason": "no such path"})
+        return
+    await _send(encode_http(RouteNotFound(f"{scope['method']} {scope['path']}: no such path")), scope, send)
+
+
+async def _send(reply: Encoded, scope: Scope, send: Send) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})

@@ -12,5 +12,5 @@ def join_serve_log() -> None:
     for name in ("modelyard", "modelyard_deployments"):
         logger = logging.getLogger(name)
         logger.handlers = list(serve_logger.handlers)
-        logger.setLevel(serve_logger.level or logging.INFO)
+        logger.setLevel(logging.INFO)
         logger.propagate = False
