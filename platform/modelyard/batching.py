@@ -57,7 +57,9 @@ def group_key(call: Call) -> GroupKey:
 
     A parameter's type counts too: 1, 1.0 and true are equal in Python, and not the same to a model.
     """
-    parameters = tuple(sorted((name, type(value), value) for name, value in call.parameters.items()))
+    parameters: GroupKey = ()
+    if call.parameters:
+        parameters = tuple(sorted((name, type(value), value) for name, value in call.parameters.items()))
     shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in call.inputs.items())
     return (call.outputs, parameters, shapes)
 
