@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forms of a v1 body, read into the same inputs; and answers that several families of clients read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modelyard.errors import InvalidRequest
+from modelyard.inference import InferenceResponse
+from modelyard.protocol import v1, v2
+from modelyard.signature import Signature, TensorSpec
+from modelyard.tensor import to_bytes_array
+
+GOLDEN = Path(__file__).parent / "golden" / "v1"
+MATRIX = Signature((TensorSpec("input-0", "FP32", (-1, 2)),), (), columns=("a", "b"), any_input_name=True)
+MIXED = Signature((TensorSpec("age", "INT64", (-1,)), TensorSpec("city", "BYTES", (-1, 1))), ())
+TEXTS = Signature((TensorSpec("text", "BYTES", (-1,)),), (), any_input_name=True)
+SIGNATURES = {"matrix": MATRIX, "mixed": MIXED, "texts": TEXTS}
+WANTED = {
+    "matrix": {"input-0": np.array([[1, 2], [3, 4.5]], np.float32)},
+    "mixed": {"age": np.array([30, 41]), "city": to_bytes_array(np.array([["Bern"], ["Łódź"]]))},
+    "texts": {"text": to_bytes_array(np.array(["NaN", "\N{SNOWMAN}"]))},
+}
+
+
+def decode(body: str, signature: Signature) -> tuple[dict[str, Any], v1.Form]:
+    request, form = v1.decode_predict(body.encode(), signature)
+    return {name: array.tolist() for name, array in request.inputs.items()}, form
+
+
+def response(**outputs: Any) -> InferenceResponse:
+    return InferenceResponse("m", "1", "id", outputs)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.request.json")), ids=lambda path: path.name.split(".")[0])
+def test_golden_requests_are_read_and_echoed(path: Path) -> None:
+    kind = path.name.split("-")[0]
+    request, form = v1.decode_predict(path.read_bytes(), SIGNATURES[kind])
+    bound = SIGNATURES[kind].bind(request.inputs)
+    assert {name: (array.dtype, array.tolist()) for name, array in bound.items()} == {
+        name: (array.dtype, array.tolist()) for name, array in WANTED[kind].items()
+    }
+    reply = path.with_name(path.name.replace(".request.", ".reply."))
+    assert v1.encode_predict(response(**bound), form).body == reply.read_bytes()
+
+
+def test_each_golden_request_has_a_reply() -> None:
+    names = {path.name for path in GOLDEN.iterdir()}
+    assert names == {name.replace(".reply.", ".request.") for name in names} | {
+        name.replace(".request.", ".reply.") for name in names
+    }
+    assert len(names) >= 20
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ('{"instances": [{"features": [1, 2]}]}', {"features": [[1, 2]]}),
+        ('{"instances": [{"a": [1, 3], "b": [2, 4]}, {"a": [5], "b": [6]}]}', {"a": [1, 3, 5], "b": [2, 4, 6]}),
+        ('{"instances": [{"a": {"0": 1, "1": 3}, "b": {"0": 2, "1": 4}}]}', {"a": [1, 3], "b": [2, 4]}),
+        ('{"instances": [{"b": 2, "a": 1}]}', {"a": [1], "b": [2]}),
+        ('{"inputs": {"a": [1], "b": [2]}}', {"a": [1], "b": [2]}),
+        ('{"inputs": {"anything": [[1, 2]]}}', {"anything": [[1, 2]]}),
+        ('{"inputs": [{"a": 1, "b": 2}]}', {"a": [1], "b": [2]}),
+    ],
+)
+def test_forms_for_one_matrix(body: str, wanted: dict[str, Any]) -> None:
+    inputs, form = decode(body, MATRIX)
+    assert inputs == wanted
+    assert form is (v1.Form.COLUMNAR if '"inputs"' in body else v1.Form.ROW)
+
+
+def test_a_columnar_scalar_is_taken_for_a_single_input() -> None:
+    assert decode('{"inputs": 3}', Signature((TensorSpec("x", "INT64", ()),), ())) == ({"x": 3}, v1.Form.COLUMNAR)
+
+
+def test_outputs_and_parameters_of_a_request() -> None:
+    body = b'{"instances": ["a"], "signature_name": "serving_default", "outputs": ["p"], "parameters": {"k": 0.5}}'
+    request, _ = v1.decode_predict(body, TEXTS)
+    assert [output.name for output in request.outputs] == ["p"]
+    assert request.parameters == {"k": 0.5}
+
+
+def test_several_outputs_are_records_in_row_form_and_columns_in_columnar_form() -> None:
+    answer = response(label=np.array([1, 0]), p=np.array([[0.1, 0.9], [0.5, 0.5]]))
+    assert json.loads(v1.encode_predict(answer, v1.Form.ROW).body) == {
+        "predictions": [{"label": 1, "p": [0.1, 0.9]}, {"label": 0, "p": [0.5, 0.5]}]
+    }
+    assert json.loads(v1.encode_predict(answer, v1.Form.COLUMNAR).body) == {
+        "outputs": {"label": [1, 0], "p": [[0.1, 0.9], [0.5, 0.5]]}
+    }
+
+
+@pytest.mark.parametrize("outputs", [{"y": np.array(1.0)}, {"a": np.ones(2), "b": np.ones(3)}])
+def test_outputs_without_common_rows_cannot_answer_instances(outputs: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match='send "inputs"'):
+        v1.encode_predict(response(**outputs), v1.Form.ROW)
+    assert v1.encode_predict(response(**outputs), v1.Form.COLUMNAR).status == 200
+
+
+def test_headers_are_lower_case_and_the_length_is_right() -> None:
+    encoded = v1.encode_predict(response(y=np.arange(100)), v1.Form.ROW)
+    assert dict(encoded.headers) == {b"content-type": b"application/json", b"content-length": b"%d" % len(encoded.body)}
+
+
+def test_the_model_list_is_kserves_and_openais() -> None:
+    document = json.loads(v1.encode_model_list(["a", "b"], created_s=5).body)
+    assert document["models"] == ["a", "b"]
+    assert document["object"] == "list"
+    assert document["data"][1] == {"id": "b", "object": "model", "created": 5, "owned_by": "modelyard"}
+
+
+def test_a_ready_model_is_kserves_openais_and_tensorflow_servings() -> None:
+    encoded = v1.encode_model_status("a", True, "2", 5)
+    document = json.loads(encoded.body)
+    assert encoded.status == 200
+    assert {"name": "a", "ready": True}.items() <= document.items()
+    assert {"id": "a", "object": "model", "created": 5, "owned_by": "modelyard"}.items() <= document.items()
+    assert document["model_version_status"] == [
+        {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    ]
+
+
+def test_a_model_that_is_not_ready_is_503_with_retry_after() -> None:
+    for encoded in (v1.encode_model_status("a", False, "2", 5), v2.encode_model_ready("a", False)):
+        document = json.loads(encoded.body)
+        assert (encoded.status, dict(encoded.headers)[b"retry-after"]) == (503, b"5")
+        assert (document["ready"], document["error"]) == (False, 'model "a" is not ready')
+
+
+def test_health_is_in_the_status() -> None:
+    assert [(e.status, e.body) for e in map(v2.encode_live, (True, False))] == [
+        (200, b'{"live":true}'),
+        (503, b'{"live":false}'),
+    ]
+    assert [v2.encode_ready(ready).status for ready in (True, False)] == [200, 503]
+    assert v2.encode_model_ready("a", True).body == b'{"name":"a","ready":true}'
