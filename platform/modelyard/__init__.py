@@ -7,12 +7,13 @@ The names below are imported when first used: importing ``modelyard`` alone load
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from modelyard.version import __version__
+
 if TYPE_CHECKING:
     from modelyard.admin import ModelStatus
     from modelyard.client import AsyncPlatform, Platform
     from modelyard.config import ModelSpec
 
-__version__ = "0.1.0"
 __all__ = ["AsyncPlatform", "ModelSpec", "ModelStatus", "Platform", "__version__"]
 
 _HOMES = {

@@ -14,7 +14,6 @@ from typing import Any, Final
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from modelyard import __version__
 from modelyard.dataplane import DataPlane
 from modelyard.errors import (
     InternalError,
@@ -28,6 +27,7 @@ from modelyard.errors import (
 from modelyard.protocol import v1, v2
 from modelyard.protocol.errors import as_modelyard_error, encode_http
 from modelyard.protocol.http import Encoded, encode_json
+from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from grpc_health.v1 import health_pb2
 from ray.serve.grpc_util import RayServegRPCContext
 from tritonclient.grpc import service_pb2 as pb
 
-from modelyard import __version__
 from modelyard.dataplane import DataPlane
 from modelyard.errors import InternalError, ModelNotReady
 from modelyard.protocol import grpc as codec
 from modelyard.protocol.errors import as_modelyard_error, to_message
 from modelyard.serve.http import EXTENSIONS
+from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
 

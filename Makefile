@@ -1,0 +1,44 @@
+# make run     the platform with its example models, on this machine, until Ctrl-C
+# make test    everything the tests need, then the whole suite
+# make check   format, lint, types, imports: what CI runs before the tests
+# make bench   the platform beside MLServer and KServe's Python server, one table
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The extras that configs/platform.yaml needs.
+RUN_EXTRAS := sklearn,xgboost,lightgbm
+
+.PHONY: run test check bench format
+
+run: .venv/run.installed
+	@$(BIN)/python -m modelyard_deployments.examples models
+	@exec $(BIN)/modelyard serve configs/platform.yaml
+
+test: .venv/dev.installed
+	$(BIN)/python tests/e2e/install_clients.py
+	$(BIN)/python -m pytest
+
+check: .venv/dev.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: .venv/dev.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev.installed
+	$(BIN)/python -m modelyard_deployments.examples models
+	$(BIN)/python -m load_tests
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e ".[$(RUN_EXTRAS)]"
+	@touch $@
+
+.venv/dev.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e ".[all,dev]"
+	@touch $@ .venv/run.installed
