@@ -63,7 +63,7 @@ class ControllerConfig(Section):
 
     num_cpus: Number = Field(default=0.0, ge=0, description="CPUs the controller process reserves in the cluster.")
     reconcile_interval_s: Number = Field(
-        default=1.0,
+        default=2.0,
         gt=0,
         description="Seconds between two comparisons of what should run with what runs; a change through the platform "
         "is acted on at once.",

@@ -34,6 +34,7 @@ from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.replica import DEPLOYMENT_NAME, session_id
 from modelyard.serve.rpc import GrpcMethods
+from modelyard.serve.services import serve_locally
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class Ingress:
         self._callers = Callers()
         self._plane = DataPlane(self._callers)
         self._grpc = GrpcMethods(self._plane, self._is_ready)
+        serve_locally(self._grpc)
         self._settled = False
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2
-from ray.serve.grpc_util import RayServegRPCContext
 from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.dataplane import DataPlane
@@ -30,11 +29,21 @@ _SERVICES: Final = frozenset({"", "inference.GRPCInferenceService", "grpc.health
 _WATCH_INTERVAL_S: Final = 0.5
 
 
-def fail(context: RayServegRPCContext, exc: Exception, method: str) -> None:
+class Context(Protocol):
+    """What the methods need of a call's context; grpc's own and Serve's both have it."""
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Sets the call's status."""
+
+    def set_details(self, details: str) -> None:
+        """Sets the call's status message."""
+
+
+def fail(context: Context, exc: Exception, method: str) -> None:
     """Sets the call's status from whatever its handler raised; faults of our own are logged here, once."""
     error = as_modelyard_error(exc)
     if isinstance(error, InternalError):
-        logger.error("request %s to %s failed", context.request_id(), method, exc_info=exc)
+        logger.error("request to %s failed", method, exc_info=exc)
     context.set_code(_STATUS[error.grpc_status.value])
     context.set_details(to_message(error))
 
@@ -51,7 +60,7 @@ class GrpcMethods:
         self._plane = plane
         self._is_ready = is_ready
 
-    async def infer(self, message: pb.ModelInferRequest, context: RayServegRPCContext) -> pb.ModelInferResponse:
+    async def infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """ModelInfer."""
         try:
             revision, signature = self._plane.get_ready(message.model_name, message.model_version)
@@ -70,7 +79,7 @@ class GrpcMethods:
         """ServerReady."""
         return pb.ServerReadyResponse(ready=self._is_ready())
 
-    def model_ready(self, message: pb.ModelReadyRequest, context: RayServegRPCContext) -> pb.ModelReadyResponse:
+    def model_ready(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """ModelReady: a known model that is not ready is an answer, an unknown one an error."""
         try:
             self._plane.get_ready(message.name, message.version)
@@ -85,9 +94,7 @@ class GrpcMethods:
         """ServerMetadata."""
         return codec.encode_server_metadata(__version__, EXTENSIONS)
 
-    def model_metadata(
-        self, message: pb.ModelMetadataRequest, context: RayServegRPCContext
-    ) -> pb.ModelMetadataResponse:
+    def model_metadata(self, message: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """ModelMetadata."""
         try:
             revision, signature = self._plane.get_ready(message.name, message.version)
@@ -112,7 +119,7 @@ class GrpcMethods:
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
         return int(serving if is_serving else not_serving)
 
-    def check(self, message: Any, context: RayServegRPCContext) -> Any:
+    def check(self, message: Any, context: Context) -> Any:
         """Health.Check."""
         status = self.health(message.service)
         if status is None:
