@@ -22,7 +22,7 @@ _OWN_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "timeo
 _ids: Final = random.Random()  # noqa: S311  # names a reply, guards nothing
 
 
-def _new_id() -> str:
+def new_id() -> str:
     """A random UUID's text; ``uuid.uuid4`` asks the kernel each time, which shows on the hot path."""
     text = f"{_ids.getrandbits(128):032x}"
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
@@ -89,7 +89,7 @@ class DataPlane:
             parameters = _model_parameters(request.parameters)
             call = Call(inputs, (rows,), names, parameters)
             outputs = await self._transport.call(revision, call, _timeout_s(revision, request, timeout_s))
-        ident = request.id or _new_id()
+        ident = request.id or new_id()
         return InferenceResponse(revision.model, revision.version, ident, {name: outputs[name] for name in names})
 
 

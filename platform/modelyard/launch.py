@@ -26,6 +26,9 @@ from modelyard.store import check_allowed, resolve
 FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "modelyard.serve.edge:middlewares",
+    # What Ray chooses by itself, without the warning that it chose.
+    "RAY_AUTH_MODE": "token",
     # HAProxy's own metrics port listens on all interfaces; Serve's metrics have the same numbers.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # For load balancers on other machines; here the one HAProxy knows within a second.

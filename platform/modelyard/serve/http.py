@@ -7,6 +7,7 @@ never see ASGI messages.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -27,11 +28,13 @@ from modelyard.errors import (
 from modelyard.protocol import v1, v2
 from modelyard.protocol.errors import as_modelyard_error, encode_http
 from modelyard.protocol.http import Encoded, encode_json
+from modelyard.serve.edge import SHORT_WAY
 from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
 
 EXTENSIONS: Final = ("binary_tensor_data", "parameters")
+_WATCH_AFTER_S: Final = 0.05
 _BODY_TYPES: Final = frozenset(
     {b"", b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded"}
 )
@@ -46,13 +49,14 @@ class HttpRequest:
         max_body_bytes: Beyond that the body is refused.
     """
 
-    __slots__ = ("_max_body_bytes", "_receive", "headers", "scope")
+    __slots__ = ("_max_body_bytes", "_receive", "headers", "is_read", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._max_body_bytes = max_body_bytes
+        self.is_read = False
 
     def path(self, name: str) -> str:
         """A part of the path by its name in the route, percent-decoded; empty where this route has none."""
@@ -91,6 +95,7 @@ class HttpRequest:
         message = await self._receive()
         first: bytes = message.get("body", b"")
         if not message.get("more_body", False):
+            self.is_read = True
             return self._checked(first)
         chunks, size = [first], len(first)
         while message.get("more_body", False):
@@ -100,6 +105,7 @@ class HttpRequest:
             if size > self._max_body_bytes:
                 raise TooLarge("request body", self._max_body_bytes)
             chunks.append(chunk)
+        self.is_read = True
         return b"".join(chunks)
 
     def _checked(self, body: bytes) -> bytes:
@@ -131,19 +137,69 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
+        request = HttpRequest(scope, receive, self._max_body_bytes)
+        if SHORT_WAY not in scope:
+            await _send(await self._answer(request), scope, send)
+            return
+        watch = _DisconnectWatch(request, receive)
         try:
-            reply = await self._handler(HttpRequest(scope, receive, self._max_body_bytes))
-        except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a reply
-            reply = error_reply(exc, scope)
+            reply = await self._answer(request)
+        except asyncio.CancelledError:
+            if not watch.is_disconnected:
+                raise
+            return
+        finally:
+            watch.stop()
         await _send(reply, scope, send)
+
+    async def _answer(self, request: HttpRequest) -> Encoded:
+        try:
+            return await self._handler(request)
+        except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a reply
+            return error_reply(exc, request.scope)
+
+
+class _DisconnectWatch:
+    """Cancels the current task when its client goes away.
+
+    Most requests are answered before anybody would notice, so watching begins late and costs them a timer only.
+    """
+
+    def __init__(self, request: HttpRequest, receive: Receive) -> None:
+        self.is_disconnected = False
+        self._request = request
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._owner = asyncio.current_task()
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(_WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        if self._request.is_read:
+            self._task = self._loop.create_task(self._watch())
+        else:  # the handler itself still receives
+            self._timer = self._loop.call_later(_WATCH_AFTER_S, self._begin)
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_disconnected = True
+        if self._owner is not None:
+            self._owner.cancel()
+
+    def stop(self) -> None:
+        """The request is answered."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
 
 def error_reply(exc: Exception, scope: Scope) -> Encoded:
     """The reply to whatever a handler raised; faults of our own are logged here, once."""
     error = as_modelyard_error(exc)
     if isinstance(error, InternalError):
-        ident = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        logger.error("request %s to %s failed", ident, scope["path"], exc_info=exc)
+        ident = scope.get(SHORT_WAY) or dict(scope["headers"]).get(b"x-request-id", b"")
+        logger.error("request %s to %s failed", ident.decode("latin-1"), scope["path"], exc_info=exc)
     if scope["path"].startswith("/platform/"):
         return _admin_error(error)
     return encode_http(error)
@@ -322,5 +378,9 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _send(reply: Encoded, scope: Scope, send: Send) -> None:
-    await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+    headers = list(reply.headers)
+    ident = scope.get(SHORT_WAY)
+    if ident is not None:
+        headers.append((b"x-request-id", ident))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})

@@ -27,6 +27,7 @@ from modelyard.batching import Answer, Call
 from modelyard.config import PlatformConfig
 from modelyard.dataplane import DataPlane
 from modelyard.routing import RevisionRoute, RouteTable
+from modelyard.serve import edge, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.caller import HandleCall, RevisionCaller
 from modelyard.serve.http import InferenceHandlers, make_app
@@ -34,7 +35,6 @@ from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.replica import DEPLOYMENT_NAME, session_id
 from modelyard.serve.rpc import GrpcMethods
-from modelyard.serve.services import serve_locally
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Ingress:
         self._callers = Callers()
         self._plane = DataPlane(self._callers)
         self._grpc = GrpcMethods(self._plane, self._is_ready)
-        serve_locally(self._grpc)
+        services.serve_locally(self._grpc)
         self._settled = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -128,7 +128,9 @@ class Ingress:
         """The HTTP application; Serve asks for it after the constructor."""
         inference = InferenceHandlers(self._plane, self._is_ready)
         admin = AdminHandlers(HandleTransport(self._controller))
-        return make_app(inference, admin.routes(), self._config.ingress.max_body_bytes, self._lifespan)
+        app = make_app(inference, admin.routes(), self._config.ingress.max_body_bytes, self._lifespan)
+        edge.serve_locally(app)
+        return app
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
