@@ -24,6 +24,9 @@ class Example:
     train: Callable[[Path], None]
 
 
+_IRIS_COLUMNS = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+
+
 def train_iris_sklearn(path: Path) -> None:
     """A support vector classifier on the four measurements of iris flowers; three classes."""
     import joblib
@@ -41,7 +44,8 @@ def train_iris_xgboost(path: Path) -> None:
 
     features, target = load_iris(return_X_y=True)
     params = {"objective": "multi:softprob", "num_class": 3, "max_depth": 3, "nthread": 1, "seed": 7}
-    xgboost.train(params, xgboost.DMatrix(features, label=target), num_boost_round=20).save_model(path)
+    table = xgboost.DMatrix(features, label=target, feature_names=_IRIS_COLUMNS)
+    xgboost.train(params, table, num_boost_round=20).save_model(path)
 
 
 def train_iris_lightgbm(path: Path) -> None:
@@ -51,7 +55,8 @@ def train_iris_lightgbm(path: Path) -> None:
 
     features, target = load_iris(return_X_y=True)
     params = {"objective": "multiclass", "num_class": 3, "num_threads": 1, "verbosity": -1, "seed": 7}
-    lightgbm.train(params, lightgbm.Dataset(features, target), num_boost_round=20).save_model(path)
+    table = lightgbm.Dataset(features, target, feature_name=_IRIS_COLUMNS)
+    lightgbm.train(params, table, num_boost_round=20).save_model(path)
 
 
 def train_breast_cancer(path: Path) -> None:
