@@ -12,10 +12,15 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from modelyard.admin import ModelStatus
-from modelyard.errors import InternalError, InvalidRequest, ModelyardError, Unsupported
+from modelyard.batching import Call, split
+from modelyard.dataplane import DataPlane
+from modelyard.errors import DeadlineExceeded, InternalError, InvalidRequest, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json, load_json
+from modelyard.routing import RevisionRoute
 from modelyard.serve.http import Handler, HttpRequest
+from modelyard.serve.replica import call_by_handle
+from modelyard.tensor import Tensors
 
 PLATFORM_APPLICATION: Final = "platform"
 CONTROLLER_NAME: Final = "Controller"
@@ -52,12 +57,12 @@ class HandleTransport:
     async def infer(
         self, name: str, version: str, request: InferenceRequest, *, timeout_s: float | None
     ) -> InferenceResponse:
-        """Not by this way: predictions go to the platform's address.
-
-        Raises:
-            Unsupported: Always.
-        """
-        raise Unsupported("predict inside the cluster: connect with the platform's URL, Platform.connect(url)")
+        """See ``AdminTransport``: by the handle of the revision's application."""
+        table, _ = await self._ask("watch", "", -1)
+        plane = DataPlane(_ByHandle())
+        plane.table = table
+        revision, signature = plane.get_ready(name, version)
+        return await plane.infer(revision, signature, request, timeout_s)
 
     async def close(self) -> None:
         """Nothing to free: the handle is Serve's."""
@@ -68,6 +73,21 @@ class HandleTransport:
         except Exception as exc:
             # Serve's many ways to say that the controller is away just now.
             raise InternalError(f"the platform's controller does not answer: {type(exc).__name__}") from exc
+
+
+class _ByHandle:
+    """Calls replicas through Serve; see ``dataplane.Transport``."""
+
+    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
+        """See ``dataplane.Transport``."""
+        try:
+            answer = await asyncio.wait_for(call_by_handle(revision.application)(call), timeout_s)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(timeout_s) from exc
+        outputs = split(answer, call.rows)[0]
+        if isinstance(outputs, ModelyardError):
+            raise outputs
+        return outputs
 
 
 def _unwrap(result: ModelStatus | ModelyardError) -> ModelStatus:

@@ -17,11 +17,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from modelyard.admin import ModelState, ModelStatus
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, load_model_spec
-from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
+from modelyard.errors import InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
 from modelyard.model import find_model_path, get_framework
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.applications import (
@@ -56,6 +57,7 @@ class Controller:
     def __init__(self, args: Mapping[str, Any]) -> None:
         join_serve_log()
         self._config = PlatformConfig.model_validate(args)
+        self._application = serve.get_replica_context().app_name
         self._loop = asyncio.get_running_loop()
         self._catalog = Catalog(self._config.catalog.url)
         self._deployed: dict[str, str] = {}
@@ -87,7 +89,8 @@ class Controller:
         event = asyncio.Event()
         watcher = (asyncio.get_running_loop(), event)
         with self._lock:
-            if (self._table.epoch, self._table.version) != (epoch, version):
+            # Version 0 is not a table yet: the ingress replicas keep their last one until this controller has looked.
+            if self._table.version and (self._table.epoch, self._table.version) != (epoch, version):
                 return self._table, self._is_settled
             self._watchers.add(watcher)
         try:
@@ -173,7 +176,7 @@ class Controller:
             artifact = _ABSENT
             try:
                 artifact = self._check_artifact(spec)
-            except (ModelLoadError, Forbidden) as exc:
+            except ModelyardError as exc:
                 refused[spec.name] = str(exc)
             entries.append(
                 ModelEntry(spec.name, spec.to_json(), spec.revision_content(), spec.revision_digest(artifact))
@@ -198,7 +201,11 @@ class Controller:
 
     def _reconcile(self) -> bool:
         """One round; True when something is still on its way."""
-        observed = self._observe()
+        applications = serve.status().applications
+        own = applications.get(self._application)
+        if own is None or own.status is ApplicationStatus.DELETING:
+            return False  # Serve takes everything down; what it has removed is not to be put up again
+        observed = self._observe(applications)
         models = self._catalog.list_models()
         self._describe(observed)
         by_model: dict[str, dict[str, Observed]] = defaultdict(dict)
@@ -220,16 +227,21 @@ class Controller:
                     targets.append(deployment)
             if plan.purge:
                 self._catalog.purge_model(model.name)
+                self._forget(model.name)
         self._delete(deleted, observed)
         self._deploy(targets)
         settled = (ModelState.READY, ModelState.FAILED)
         return bool(targets or deleted) or any(
-            plan.newest.state not in settled or plan.serving is None or plan.serving is not plan.newest
-            for plan in plans.values()
+            plan.newest.state not in settled or plan.serving is None for plan in plans.values()
         )
 
-    def _observe(self) -> dict[str, Observed]:
-        applications = serve.status().applications
+    def _forget(self, model: str) -> None:
+        """The next model of that name begins at revision 1 again, and is not to inherit this one's failures."""
+        for application in [name for name in self._failures if name.rpartition("@")[0] == model]:
+            del self._failures[application]
+            clear_failure(application)
+
+    def _observe(self, applications: Mapping[str, ApplicationStatusOverview]) -> dict[str, Observed]:
         observed = {
             name: Observed.from_status(overview)
             for name, overview in applications.items()
@@ -315,7 +327,10 @@ class Controller:
             signature=self._signatures.get(application),
             max_batch_size=spec.batching.max_batch_size,
             batch_wait_timeout_s=spec.batching.batch_wait_timeout_s,
-            max_queued_requests=min(spec.limits.max_queued_requests, self._config.ingress.max_inflight_per_model),
+            max_inflight_requests=min(
+                spec.limits.max_queued_requests + max(1, serving.running) * spec.max_ongoing_requests,
+                self._config.ingress.max_inflight_per_model,
+            ),
             request_timeout_s=spec.limits.request_timeout_s,
             replicas=serving.running,
         )

@@ -16,24 +16,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from grpc_health.v1 import health_pb2
-from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.admin import ModelState
-from modelyard.batching import Answer, Call
+from modelyard.batching import Call
 from modelyard.config import PlatformConfig
 from modelyard.dataplane import DataPlane
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve import edge, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
-from modelyard.serve.caller import HandleCall, RevisionCaller
+from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.http import InferenceHandlers, make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
-from modelyard.serve.replica import DEPLOYMENT_NAME, session_id
+from modelyard.serve.replica import call_by_handle, session_id
 from modelyard.serve.rpc import GrpcMethods
 from modelyard.tensor import Tensors
 
@@ -55,7 +54,9 @@ class Callers:
         """See ``dataplane.Transport``."""
         caller = self._callers.get(revision.application)
         if caller is None:
-            caller = self._callers[revision.application] = RevisionCaller(revision, _by_handle(revision.application))
+            caller = self._callers[revision.application] = RevisionCaller(
+                revision, call_by_handle(revision.application)
+            )
         return await caller.call(call, timeout_s)
 
     async def update(self, table: RouteTable) -> None:
@@ -71,10 +72,15 @@ class Callers:
             if caller is not None:
                 caller.update(route)
             elif route.is_ready:
-                self._callers[application] = RevisionCaller(route, _by_handle(application))
+                self._callers[application] = RevisionCaller(route, call_by_handle(application))
         for application in self._callers.keys() - routes.keys():
             self._callers.pop(application).retire()
         await self.scan()
+
+    def leave(self) -> None:
+        """Removes the folder of lanes where this was the last process that used it."""
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
 
     async def scan(self) -> None:
         """Opens lanes to the replicas whose sockets have appeared."""
@@ -86,20 +92,6 @@ class Callers:
             paths = found.get(socket_prefix(application))
             if paths:
                 await caller.connect(paths)
-
-
-def _by_handle(application: str) -> HandleCall:
-    """Calls through Serve; the handle is made when it is first needed."""
-    handle: DeploymentHandle[Any] | None = None
-
-    async def call(call: Call) -> Answer:
-        nonlocal handle
-        if handle is None:
-            handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
-        answer: Answer = await handle.call.remote(call)
-        return answer
-
-    return call
 
 
 class Ingress:
@@ -144,6 +136,7 @@ class Ingress:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._callers.leave()
 
     async def _watch(self, settled: asyncio.Event) -> None:
         """Follows the controller's route tables; without a controller the last one stays."""
@@ -151,7 +144,7 @@ class Ingress:
             table = self._plane.table
             try:
                 newest, is_settled = await self._controller.watch.remote(table.epoch, table.version)
-                if (newest.epoch, newest.version) != (table.epoch, table.version):
+                if newest.version and (newest.epoch, newest.version) != (table.epoch, table.version):
                     self._plane.table = newest
                     await self._callers.update(newest)
                 if is_settled:

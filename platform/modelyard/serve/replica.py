@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import ray
 import uvloop
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, load_model
-from modelyard.serve.failures import report_failure
+from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.lane import lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
@@ -94,6 +95,7 @@ class ModelReplica:
             reason = str(exc) if isinstance(exc, ModelyardError) else f"{type(exc).__name__}: {exc}"
             report_failure(application, reason)
             raise
+        clear_failure(application)  # of an attempt before this one
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
         self._thread.start()
@@ -106,14 +108,15 @@ class ModelReplica:
 
     async def _start(self) -> None:
         self._runner.start()
-        path = socket_path(lane_folder(session_id()), self._application, serve.get_replica_context().replica_tag)
-        self._server = LaneServer(path, self._runner)
         try:
-            await self._server.start()
+            path = socket_path(lane_folder(session_id()), self._application, serve.get_replica_context().replica_tag)
+            server = LaneServer(path, self._runner)
+            await server.start()
         except OSError as exc:
             # Calls then come through the Serve handle only: slower, not wrong.
-            logger.warning("no lane at %s: %s", path, exc)
-            self._server = None
+            logger.warning("no lane: %s", exc)
+        else:
+            self._server = server
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """Takes new batching limits without a restart; Serve calls it with ``user_config``."""
@@ -145,19 +148,22 @@ class ModelReplica:
         return {"ongoing": float(self._runner.ongoing + backlog)}
 
     def check_health(self) -> None:
-        """Healthy while the loop that answers is alive.
+        """Healthy while the loop that answers is alive, and the runner in it.
 
         Raises:
             RuntimeError: It is not.
         """
-        if not self._thread.is_alive():
-            raise RuntimeError("the event loop that answers calls has ended")
+        if not self._thread.is_alive() or not self._runner.is_alive:
+            raise RuntimeError("what answers calls has ended")
 
     async def _drain(self) -> None:
         if self._server is not None:
             self._server.stop_accepting()
         try:
-            await asyncio.wait_for(self._runner.drain(), _DRAIN_TIMEOUT_S)
+            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+                if self._server is not None:
+                    await self._server.drain()
+                await self._runner.drain()
         except TimeoutError:
             logger.warning("model still busy after %s s of draining", _DRAIN_TIMEOUT_S)
         if self._server is not None:
@@ -170,3 +176,17 @@ class ModelReplica:
         self._stopped = True
         self._run(self._drain())
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def call_by_handle(application: str) -> Callable[[Call], Awaitable[Answer]]:
+    """Calls through Serve; the handle is made when it is first needed."""
+    handle: DeploymentHandle[Any] | None = None
+
+    async def call(call: Call) -> Answer:
+        nonlocal handle
+        if handle is None:
+            handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
+        answer: Answer = await handle.call.remote(call)
+        return answer
+
+    return call
