@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,9 @@ from modelyard.serve.http import EXTENSIONS
 from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
+
+# Serve's Python proxy pickles messages, and Triton's believe to be of a module that only their build knew.
+sys.modules.setdefault(pb.ServerLiveRequest.__module__, pb)
 
 _STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
 _SERVICES: Final = frozenset({"", "inference.GRPCInferenceService", "grpc.health.v1.Health"})
