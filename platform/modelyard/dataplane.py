@@ -19,6 +19,7 @@ from modelyard.tensor import Parameters, Tensors
 
 _OWN_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "timeout", "priority", "headers"})
 """Parameters that speak to the server; all others are the model's."""
+_MAX_TIMEOUT_US: Final = 10**15
 _ids: Final = random.Random()  # noqa: S311  # names a reply, guards nothing
 
 
@@ -108,5 +109,5 @@ def _timeout_s(revision: RevisionRoute, request: InferenceRequest, asked_s: floa
         if not isinstance(timeout_us, int) or isinstance(timeout_us, bool) or timeout_us < 0:
             raise InvalidRequest(f'parameter "timeout": expected microseconds as an integer >= 0, got {timeout_us!r}')
         if timeout_us:  # 0 means none. Source: Triton "Schedule Policy Extension"
-            limits.append(timeout_us / 1e6)
+            limits.append(min(timeout_us, _MAX_TIMEOUT_US) / 1e6)
     return min(limits)

@@ -28,7 +28,7 @@ class RevisionRoute:
         signature: Known once a replica has loaded it.
         max_batch_size: Rows that may travel in one call.
         batch_wait_timeout_s: How long its replicas wait for a fuller batch, in seconds.
-        max_queued_requests: Requests that may wait in one ingress replica.
+        max_inflight_requests: Requests that one ingress replica may hold at once, waiting or being answered.
         request_timeout_s: The longest a request may take, in seconds.
         replicas: Replicas that can answer.
     """
@@ -42,7 +42,7 @@ class RevisionRoute:
     signature: Signature | None = None
     max_batch_size: int = 64
     batch_wait_timeout_s: float = 0.0
-    max_queued_requests: int = 1000
+    max_inflight_requests: int = 1000
     request_timeout_s: float = 60.0
     replicas: int = 0
 

@@ -17,6 +17,8 @@ from modelyard.catalog import ModelRecord, RevisionRecord
 from modelyard.config import ModelSpec
 from modelyard.serve.replica import DEPLOYMENT_NAME, ModelReplica, RevisionSpec
 
+_LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
+"""States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
 _CONSTRUCTOR_ATTEMPTS: Final = 2
 _SERVE_CALLS_PER_REPLICA: Final = 100
 
@@ -28,7 +30,8 @@ def application_name(model: str, number: int) -> str:
 
 def is_revision_application(name: str, deployments: Mapping[str, Any]) -> bool:
     """The application is one of ours, not one that somebody else runs on the same cluster."""
-    return "@" in name and set(deployments) <= {DEPLOYMENT_NAME}
+    model, _, number = name.rpartition("@")
+    return bool(model) and number.isdecimal() and set(deployments) <= {DEPLOYMENT_NAME}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class RevisionDeployment:
         return {
             "max_batch_size": self.spec.batching.max_batch_size,
             "batch_wait_timeout_s": self.spec.batching.batch_wait_timeout_s,
-            "max_queued_requests": self.spec.limits.max_queued_requests,
+            "max_queued_requests": self.spec.limits.max_queued_requests + self.spec.max_ongoing_requests,
         }
 
     def _autoscaling(self) -> AutoscalingConfig:
@@ -133,7 +136,7 @@ class Observed:
     """What Serve says of one application.
 
     Attributes:
-        running: Replicas that have started.
+        running: Replicas that have loaded the model.
         wanted: Replicas there should be; those of any state.
         has_failed: Serve gave up starting it.
         is_deleting: It is being taken down.
@@ -155,7 +158,7 @@ class Observed:
             states |= cast(dict[str, int], deployment.replica_states)  # Serve gives plain strings
             messages.append(deployment.message)
         return cls(
-            running=states.get("RUNNING", 0),
+            running=sum(states.get(state, 0) for state in _LOADED),
             wanted=sum(count for state, count in states.items() if state != "STOPPING"),
             has_failed=overview.status is ApplicationStatus.DEPLOY_FAILED,
             is_deleting=overview.status is ApplicationStatus.DELETING,

@@ -51,7 +51,11 @@ class _InFlight:
     call: Call
     requests: list[_Waiting]
     ident: int = 0
-    lane: LaneProtocol | None = None
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Nobody waits for any of its requests."""
+        return all(request.future.done() for request in self.requests)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +66,8 @@ class _Lane:
     protocol: LaneProtocol
     calls: dict[int, _InFlight] = field(default_factory=dict)
     is_leaving: bool = False
+    is_exclusive: bool = False
+    """What it was sent last is a retry, which shares a replica with no other call: it may have killed the last one."""
 
 
 class RevisionCaller:
@@ -77,7 +83,7 @@ class RevisionCaller:
         self._call_by_handle = call_by_handle
         self._waiting: deque[_Waiting] = deque()
         self._lanes: dict[Path, _Lane] = {}
-        self._by_handle: set[asyncio.Task[None]] = set()
+        self._by_handle: dict[asyncio.Task[None], _InFlight] = {}
         self._next_ident = 0
         self._scheduled = False
         self._in_flight = 0
@@ -103,8 +109,8 @@ class RevisionCaller:
             DeadlineExceeded: No answer within ``timeout_s``.
             ModelyardError: What the replica answered.
         """
-        if self._in_flight >= self._route.max_queued_requests:
-            limit = self._route.max_queued_requests
+        if self._in_flight >= self._route.max_inflight_requests:
+            limit = self._route.max_inflight_requests
             raise Overloaded(f'model "{self._route.model}": expected at most {limit} requests at once, got more')
         waiting = _Waiting(call, self._loop.create_future(), group_key(call) if self._merges(call) else ())
         self._in_flight += 1
@@ -134,8 +140,11 @@ class RevisionCaller:
             return
         for lane in self._lanes.values():
             for ident, in_flight in list(lane.calls.items()):
-                if waiting in in_flight.requests and all(request.future.done() for request in in_flight.requests):
+                if waiting in in_flight.requests and in_flight.is_forgotten:
                     lane.protocol.send(Kind.CANCEL, ident, None)
+        for task, in_flight in self._by_handle.items():
+            if waiting in in_flight.requests and in_flight.is_forgotten:
+                task.cancel()
 
     # -- dispatch
 
@@ -158,15 +167,19 @@ class RevisionCaller:
                 self._send(lane, in_flight)
             else:
                 task = self._loop.create_task(self._send_by_handle(in_flight))
-                self._by_handle.add(task)
-                task.add_done_callback(self._by_handle.discard)
+                self._by_handle[task] = in_flight
+                task.add_done_callback(self._on_handle_done)
 
     def _find_lane(self) -> _Lane | None:
         """The least busy lane that takes another call."""
         limit = _CALLS_PER_LANE if self._route.batch_wait_timeout_s == 0 else max(2, self._route.max_batch_size)
+        if self._waiting[0].attempts:
+            limit = 1
         best: _Lane | None = None
         for lane in self._lanes.values():
             if lane.is_leaving or not lane.protocol.is_open or len(lane.calls) >= limit:
+                continue
+            if lane.is_exclusive and lane.calls:
                 continue
             if best is None or len(lane.calls) < len(best.calls):
                 best = lane
@@ -174,8 +187,9 @@ class RevisionCaller:
 
     def _may_use_handle(self) -> bool:
         """There are replicas without a lane, or no lane at all."""
-        usable = sum(1 for lane in self._lanes.values() if not lane.is_leaving)
-        return len(self._by_handle) < _CALLS_BY_HANDLE and (usable == 0 or usable < self._route.replicas)
+        usable = sum(1 for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open)
+        limit = 1 if self._waiting[0].attempts else _CALLS_BY_HANDLE
+        return len(self._by_handle) < limit and (usable == 0 or usable < self._route.replicas)
 
     def _take_group(self) -> list[_Waiting]:
         """The oldest request and those that can travel with it, up to the row limit."""
@@ -207,6 +221,7 @@ class RevisionCaller:
         self._next_ident += 1
         in_flight.ident = self._next_ident
         lane.calls[in_flight.ident] = in_flight
+        lane.is_exclusive = in_flight.requests[0].attempts > 0
         lane.protocol.send(Kind.CALL, in_flight.ident, (in_flight.call, self._backlog()))
 
     def _backlog(self) -> int:
@@ -220,10 +235,14 @@ class RevisionCaller:
             self._fail(in_flight, error)
         except Exception as exc:  # noqa: BLE001  # Serve's many errors (replica died, application deleted, …)
             logger.info('model "%s": call by handle failed: %s: %s', self._route.model, type(exc).__name__, exc)
-            self._fail(in_flight, ModelNotReady(self._route.model, "its replica went away"))
+            self._retry(in_flight, ModelNotReady(self._route.model, "its replica went away"))
         else:
             self._complete(in_flight, answer)
-        self._schedule()
+
+    def _on_handle_done(self, task: asyncio.Task[None]) -> None:
+        del self._by_handle[task]
+        if self._waiting:
+            self._schedule()
 
     # -- answers
 
@@ -247,14 +266,19 @@ class RevisionCaller:
             if not request.future.done():
                 request.future.set_exception(error)
 
-    def _retry(self, in_flight: _InFlight) -> None:
-        """The replica died with this call. Each of its requests runs again, alone: one of them may be the cause."""
+    def _retry(self, in_flight: _InFlight, error: ModelyardError) -> None:
+        """The replica died with this call. Each of its requests runs again, alone: one of them may be the cause.
+
+        Args:
+            in_flight: The call.
+            error: For those that have been tried often enough.
+        """
         for request in reversed(in_flight.requests):
             if request.future.done():
                 continue
             request.attempts += 1
             if request.attempts >= _MAX_ATTEMPTS:
-                request.future.set_exception(ModelFailed(self._route.model, "its replica died while answering"))
+                request.future.set_exception(error)
             else:
                 self._waiting.appendleft(request)
         self._schedule()
@@ -289,8 +313,8 @@ class RevisionCaller:
         for path, lane in list(self._lanes.items()):
             if lane.protocol is protocol:
                 del self._lanes[path]
-                for in_flight in lane.calls.values():
-                    self._retry(in_flight)
+                for in_flight in reversed(lane.calls.values()):
+                    self._retry(in_flight, ModelFailed(self._route.model, "its replica died while answering"))
         self._schedule()
 
     async def connect(self, paths: Iterable[Path]) -> None:
@@ -298,18 +322,24 @@ class RevisionCaller:
         for path in paths:
             if path in self._lanes or self._closed:
                 continue
-            try:
-                _, protocol = await self._loop.create_unix_connection(
-                    lambda: LaneProtocol(self._on_frame, self._on_lost), str(path)
-                )
-            except ConnectionRefusedError:
-                path.unlink(missing_ok=True)
-                continue
-            except OSError as exc:
-                logger.info("lane %s cannot be opened: %s", path.name, exc)
-                continue
-            self._lanes[path] = _Lane(path, protocol)
-            self._schedule()
+            # Known before it is open: it may say goodbye or be lost, or another call may come by, before this goes on.
+            lane = self._lanes[path] = _Lane(path, LaneProtocol(self._on_frame, self._on_lost))
+            if await self._open(lane):
+                self._close_if_idle(lane)
+                self._schedule()
+            else:
+                self._lanes.pop(path, None)
+
+    async def _open(self, lane: _Lane) -> bool:
+        try:
+            await self._loop.create_unix_connection(lambda: lane.protocol, str(lane.path))
+        except ConnectionRefusedError:
+            lane.path.unlink(missing_ok=True)
+            return False
+        except OSError as exc:
+            logger.info("lane %s cannot be opened: %s", lane.path.name, exc)
+            return False
+        return True
 
     def retire(self) -> None:
         """The revision gets no new requests: sends everything that waits at once, whatever the usual limits.

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 EXTENSIONS: Final = ("binary_tensor_data", "parameters")
 _WATCH_AFTER_S: Final = 0.05
+_MAX_DIGITS: Final = 18
+"""More is no length; Python itself refuses to read thousands of them."""
 _BODY_TYPES: Final = frozenset(
     {b"", b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded"}
 )
@@ -90,8 +92,8 @@ class HttpRequest:
         """
         self._check_type()
         length = self.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            raise TooLarge("request body", self._max_body_bytes, int(length))
+        if length.isdigit() and int(length[:_MAX_DIGITS]) > self._max_body_bytes:
+            raise TooLarge("request body", self._max_body_bytes, int(length[:_MAX_DIGITS]))
         message = await self._receive()
         first: bytes = message.get("body", b"")
         if not message.get("more_body", False):
@@ -286,7 +288,7 @@ def _json_length(request: HttpRequest) -> int | None:
     raw = request.headers.get(b"inference-header-content-length")
     if raw is None:
         return None
-    if not raw.isdigit():
+    if not raw.isdigit() or len(raw) > _MAX_DIGITS:
         got = raw[:40].decode("latin-1")
         raise InvalidRequest(f'header Inference-Header-Content-Length: expected a number of bytes, got "{got}"')
     return int(raw)
@@ -362,7 +364,7 @@ class _ByMethod:
         endpoint = self._endpoints.get(scope["method"])
         if endpoint is None:
             error = MethodNotAllowed(f"{scope['method']} {scope['path']}: expected {self._allow}")
-            reply = encode_http(error)
+            reply = error_reply(error, scope)
             allow = (b"allow", self._allow.encode())
             await _send(Encoded(reply.status, reply.body, (*reply.headers, allow)), scope, send)
             return
@@ -374,7 +376,8 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000, "reason": "no such path"})
         return
-    await _send(encode_http(RouteNotFound(f"{scope['method']} {scope['path']}: no such path")), scope, send)
+    error = RouteNotFound(f"{scope['method']} {scope['path']}: no such path")
+    await _send(error_reply(error, scope), scope, send)
 
 
 async def _send(reply: Encoded, scope: Scope, send: Send) -> None:

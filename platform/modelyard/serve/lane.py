@@ -10,7 +10,9 @@ that only this user can enter; one that drains removes it first. Neither the con
 
 A frame is ``length of pickle: u32, number of buffers: u32, id: u64, kind: u32`` then the buffers' lengths (u64 each),
 the pickle, and the buffers. Arrays travel as pickle protocol 5 out-of-band buffers: written from and read into place
-without a copy of their own. Pickle is safe here because both ends are this user's own processes (the folder's mode).
+without a copy of their own. The pickle and each buffer are padded so that every buffer begins at a multiple of 16
+bytes: native libraries read arrays where they lie, and rely on their alignment. Pickle is safe here because both ends
+are this user's own processes (the folder's mode).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 _HEAD: Final = struct.Struct("<IIQI")
+_ALIGNMENT: Final = 16
 _OUT_OF_BAND_BYTES: Final = 64 * 1024
 _MAX_BUFFERED_BYTES: Final = 8 * 1024 * 1024
 
@@ -86,12 +89,18 @@ def encode_frame(kind: Kind, ident: int, payload: object) -> list[bytes | memory
         return False
 
     body = pickle.dumps(payload, protocol=5, buffer_callback=keep_in_band)
-    head = _HEAD.pack(len(body), len(buffers), ident, kind)
-    if not buffers:
-        return [head + body]
     raws = [buffer.raw() for buffer in buffers]
     lengths = struct.pack(f"<{len(raws)}Q", *(raw.nbytes for raw in raws))
-    return [head + lengths + body, *raws]
+    padding = bytes(_padding(_HEAD.size + len(lengths) + len(body)))  # pickle stops reading before it
+    head = _HEAD.pack(len(body) + len(padding), len(raws), ident, kind)
+    chunks: list[bytes | memoryview] = [b"".join((head, lengths, body, padding))]
+    for raw in raws:
+        chunks += (raw, bytes(_padding(raw.nbytes)))
+    return chunks
+
+
+def _padding(length: int) -> int:
+    return -length % _ALIGNMENT
 
 
 class LaneProtocol(asyncio.Protocol):
@@ -130,7 +139,7 @@ class LaneProtocol(asyncio.Protocol):
 
     def send(self, kind: Kind, ident: int, payload: object) -> None:
         """Queues a frame; all frames of one turn of the event loop leave in one write."""
-        if self._transport is None:
+        if not self.is_open:
             return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
@@ -138,7 +147,7 @@ class LaneProtocol(asyncio.Protocol):
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if self._transport is not None and outgoing:
+        if self._transport is not None and outgoing and not self._transport.is_closing():
             self._transport.writelines(outgoing)
 
     def close(self) -> None:
@@ -189,7 +198,7 @@ class LaneProtocol(asyncio.Protocol):
         if len(view) - start < 8 * count:
             return int(_HEAD.size + 8 * count + body)
         lengths = struct.unpack_from(f"<{count}Q", view, start)
-        return int(_HEAD.size + 8 * count + body + sum(lengths))
+        return int(_HEAD.size + 8 * count + body + sum(length + _padding(length) for length in lengths))
 
     def _take(self, frame: memoryview) -> None:
         body, count, ident, kind = _HEAD.unpack_from(frame)
@@ -199,6 +208,6 @@ class LaneProtocol(asyncio.Protocol):
             position = start + body
             for length in struct.unpack_from(f"<{count}Q", frame, _HEAD.size):
                 buffers.append(frame[position : position + length].toreadonly())
-                position += length
+                position += length + _padding(length)
         payload = pickle.loads(frame[start : start + body], buffers=buffers)  # noqa: S301  # own processes only
         self._on_frame(self, Kind(kind), ident, payload)

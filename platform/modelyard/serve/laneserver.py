@@ -27,6 +27,9 @@ class LaneServer:
         self._server: asyncio.AbstractServer | None = None
         self._connections: dict[LaneProtocol, dict[int, asyncio.Future[Answer]]] = {}
         self._backlogs: dict[LaneProtocol, int] = {}
+        self._told: set[LaneProtocol] = set()
+        self._all_gone = asyncio.Event()
+        self._is_leaving = False
 
     @property
     def backlog(self) -> int:
@@ -51,6 +54,9 @@ class LaneServer:
         for future in self._connections.pop(protocol, {}).values():
             future.cancel()
         self._backlogs.pop(protocol, None)
+        self._told.discard(protocol)
+        if not self._told:
+            self._all_gone.set()
 
     def _on_frame(self, protocol: LaneProtocol, kind: Kind, ident: int, payload: Any) -> None:
         calls = self._connections.get(protocol)
@@ -61,6 +67,8 @@ class LaneServer:
             if future is not None:
                 future.cancel()
             return
+        if self._is_leaving and protocol not in self._told:
+            self._say_goodbye(protocol)  # it connected in the moment the socket went away
         call, self._backlogs[protocol] = payload
         try:
             future = self._runner.submit(call)
@@ -75,6 +83,8 @@ class LaneServer:
         if calls is None:
             return
         calls.pop(ident, None)
+        if not calls:  # an ingress replica lets nothing wait while this replica has nothing of it
+            self._backlogs.pop(protocol, None)
         if future.cancelled():
             protocol.send(Kind.ERROR, ident, InternalError("the call was cancelled"))
             return
@@ -88,13 +98,28 @@ class LaneServer:
     def stop_accepting(self) -> None:
         """No new connection finds this replica, and the connected ones send nothing new."""
         self._path.unlink(missing_ok=True)
+        self._is_leaving = True
+        if self._server is not None:
+            self._server.close()
         for protocol in self._connections:
-            protocol.send(Kind.GOODBYE, 0, None)
+            if protocol.is_open:  # otherwise it hears it with its first call
+                self._say_goodbye(protocol)
+
+    def _say_goodbye(self, protocol: LaneProtocol) -> None:
+        self._told.add(protocol)
+        self._all_gone.clear()
+        protocol.send(Kind.GOODBYE, 0, None)
+
+    async def drain(self) -> None:
+        """Waits until the connected ingress replicas have their answers and have closed; after ``stop_accepting``.
+
+        Only they know that nothing of theirs is on its way here any more.
+        """
+        if self._told:
+            await self._all_gone.wait()
 
     async def stop(self) -> None:
         """Closes what is left, after the runner has drained."""
-        if self._server is not None:
-            self._server.close()
         await asyncio.sleep(0)
         for protocol in list(self._connections):
             protocol.close()

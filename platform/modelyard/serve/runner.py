@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from modelyard.batching import Answer, Call, GroupKey, check_rows, group_key, merge, part, split
-from modelyard.errors import ModelFailed, ModelyardError, Overloaded
+from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.model import Model
 from modelyard.tensor import Tensors, to_protocol_array
 
@@ -61,6 +62,7 @@ class ModelRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop_task: asyncio.Task[None] | None = None
+        self._closed = False
         self.configure(max_batch_size, batch_wait_timeout_s, max_queued_requests)
 
     def configure(self, max_batch_size: int, batch_wait_timeout_s: float, max_queued_requests: int) -> None:
@@ -75,18 +77,25 @@ class ModelRunner:
         self._loop_task = asyncio.get_running_loop().create_task(self._run())
 
     @property
+    def is_alive(self) -> bool:
+        """The loop that empties the queue goes on, or has not begun."""
+        return self._loop_task is None or not self._loop_task.done()
+
+    @property
     def ongoing(self) -> int:
         """Requests waiting or being predicted."""
-        return sum(len(waiting.call.rows) for waiting in self._waiting) + self._running
+        return self._queued() + self._running
 
     def submit(self, call: Call) -> asyncio.Future[Answer]:
         """Queues one call; cancelling the future takes it out again unless it is already running.
 
         Raises:
             Overloaded: The queue is full.
+            ModelNotReady: It has been drained.
         """
-        queued = sum(len(waiting.call.rows) for waiting in self._waiting)
-        if queued and queued + len(call.rows) > self._max_queued:
+        if self._closed:
+            raise ModelNotReady(self._name, "its replica is stopping")
+        if self._is_full(len(call.rows)):
             raise Overloaded(f'model "{self._name}": expected at most {self._max_queued} waiting requests, got more')
         loop = asyncio.get_running_loop()
         waiting = _Waiting(call, loop.create_future(), loop.time())
@@ -97,9 +106,21 @@ class ModelRunner:
         self._wake.set()
         return waiting.future
 
+    def _queued(self) -> int:
+        return sum(len(waiting.call.rows) for waiting in self._waiting if not waiting.future.done())
+
+    def _is_full(self, more: int) -> bool:
+        """Whether so many more would be too many; a call that finds an empty queue never is."""
+        if not self._waiting or self._queued() + more <= self._max_queued:
+            return False
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.done())
+        return bool(self._waiting)
+
     async def drain(self) -> None:
         """Waits until everything submitted is answered, then stops and closes the model."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # something may be submitted between the event and this task's turn
+            await self._idle.wait()
+        self._closed = True
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
@@ -144,7 +165,7 @@ class ModelRunner:
                 rows = waiting.rows
                 if not self._merges:
                     break
-            elif waiting.key == batch[0].key and rows + waiting.rows <= self._max_rows:
+            elif waiting.key and waiting.key == batch[0].key and rows + waiting.rows <= self._max_rows:
                 batch.append(waiting)
                 rows += waiting.rows
             else:
@@ -155,9 +176,9 @@ class ModelRunner:
         return batch
 
     async def _execute(self, batch: Sequence[_Waiting]) -> None:
-        call = merge([waiting.call for waiting in batch])
-        self._running = len(call.rows)
+        self._running = sum(len(waiting.call.rows) for waiting in batch)
         try:
+            call = merge([waiting.call for waiting in batch])
             answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, call)
             self._deliver(batch, call, answer)
         except Exception as exc:
@@ -192,7 +213,7 @@ class ModelRunner:
         """In the model's thread. A request that breaks the batch fails alone: the others are predicted again."""
         try:
             return Answer(merged=self._predict_once(call))
-        except Exception as exc:  # noqa: BLE001  # a model may raise anything
+        except BaseException as exc:  # noqa: BLE001  # a model may raise anything, also SystemExit and CancelledError
             error = self._as_error(exc)
         if len(call.rows) == 1:
             return Answer(parts=(error,))
@@ -201,7 +222,7 @@ class ModelRunner:
     def _predict_part(self, call: Call) -> Tensors | ModelyardError:
         try:
             return self._predict_once(call)
-        except Exception as exc:  # noqa: BLE001  # a model may raise anything
+        except BaseException as exc:  # noqa: BLE001  # as above; nothing of this thread's may end the process
             return self._as_error(exc)
 
     def _predict_once(self, call: Call) -> Tensors:
@@ -211,8 +232,17 @@ class ModelRunner:
             check_rows(outputs, call)
         return outputs
 
-    def _as_error(self, exc: Exception) -> ModelyardError:
-        if isinstance(exc, ModelyardError):
+    def _as_error(self, exc: BaseException) -> ModelyardError:
+        if isinstance(exc, ModelyardError) and _can_travel(exc):
             return exc
         logger.warning('model "%s" raised', self._name, exc_info=exc)
         return ModelFailed(self._name, f"{type(exc).__name__}: {exc}")
+
+
+def _can_travel(error: ModelyardError) -> bool:
+    """A third party's error may not pickle; sent anyway it would break the lane for all calls on it."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # what was pickled just here
+    except Exception:  # noqa: BLE001  # whatever its constructor or its attributes raise
+        return False
+    return True
