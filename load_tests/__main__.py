@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from load_tests import bench
-from load_tests.batching import SlowModel
+from load_tests.batching import make_slow_model
 from load_tests.report import save, to_json, to_markdown
 
 ALL_SERVERS = ("modelyard", "kserve", "mlserver")
@@ -33,14 +33,13 @@ def parser() -> argparse.ArgumentParser:
     add("--only", default="", help="workloads whose title has this text, such as gRPC or 256x30")
     add("--apart", action="store_true", help="start one server at a time")
     add("--start-timeout", type=float, default=180, help="seconds a server may take until it is ready")
-    add("--slow-framework", help="framework of a model that costs 5 ms a call: also measure what batching is worth")
-    add("--slow-uri", default="", help="artifact of that model")
+    add("--no-batching", action="store_true", help="do not measure what batching is worth on a model of 5 ms a call")
     add("--save", action="store_true", help="write the report to load_tests/results/")
     return found
 
 
 def to_options(arguments: argparse.Namespace) -> bench.Options:
-    slow = SlowModel(arguments.slow_framework, arguments.slow_uri) if arguments.slow_framework else None
+    slow = None if arguments.no_batching else make_slow_model(Path(".bench/slow"))
     return bench.Options(
         servers=tuple(name for name in ALL_SERVERS if name in arguments.servers),
         config=arguments.config,

@@ -6,8 +6,10 @@ The model costs the same time a call whatever the rows. Goal: 32 connections rea
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +34,24 @@ class SlowModel:
     batched: str = "bench-slow-batched"
     unbatched: str = "bench-slow-unbatched"
     max_batch_size: int = 32
+
+
+def make_slow_model(folder: Path, cost_s: float = 0.005) -> SlowModel:
+    """Write the model that costs ``cost_s`` a call, as a pickle that carries its own class, and return where it is."""
+    import numpy as np
+    from ray import cloudpickle
+
+    class Slow:
+        n_features_in_ = 4
+
+        def predict(self, rows: Any) -> Any:
+            time.sleep(cost_s)
+            return np.zeros(len(rows))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Slow.__module__ = "__main__"  # so that the class travels in the pickle, by value
+    (folder / "model.pkl").write_bytes(cloudpickle.dumps(Slow()))
+    return SlowModel("sklearn", str(folder))
 
 
 def registration(model: SlowModel, name: str, max_batch_size: int) -> dict[str, Any]:
