@@ -85,7 +85,11 @@ class Callers:
     async def scan(self) -> None:
         """Opens lanes to the replicas whose sockets have appeared."""
         found: dict[str, list[Path]] = defaultdict(list)
-        for entry in os.scandir(self._folder):
+        try:
+            entries = list(os.scandir(self._folder))
+        except FileNotFoundError:  # another ingress replica left an empty folder, and no replica has needed it since
+            return
+        for entry in entries:
             if entry.name.endswith(".sock"):
                 found[entry.name.partition(".")[0] + "."].append(Path(entry.path))
         for application, caller in list(self._callers.items()):

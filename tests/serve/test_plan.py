@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the controller does next, as a table: catalog and observation in, instructions out."""
+
+from __future__ import annotations
+
+import pytest
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
+
+from modelyard.admin import ModelState
+from modelyard.catalog import ModelRecord, Owner, RevisionRecord, Wanted
+from modelyard.serve.applications import Observed, is_revision_application
+from modelyard.serve.plan import plan_model
+
+RUNNING = Observed(running=1, wanted=1)
+STARTING = Observed(running=0, wanted=1)
+CRASHED = Observed(running=0, wanted=1, has_failed=True, message="it gave up")
+DELETING = Observed(is_deleting=True)
+LAST = Observed(running=1, wanted=1, is_deleting=True)
+
+
+def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
+    revisions = tuple(RevisionRecord("m", number, f"d{number}", {}, "", "", "") for number in numbers)
+    traffic = {max(numbers): 100.0}
+    return ModelRecord("m", Owner.REGISTERED, {}, wanted, 1, "", "", revisions, traffic, {"stable": max(numbers)})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "observed", "failed", "state", "serving", "deploy", "delete"),
+    [
+        pytest.param([1], {}, [], "pending", 1, True, [], id="new"),
+        pytest.param([1], {1: STARTING}, [], "loading", 1, True, [], id="starting"),
+        pytest.param([1], {1: RUNNING}, [], "ready", 1, True, [], id="running"),
+        pytest.param([1], {1: DELETING}, [], "pending", 1, True, [], id="deleted by somebody"),
+        pytest.param([1], {}, [1], "failed", 1, False, [], id="artifact missing"),
+        pytest.param([1], {1: STARTING}, [1], "failed", 1, False, [], id="one attempt failed"),
+        pytest.param([1], {1: CRASHED}, [], "failed", 1, False, [], id="Serve gave up"),
+        pytest.param([2], {1: RUNNING}, [], "pending", 1, True, [], id="changed"),
+        pytest.param([2], {1: RUNNING, 2: STARTING}, [], "loading", 1, True, [], id="the old one serves meanwhile"),
+        pytest.param([2], {1: RUNNING, 2: RUNNING}, [], "ready", 2, True, [1], id="the new one takes over"),
+        pytest.param([2], {1: DELETING, 2: RUNNING}, [], "ready", 2, True, [], id="the old one goes"),
+        pytest.param([2], {1: RUNNING, 2: CRASHED}, [2], "failed", 1, False, [2], id="the new one fails"),
+        pytest.param([2], {1: RUNNING}, [2], "failed", 1, False, [], id="the old one stays"),
+        pytest.param([3], {1: RUNNING, 2: RUNNING, 3: STARTING}, [], "loading", 2, True, [1], id="two old ones"),
+        pytest.param([3], {1: RUNNING, 2: CRASHED}, [2], "pending", 1, True, [2], id="repaired after a failure"),
+        pytest.param([1, 2], {1: RUNNING, 2: RUNNING}, [], "ready", 2, True, [1], id="labels do not keep the old one"),
+    ],
+)
+def test_a_wanted_model(numbers, observed, failed, state, serving, deploy, delete):
+    plan = plan_model(
+        _model(*numbers),
+        {f"m@{number}": seen for number, seen in observed.items()},
+        {f"m@{number}" for number, seen in observed.items() if seen.running},
+        {f"m@{number}": "why" for number in failed},
+    )
+    assert (plan.newest.number, plan.newest.state) == (max(numbers), state)
+    assert plan.serving is not None
+    assert plan.serving.number == serving
+    assert (plan.deploy, list(plan.delete), plan.purge) == (deploy, [f"m@{number}" for number in delete], False)
+
+
+@pytest.mark.parametrize(
+    ("observed", "delete", "purge"),
+    [
+        ({1: RUNNING, 2: STARTING}, [1, 2], False),
+        ({1: DELETING, 2: CRASHED}, [2], False),
+        ({1: LAST}, [], False),
+        ({}, [], True),
+    ],
+    ids=["running", "one gone", "draining", "nothing left"],
+)
+def test_a_removed_model_is_taken_down_then_forgotten(observed, delete, purge):
+    seen = {f"m@{number}": application for number, application in observed.items()}
+    plan = plan_model(_model(1, wanted=Wanted.REMOVED), seen, {"m@1"}, {})
+    assert plan.serving is None
+    assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], purge, False)
+
+
+def test_a_replica_that_has_not_described_itself_is_loading():
+    assert plan_model(_model(1), {"m@1": RUNNING}, {}, {}).newest.state is ModelState.LOADING
+
+
+def test_why_it_failed_is_the_replicas_reason_before_serves():
+    plan = plan_model(_model(1), {"m@1": CRASHED}, {}, {"m@1": "expected a number"})
+    assert plan.newest.reason == "expected a number"
+    assert plan_model(_model(1), {"m@1": CRASHED}, {}, {}).newest.reason == "it gave up"
+
+
+# -- what is observed
+
+
+def _overview(states: dict[str, int], status: str = "RUNNING") -> ApplicationStatusOverview:
+    deployment = DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", states, "")
+    return ApplicationStatusOverview(ApplicationStatus(status), "", 0.0, {"Model": deployment})
+
+
+@pytest.mark.parametrize(
+    ("states", "running", "wanted"),
+    [
+        ({}, 0, 0),
+        ({"STARTING": 2}, 0, 2),
+        ({"RUNNING": 2, "STARTING": 1, "STOPPING": 1}, 2, 3),
+        ({"UPDATING": 1}, 1, 1),
+        ({"RECOVERING": 2}, 2, 2),
+    ],
+    ids=["nothing", "starting", "some", "takes new settings", "Serve itself restarted"],
+)
+def test_replicas_that_answer_count_as_running(states, running, wanted):
+    observed = Observed.from_status(_overview(states))
+    assert (observed.running, observed.wanted) == (running, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "deployments", "expected"),
+    [
+        ("iris@1", ["Model"], True),
+        ("iris@12", [], True),
+        ("iris", ["Model"], False),
+        ("iris@blue", [], False),
+        ("@1", ["Model"], False),
+        ("iris@1", ["Other"], False),
+        ("iris@1", ["Model", "Other"], False),
+        ("platform", ["Ingress", "Controller"], False),
+    ],
+)
+def test_only_our_applications_are_ours(name, deployments, expected):
+    assert is_revision_application(name, dict.fromkeys(deployments)) is expected
