@@ -83,10 +83,10 @@ async def test_the_shortest_deadline_counts(plane, fake, transport, parameter, a
     assert transport.calls[0][1] == expected_s
 
 
-@pytest.mark.parametrize("timeout", [-1, 1.5, True, "1"])
-async def test_a_timeout_that_is_none_is_refused(plane, fake, timeout):
+@pytest.mark.parametrize("timeout_us", [-1, 1.5, True, "1"])
+async def test_a_timeout_that_is_none_is_refused(plane, fake, timeout_us):
     with pytest.raises(InvalidRequest, match='parameter "timeout"'):
-        await plane.infer(ROUTE, fake().signature, InferenceRequest(ROWS, parameters={"timeout": timeout}))
+        await plane.infer(ROUTE, fake().signature, InferenceRequest(ROWS, parameters={"timeout": timeout_us}))
 
 
 async def test_no_rows_need_no_call(plane, fake, transport):

@@ -15,8 +15,8 @@ import pytest
 
 from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
-from modelyard.errors import DeadlineExceeded, ModelyardError, ModelNotFound
-from modelyard.protocol.http import Encoded, encode_json
+from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
+from modelyard.protocol.http import Encoded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.http import HttpRequest, InferenceHandlers, make_app
 from modelyard.tensor import Tensors

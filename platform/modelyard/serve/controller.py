@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -268,11 +269,13 @@ class Controller:
             for name, seen in observed.items()
             if seen.running and name not in self._signatures and not seen.is_deleting
         }
+        until = time.monotonic() + _DESCRIBE_TIMEOUT_S
         for name, future in asked.items():
             try:
-                self._signatures[name] = future.result(_DESCRIBE_TIMEOUT_S)
+                self._signatures[name] = future.result(max(0.0, until - time.monotonic()))
             except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
-                logger.info("%s does not describe itself yet: %s", name, exc)
+                future.cancel()
+                logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
 
     def _deploy(self, deployments: Sequence[RevisionDeployment]) -> None:
         if not deployments:

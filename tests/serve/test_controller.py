@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller over a real catalog and a Serve that only remembers, one round at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
+
+from modelyard.errors import InvalidConfig, ModelNotFound
+from modelyard.model import refresh_frameworks
+from modelyard.routing import RouteTable
+from modelyard.serve import controller as module
+from modelyard.serve import failures
+from modelyard.serve.controller import Controller
+from modelyard.testing import FakeModel, FakeOptions
+
+
+class RememberingServe:
+    """Ray Serve, as far as the controller uses it.
+
+    Attributes:
+        states: Replica states by application.
+        deployed: Applications deployed, in order.
+        deleted: Applications deleted, in order.
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[str, dict[str, int]] = {}
+        self.deployed: list[str] = []
+        self.deleted: list[str] = []
+        self.silent: set[str] = set()
+
+    def get_replica_context(self) -> Any:
+        return SimpleNamespace(app_name="platform")
+
+    def status(self) -> Any:
+        found = {"platform": ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {})}
+        for name, states in self.states.items():
+            deployment = DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", states, "")
+            found[name] = ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {"Model": deployment})
+        return SimpleNamespace(applications=found)
+
+    def run_many(self, targets: list[Any], **_: object) -> None:
+        for target in targets:
+            self.deployed.append(target.name)
+            self.states.setdefault(target.name, {"STARTING": 1})
+
+    def delete(self, name: str, _blocking: bool) -> None:
+        self.deleted.append(name)
+        del self.states[name]
+
+    def get_deployment_handle(self, _: str, app_name: str) -> Any:
+        async def describe() -> Any:
+            if app_name in self.silent:
+                await asyncio.Event().wait()
+            return FakeModel(0.0, FakeOptions()).signature
+
+        return SimpleNamespace(describe=SimpleNamespace(remote=describe))
+
+    def run(self, name: str) -> None:
+        """Its replica has started."""
+        self.states[name] = {"RUNNING": 1}
+
+
+class Stepped(Controller):
+    """Reconciles when the test says so."""
+
+    def _reconcile_forever(self) -> None:
+        return
+
+    async def step(self) -> bool:
+        return await asyncio.to_thread(self._reconcile)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
+    """Ray's key-value store."""
+    store: dict[bytes, bytes] = {}
+    monkeypatch.setattr(failures, "_internal_kv_get", lambda key, namespace: store.get(key))
+    monkeypatch.setattr(failures, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
+    return store
+
+
+@pytest.fixture
+def remembering(monkeypatch: pytest.MonkeyPatch, kept) -> RememberingServe:
+    fake = RememberingServe()
+    monkeypatch.setattr(module, "serve", fake)
+    for name in ("modelyard", "modelyard_deployments"):  # the constructor joins Serve's log: undone afterwards
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    return fake
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The folder of artifacts, with the fake framework installed."""
+    info = tmp_path / "fake-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[modelyard.frameworks]\nfake = modelyard.testing:FakeFramework\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    refresh_frameworks()
+    (tmp_path / "one.fake").write_text("1")
+    (tmp_path / "two.fake").write_text("2")
+    yield tmp_path
+    monkeypatch.undo()
+    refresh_frameworks()
+
+
+@pytest.fixture
+def start(artifacts: Path, remembering: RememberingServe) -> Callable[..., Awaitable[Stepped]]:
+    async def start(**models: str) -> Stepped:
+        specs = [{"name": name, "framework": "fake", "uri": str(artifacts / file)} for name, file in models.items()]
+        return Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": specs})
+
+    return start
+
+
+def _spec(artifacts: Path, file: str = "one.fake", **settings: object) -> dict[str, Any]:
+    return {"name": "m", "framework": "fake", "uri": str(artifacts / file), **settings}
+
+
+async def _table(controller: Controller) -> RouteTable:
+    return (await controller.watch("", -1))[0]
+
+
+async def test_a_declared_model_is_deployed_once_and_routed_when_it_runs(start, remembering):
+    controller = await start(m="one.fake")
+    assert await controller.step()
+    assert not (await controller.watch("", -1))[1]
+    remembering.run("m@1")
+    for _ in range(3):
+        is_busy = await controller.step()
+    assert (is_busy, remembering.deployed) == (False, ["m@1"])
+    table, is_settled = await controller.watch("", -1)
+    assert is_settled
+    assert table.get_ready("m")[0].application == "m@1"
+
+
+async def test_a_controller_that_has_not_looked_gives_no_empty_table(start, remembering):
+    await (await start(m="one.fake")).step()
+    remembering.run("m@1")
+    following = await start(m="one.fake")
+    watching = asyncio.create_task(following.watch("another", 7))
+    await asyncio.sleep(0.01)
+    assert not watching.done()
+    await following.step()
+    table, _ = await watching
+    assert table.get_ready("m")[0].application == "m@1"
+
+
+async def test_a_missing_artifact_fails_its_own_model_only(start, remembering):
+    controller = await start(m="one.fake", gone="gone.fake")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    table, is_settled = await controller.watch("", -1)
+    assert is_settled
+    assert (table.get_revision("m").state, table.get_revision("gone").state) == ("ready", "failed")
+    assert "does not exist" in table.get_revision("gone").reason
+    assert remembering.deployed == ["m@1"]
+
+
+async def test_a_scheme_nobody_reads_fails_its_own_model_only(artifacts, remembering):
+    spec = {"name": "far", "framework": "fake", "uri": "s3://bucket/far"}
+    controller = Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": [spec]})
+    await controller.step()
+    assert "s3" in (await _table(controller)).get_revision("far").reason
+
+
+async def test_the_old_revision_serves_until_the_new_one_is_ready(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.register(_spec(artifacts, "two.fake"), "me", "")
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@2"]
+    assert (await _table(controller)).get_ready("m")[0].version == "1"
+    remembering.run("m@2")
+    await controller.step()
+    assert (await _table(controller)).get_ready("m")[0].version == "2"
+    assert remembering.deleted == ["m@1"]
+
+
+async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.register(_spec(artifacts, "two.fake"), "me", "")
+    await controller.step()
+    kept[b"m@2"] = b"expected a number"
+    await controller.step()
+    assert not await controller.step()  # nothing left to do, so nothing to hurry for
+    assert (await _table(controller)).get_ready("m")[0].version == "1"
+    status = await controller.status("m")
+    assert (status.state, status.version) == ("ready", "1")
+    assert "revision 2 failed and gets no traffic: expected a number" in status.reason
+    assert remembering.deleted == ["m@2"]
+
+
+async def test_a_changed_setting_deploys_again_without_a_new_revision(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.register(_spec(artifacts, batching={"max_batch_size": 8}), "me", "")
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
+    remembering.states["m@1"] = {"UPDATING": 1}
+    await controller.step()
+    assert (await _table(controller)).get_ready("m")[0].max_batch_size == 8
+
+
+async def test_an_unregistered_model_is_taken_down_then_forgotten(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    assert (await controller.unregister("m", "me", "")).state == "removing"
+    await controller.step()
+    assert (await _table(controller)).get_revision("m").state == "removing"
+    assert remembering.deleted == ["m@1"]
+    await controller.step()
+    await controller.step()
+    assert isinstance(await controller.status("m"), ModelNotFound)
+    assert (await _table(controller)).find_model("m") is None
+
+
+async def test_a_model_registered_anew_does_not_inherit_a_failure(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts, "two.fake"), "me", "")
+    await controller.step()
+    kept[b"m@1"] = b"expected a number"
+    await controller.step()
+    assert (await controller.status("m")).state == "failed"
+    await controller.unregister("m", "me", "")
+    for _ in range(3):
+        await controller.step()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
+    remembering.run("m@1")
+    await controller.step()
+    assert (await controller.status("m")).state == "ready"
+
+
+async def test_one_registered_again_while_it_goes_comes_back(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.unregister("m", "me", "")
+    await controller.step()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
+
+
+async def test_a_new_controller_goes_on_where_the_last_one_died(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    following = await start()
+    await following.step()
+    remembering.run("m@1")
+    await following.step()
+    assert (await _table(following)).get_ready("m")[0].application == "m@1"
+
+
+async def test_changing_one_declared_model_touches_no_other(start, remembering):
+    controller = await start(a="one.fake", b="one.fake")
+    await controller.step()
+    remembering.run("a@1")
+    remembering.run("b@1")
+    following = await start(a="two.fake", c="one.fake")
+    await following.step()
+    await following.step()
+    assert remembering.deleted == ["b@1"]
+    table = await _table(following)
+    assert table.get_ready("a")[0].version == "1"
+    assert {"a@2", "c@1"} <= set(remembering.deployed)
+
+
+async def test_an_application_nobody_wants_is_taken_down_and_others_are_left_alone(start, remembering):
+    controller = await start()
+    remembering.run("lost@1")
+    remembering.run("theirs")
+    await controller.step()
+    assert remembering.deleted == ["lost@1"]
+
+
+async def test_a_replica_that_does_not_describe_itself_is_loading_and_holds_up_nobody(
+    start, remembering, monkeypatch, until
+):
+    monkeypatch.setattr(module, "_DESCRIBE_TIMEOUT_S", 0.02)
+    controller = await start(a="one.fake", b="one.fake", c="one.fake")
+    await controller.step()
+    remembering.silent |= {"a@1", "b@1"}
+    for name in ("a@1", "b@1", "c@1"):
+        remembering.run(name)
+    await controller.step()
+    table = await _table(controller)
+    assert [table.get_revision(name).state for name in "abc"] == ["loading", "loading", "ready"]
+    await until(lambda: len(asyncio.all_tasks()) == 1)  # none of those that asked is left
+
+
+async def test_nothing_is_put_up_while_serve_goes_down(start, remembering, monkeypatch):
+    controller = await start(m="one.fake")
+    monkeypatch.setattr(remembering, "status", lambda: SimpleNamespace(applications={}))
+    assert not await controller.step()
+    assert remembering.deployed == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"framework": "nope"}, "framework"), ({"uri": "nowhere.fake"}, "uri"), ({"surplus": 1}, "surplus")],
+)
+async def test_a_wrong_registration_is_refused_and_nothing_kept(start, artifacts, change, problem):
+    controller = await start()
+    error = await controller.register(_spec(artifacts) | change, "me", "")
+    assert isinstance(error, InvalidConfig)
+    assert problem in str(error)
+    assert await controller.list_models() == ()
+
+
+async def test_how_many_may_be_in_flight_counts_what_replicas_take(start, remembering, artifacts):
+    controller = await start()
+    limits = {"max_queued_requests": 0, "max_ongoing_requests": 4}
+    await controller.register(_spec(artifacts, limits=limits), "me", "")
+    await controller.step()
+    remembering.states["m@1"] = {"RUNNING": 2}
+    await controller.step()
+    assert (await _table(controller)).get_revision("m").max_inflight_requests == 8
