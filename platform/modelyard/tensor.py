@@ -206,6 +206,11 @@ def to_raw(array: Array) -> bytes | memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
+def byte_size(array: Array) -> int:
+    """Bytes of the elements: for BYTES those of the texts, not of the references to them."""
+    return sum(map(len, array.flat)) if array.dtype.kind == "O" else array.nbytes
+
+
 def describe(datatype: str, shape: tuple[int, ...]) -> str:
     """``FP32 [2,4]``, as messages write a tensor."""
     return f"{datatype} [{','.join(map(str, shape))}]"

@@ -115,6 +115,14 @@ async def test_an_error_behind_the_edge_has_its_code(methods, transport, error, 
     assert (context.code, context.details) == (code, str(error))
 
 
+async def test_tensors_over_the_limit_are_resource_exhausted(methods):
+    small = GrpcMethods(methods._plane, lambda: True, max_body_bytes=31)
+    context = Context()
+    await small.infer(_request(), context)
+    assert context.code is Code.RESOURCE_EXHAUSTED
+    assert context.details == "tensors of the request: expected at most 31 bytes, got 32"
+
+
 async def test_what_breaks_inside_is_not_told(methods, transport, caplog):
     transport.error = KeyError("/secret/path")
     context = Context()

@@ -10,6 +10,7 @@ import pytest
 from modelyard.errors import InvalidTensor
 from modelyard.tensor import (
     DATATYPES,
+    byte_size,
     datatype_of,
     describe,
     element_count,
@@ -97,3 +98,8 @@ def test_raw_buffers_of_the_wrong_size_are_refused(raw: bytes, name: str, shape:
 def test_counts_and_descriptions() -> None:
     assert [element_count(shape) for shape in ((), (0, 5), (2, 3), (2**40, 2**40))] == [1, 0, 6, 2**80]
     assert describe("FP32", (-1, 4)) == "FP32 [-1,4]"
+
+
+def test_byte_size_counts_texts_not_references() -> None:
+    assert byte_size(np.array([[b"ab", b""], [b"c", b"defg"]], object)) == 7
+    assert byte_size(np.zeros((2, 3), np.float32)) == 24

@@ -42,7 +42,8 @@ class IngressConfig(Section):
     max_body_bytes: Integer = Field(
         default=64 * 1024 * 1024,
         ge=1,
-        description="Largest request body, after decompression; a larger one is refused with 413.",
+        description="Largest request body, after decompression, and largest sum of a gRPC request's tensors; a larger "
+        "one is refused with 413 or RESOURCE_EXHAUSTED.",
     )
     max_inflight_per_model: Integer = Field(
         default=1000,

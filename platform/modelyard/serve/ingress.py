@@ -112,7 +112,7 @@ class Ingress:
         self._controller = controller
         self._callers = Callers()
         self._plane = DataPlane(self._callers)
-        self._grpc = GrpcMethods(self._plane, self._is_ready)
+        self._grpc = GrpcMethods(self._plane, self._is_ready, self._config.ingress.max_body_bytes)
         services.serve_locally(self._grpc)
         self._settled = False
         self._tasks: list[asyncio.Task[None]] = []

@@ -17,10 +17,11 @@ from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.dataplane import DataPlane
-from modelyard.errors import InternalError, ModelNotReady
+from modelyard.errors import InternalError, ModelNotReady, TooLarge
 from modelyard.protocol import grpc as codec
 from modelyard.protocol.errors import as_modelyard_error, to_message
 from modelyard.serve.http import EXTENSIONS
+from modelyard.tensor import byte_size
 from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ sys.modules.setdefault(pb.ServerLiveRequest.__module__, pb)
 _STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
 _SERVICES: Final = frozenset({"", "inference.GRPCInferenceService", "grpc.health.v1.Health"})
 _WATCH_INTERVAL_S: Final = 0.5
+_GRPC_MAX_BYTES: Final = 2**31 - 1
 
 
 class Context(Protocol):
@@ -58,16 +60,20 @@ class GrpcMethods:
     Args:
         plane: What answers.
         is_ready: Whether this ingress replica can answer at all.
+        max_body_bytes: Beyond that the tensors of a request are refused.
     """
 
-    def __init__(self, plane: DataPlane, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, plane: DataPlane, is_ready: Callable[[], bool], max_body_bytes: int = _GRPC_MAX_BYTES) -> None:
         self._plane = plane
         self._is_ready = is_ready
+        self._max_body_bytes = max_body_bytes
 
     async def infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """ModelInfer."""
         try:
             revision, signature = self._plane.get_ready(message.model_name, message.model_version)
+            if message.ByteSize() > self._max_body_bytes:
+                raise TooLarge("request message", self._max_body_bytes, message.ByteSize())
             decoded = codec.decode_infer(message)
             response = await self._plane.infer(revision, signature, decoded)
             return codec.encode_infer(response, decoded, codec.is_raw(message))
