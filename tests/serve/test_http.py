@@ -18,6 +18,7 @@ from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
 from modelyard.protocol.http import Encoded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
+from modelyard.serve.edge import SHORT_WAY
 from modelyard.serve.http import HttpRequest, InferenceHandlers, make_app
 from modelyard.tensor import Tensors
 
@@ -355,3 +356,50 @@ async def test_the_id_is_the_clients_or_a_new_one(make_edge):
     edge = make_edge()
     assert (await edge.post(INFER, json.dumps({**V2, "id": "x"}).encode())).json()["id"] == "x"
     assert len({(await edge.post(INFER)).json()["id"] for _ in range(2)}) == 2
+
+
+# -- clients that go away, where nobody in front watches for it
+
+
+async def _run_short_way(edge: Edge, gone: asyncio.Event) -> list[dict[str, object]]:
+    """One request on the short way, whose client goes away when the event is set; what was sent back."""
+    messages = [{"type": "http.request", "body": json.dumps(V2).encode(), "more_body": False}]
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b"", SHORT_WAY: b"id"}
+    await edge.app(scope, receive, send)
+    return sent
+
+
+async def test_a_client_that_goes_away_ends_the_work_behind_its_request(make_edge, gated, until):
+    edge, gone = make_edge(gated(), max_batch_size=1), asyncio.Event()
+    running = asyncio.create_task(edge.post(INFER))
+    await until(lambda: edge.model.begun)
+    leaving = asyncio.create_task(_run_short_way(edge, gone))
+    await asyncio.sleep(0.06)  # watching begins after 50 ms
+    gone.set()
+    assert await asyncio.wait_for(leaving, 5) == []
+    edge.model.let(9)
+    assert (await running).status_code == 200
+    assert (await edge.post(INFER)).status_code == 200
+    assert len(edge.model.calls) == 2
+
+
+async def test_a_client_that_stays_is_answered_and_no_longer_watched(make_edge, gated, until):
+    edge, never = make_edge(gated()), asyncio.Event()
+    staying = asyncio.create_task(_run_short_way(edge, never))
+    await asyncio.sleep(0.06)
+    edge.model.let(9)
+    start, body = await asyncio.wait_for(staying, 5)
+    assert start["status"] == 200
+    assert json.loads(body["body"])["outputs"][0]["data"] == [10]
+    await until(lambda: len(asyncio.all_tasks()) <= 2)  # the runner's and this one
