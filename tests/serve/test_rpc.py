@@ -115,12 +115,12 @@ async def test_an_error_behind_the_edge_has_its_code(methods, transport, error, 
     assert (context.code, context.details) == (code, str(error))
 
 
-async def test_tensors_over_the_limit_are_resource_exhausted(methods):
-    small = GrpcMethods(methods._plane, lambda: True, max_body_bytes=31)
+async def test_a_message_over_the_limit_is_resource_exhausted(methods):
+    small = GrpcMethods(methods._plane, lambda: True, max_body_bytes=63)
     context = Context()
     await small.infer(_request(), context)
     assert context.code is Code.RESOURCE_EXHAUSTED
-    assert context.details == "tensors of the request: expected at most 31 bytes, got 32"
+    assert context.details == "request message: expected at most 63 bytes, got 64"
 
 
 async def test_what_breaks_inside_is_not_told(methods, transport, caplog):
