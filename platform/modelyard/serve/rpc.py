@@ -21,7 +21,6 @@ from modelyard.errors import InternalError, ModelNotReady, TooLarge
 from modelyard.protocol import grpc as codec
 from modelyard.protocol.errors import as_modelyard_error, to_message
 from modelyard.serve.http import EXTENSIONS
-from modelyard.tensor import byte_size
 from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
