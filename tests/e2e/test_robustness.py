@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The platform is started again, gets another file, and loses processes, with a client asking all the time."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc
+from conftest import KNOWN_OUTPUT
+from load import Load
+from made_models import write_constant, write_sleeper
+from platform_process import BIN, PlatformProcess, base_document, running, wait_until
+
+from modelyard.admin import ModelState
+from modelyard.client import Platform
+from modelyard.errors import ModelyardError
+
+ROW = [[5.1, 3.5, 1.4, 0.2]]
+KEPT = ("iris-sklearn", "iris-lightgbm")
+
+
+def small_document() -> dict[str, Any]:
+    document = base_document()
+    arguments = document["applications"][0]["args"]
+    arguments["models"] = [model for model in arguments["models"] if model["name"] in KEPT]
+    for model in arguments["models"]:
+        model["autoscaling"] = {"min_replicas": 1, "max_replicas": 1}
+    return document
+
+
+@pytest.fixture(scope="module")
+def second(make_folder: Callable[[], Path]) -> Iterator[PlatformProcess]:
+    """A platform of two models, to be hurt."""
+    with running(PlatformProcess(make_folder(), small_document())) as process:
+        yield process
+        assert process.stop() == 0
+
+
+def replicas(platform: PlatformProcess) -> dict[str, set[int]]:
+    """Process ids of all model replicas, once each application has settled on one."""
+
+    def find() -> dict[str, set[int]]:
+        found = platform.all_replicas()
+        return found if all(len(pids) == 1 for pids in found.values()) else {}
+
+    found: dict[str, set[int]] = wait_until(find, 30, "one replica of each model")
+    return found
+
+
+def ray_serve(platform: PlatformProcess, command: str, *arguments: str) -> str:
+    """What Ray Serve's own command says to this platform's cluster."""
+    address = re.findall(r"View the dashboard at \S*?(http://[\d.]+:\d+)", platform.log.read_text())[-1]
+    done = subprocess.run(
+        [str(BIN / "serve"), command, "--address", address, *arguments],
+        cwd=platform.folder,
+        env=platform.environment() | {"RAY_AUTH_MODE": "token"},  # the cluster made one; Ray's command does not look
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def deploy(platform: PlatformProcess) -> None:
+    """`serve deploy` with the platform's file as it now is."""
+    ray_serve(platform, "deploy", str(platform.write_file()))
+
+
+def serve_status(platform: PlatformProcess) -> str:
+    return ray_serve(platform, "status")
+
+
+def kill(pids: set[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_registered_models_survive_a_restart_under_plain_serve_run(make_folder: Callable[[], Path]) -> None:
+    process = PlatformProcess(make_folder(), small_document(), (str(BIN / "serve"), "run"))
+    write_constant(process.folder / "models" / "mine", 3.0)
+    with running(process), Platform.connect(process.url) as client:
+        client.register("mine", framework="sklearn", uri="models/mine", message="kept", wait=True)
+        with tritonclient.grpc.InferenceServerClient(process.grpc) as grpc:
+            assert grpc.is_model_ready("mine")
+        assert process.stop() == 0
+        assert process.unexplained(KNOWN_OUTPUT) == []
+        process.start()
+        assert client.wait_ready("mine").message == "kept"
+        assert client.predict("mine", [[0.0]]).outputs["output-0"].tolist() == [3.0]
+        assert client.predict("iris-sklearn", ROW).model_version == "1"
+        assert process.stop() == 0
+
+
+def test_deploying_a_file_with_one_changed_model_touches_that_model_only(second: PlatformProcess) -> None:
+    before = replicas(second)
+    second.models["iris-lightgbm"]["options"] = {"num_threads": 2}
+    with Load(second.url, "iris-sklearn", ROW) as untouched, Load(second.url, "iris-lightgbm", ROW, 2) as changed:
+        deploy(second)
+        wait_until(lambda: second.replicas("iris-lightgbm@2"), 60, "a replica of the changed model")
+        wait_until(lambda: not second.replicas("iris-lightgbm@1"), 60, "the old replica to end")
+    assert replicas(second)["iris-sklearn@1"] == before["iris-sklearn@1"]
+    assert set(untouched.statuses) == {200}, untouched.refusals
+    assert set(changed.statuses) == {200}, changed.refusals
+
+
+def test_deploying_a_wrong_file_touches_nothing(second: PlatformProcess) -> None:
+    before, options = replicas(second), second.models["iris-lightgbm"]["options"]
+    second.models["iris-lightgbm"]["options"] = {"threads": 2}
+    with Load(second.url, "iris-lightgbm", ROW, 2) as load:
+        deploy(second)
+        wait_until(lambda: "options.threads" in serve_status(second), 30, "Serve to refuse the file", 0.5)
+    second.models["iris-lightgbm"]["options"] = options
+    assert set(load.statuses) == {200}, load.refusals
+    assert replicas(second) == before
+
+
+def test_deploying_the_same_file_again_touches_nothing(second: PlatformProcess) -> None:
+    before, controller = replicas(second), second.replicas("platform", "Controller")
+    deploy(second)
+    wait_until(lambda: "options.threads" not in serve_status(second), 30, "Serve to take the file", 0.5)
+    with Platform.connect(second.url) as client:
+        assert {status.state for status in client.list()} == {ModelState.READY}
+    assert replicas(second) == before
+    assert second.replicas("platform", "Controller") == controller
+
+
+def test_a_killed_controller_stops_no_request_and_comes_back(second: PlatformProcess) -> None:
+    before, killed = replicas(second), second.replicas("platform", "Controller")
+    write_constant(second.folder / "models" / "late", 5.0)
+    with Load(second.url, "iris-sklearn", ROW) as load, Platform.connect(second.url, timeout_s=10) as client:
+        kill(killed)
+
+        def registers() -> bool:
+            try:
+                client.register("late", framework="sklearn", uri="models/late", wait=True, timeout_s=30)
+            except ModelyardError:
+                return False
+            return True
+
+        wait_until(registers, 60, "the controller to take a registration", 0.5)
+        assert client.predict("late", [[0.0]]).outputs["output-0"].tolist() == [5.0]
+        client.unregister("late", wait=True)
+    assert set(load.statuses) == {200}, load.refusals
+    assert replicas(second) == before
+    assert len(second.replicas("platform", "Controller") - killed) == 1
+
+
+def test_a_killed_model_replica_costs_no_request_an_unclean_answer(second: PlatformProcess) -> None:
+    killed = second.replicas("iris-sklearn@1")
+    assert len(killed) == 1
+    with Load(second.url, "iris-sklearn", ROW) as load, Load(second.url, "iris-lightgbm", ROW, 1) as other:
+        wait_until(lambda: load.answered > 100, 30, "requests to be answered")
+        kill(killed)
+        wait_until(lambda: second.replicas("iris-sklearn@1") - killed, 60, "another replica")
+        with Platform.connect(second.url) as client:
+            client.wait_ready("iris-sklearn")
+        now = load.answered
+        wait_until(lambda: load.answered > now + 100, 30, "requests to be answered again")
+    assert set(load.statuses) <= {200, 503}, load.refusals
+    assert all('model \\"iris-sklearn\\" is not ready' in text for text in load.refusals), load.refusals
+    assert set(other.statuses) == {200}
+
+
+def test_a_request_that_kills_its_replica_does_not_kill_the_platform(second: PlatformProcess) -> None:
+    write_sleeper(second.folder / "models" / "sleeper")
+    with Platform.connect(second.url) as client, Load(second.url, "iris-sklearn", ROW, 2) as load:
+        client.register("sleeper", framework="sklearn", uri="models/sleeper", wait=True)
+        killed = second.replicas("sleeper@1")
+        with Load(second.url, "sleeper", [[0.5]], 2) as hurt:
+            wait_until(lambda: hurt.answered, 30, "an answer")
+            kill(killed)
+            wait_until(lambda: second.replicas("sleeper@1") - killed, 60, "another replica")
+            answered = hurt.answered
+            wait_until(lambda: hurt.answered > answered, 60, "an answer of it")
+        assert set(hurt.statuses) <= {200, 503}, hurt.refusals
+        client.unregister("sleeper", wait=True)
+    assert set(load.statuses) == {200}
