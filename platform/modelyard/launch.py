@@ -124,14 +124,19 @@ def run_serve(
         The child's exit status; 0 where it ended because of a signal sent to us.
     """
     inherited = os.environ if environment is None else environment
-    stopped = False
+    stopped = interrupted = False
     child: subprocess.Popen[bytes] | None = None
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        if child is not None and not interrupted:
+            interrupted = True
+            child.send_signal(signal.SIGINT)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal stopped
         stopped = True
-        if child is not None:
-            child.send_signal(signal.SIGINT)
+        interrupt()
 
     # Before the child: it would inherit "ignored" from a shell that starts us in the background.
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -139,6 +144,8 @@ def run_serve(
     child = subprocess.Popen(  # noqa: S603  # our own command
         [serve_command(), "run", str(path)], env={**FAST, **inherited}, start_new_session=True
     )
+    if stopped:  # the signal came while the child was being started
+        interrupt()
     try:
         status = _wait(child, ready_url, on_ready)
     finally:

@@ -75,8 +75,17 @@ class Stepped(Controller):
     def _reconcile_forever(self) -> None:
         return
 
-    async def step(self) -> bool:
+    now = 0.0
+
+    async def round(self) -> bool:
+        self._clock = lambda: self.now
         return await asyncio.to_thread(self._reconcile)
+
+    async def step(self) -> bool:
+        """One round, and where applications have to leave, another one when their time is over."""
+        is_busy = await self.round()
+        self.now += 10
+        return await self.round() if self._leaving else is_busy
 
 
 @pytest.fixture
@@ -190,6 +199,33 @@ async def test_the_old_revision_serves_until_the_new_one_is_ready(start, remembe
     await controller.step()
     assert (await _table(controller)).get_ready("m")[0].version == "2"
     assert remembering.deleted == ["m@1"]
+
+
+async def test_an_application_leaves_only_after_the_ingress_had_time_to_follow(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.unregister("m", "me", "")
+    assert await controller.round()
+    assert (await _table(controller)).get_revision("m").state == "removing"
+    assert remembering.deleted == []
+    controller.now += 10
+    await controller.round()
+    assert remembering.deleted == ["m@1"]
+
+
+async def test_registering_a_failed_model_again_tries_again(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    kept[b"m@1"] = b"no memory"
+    await controller.step()
+    assert (await controller.status("m")).state == "failed"
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
 
 
 async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remembering, artifacts, kept):

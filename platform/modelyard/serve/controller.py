@@ -44,7 +44,9 @@ logger = logging.getLogger(__name__)
 CONTROLLER_NAME: Final = "Controller"
 _POLL_BUSY_S: Final = 0.25
 _DESCRIBE_TIMEOUT_S: Final = 5.0
+_LEAVE_AFTER_S: Final = 1.0
 _LONG_POLL_S: Final = 20.0
+_DIED_LOADING: Final = "its process died while loading; the application's log has the details"
 _ABSENT: Final = "absent"
 
 
@@ -66,6 +68,8 @@ class Controller:
         self._failures: dict[str, str] = {}
         self._plans: dict[str, ModelPlan] = {}
         self._table = RouteTable(epoch=uuid.uuid4().hex)
+        self._leaving: dict[str, float] = {}
+        self._clock = time.monotonic
         self._is_settled = False
         self._lock = threading.Lock()
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
@@ -146,8 +150,15 @@ class Controller:
             actor=actor,
             message=message,
         )
+        self._try_again(application_name(record.name, record.active.number))
         self._wake.set()
         return self._status(record)
+
+    def _try_again(self, application: str) -> None:
+        """Whoever registers a model that has failed, also unchanged, wants another attempt."""
+        if self._failures.pop(application, None) is not None:
+            clear_failure(application)
+            self._deployed.pop(application, None)
 
     def _unregister(self, name: str, actor: str, message: str) -> ModelStatus:
         record = self._catalog.remove_model(name, actor=actor, message=message, owner=Owner.REGISTERED)
@@ -256,7 +267,7 @@ class Controller:
             if seen.running:
                 self._failures.pop(name, None)
             elif name not in self._failures:
-                reason = find_failure(name)
+                reason = find_failure(name) or (_DIED_LOADING if seen.has_failed else None)
                 if reason is not None:
                     logger.warning("%s cannot be loaded: %s", name, reason)
                     self._failures[name] = reason
@@ -291,8 +302,11 @@ class Controller:
             self._deployed[deployment.application] = deployment.fingerprint
 
     def _delete(self, names: Sequence[str], observed: Mapping[str, Observed]) -> None:
-        for name in names:
-            if not observed[name].is_deleting:
+        """Takes applications down, once every ingress has had time to send its requests elsewhere."""
+        now = self._clock()
+        self._leaving = {name: self._leaving.get(name, now) for name in names}
+        for name, since in self._leaving.items():
+            if now - since >= _LEAVE_AFTER_S and not observed[name].is_deleting:
                 serve.delete(name, _blocking=False)
                 self._deployed.pop(name, None)
 

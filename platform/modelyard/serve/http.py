@@ -23,6 +23,7 @@ from modelyard.errors import (
     ModelyardError,
     RouteNotFound,
     TooLarge,
+    Unsupported,
     UnsupportedMediaType,
 )
 from modelyard.protocol import v1, v2
@@ -244,6 +245,11 @@ class InferenceHandlers:
         response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
         return v1.encode_predict(response, form)
 
+    async def explain_v1(self, request: HttpRequest) -> Encoded:
+        """``POST /v1/models/{model}:explain``: no framework explains yet."""
+        revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
+        raise Unsupported(f'model "{revision.model}": the framework "{revision.framework}" cannot explain')
+
     async def list_v1(self, request: HttpRequest) -> Encoded:
         """``GET /v1/models``."""
         models = self._plane.table.models
@@ -326,6 +332,7 @@ def make_app(
         ("POST", f"{v2_model}/versions/{{version}}/infer", inference.infer_v2),
         ("POST", f"{v1_model}/versions/{{version}}:predict", inference.predict_v1),
         ("POST", f"{v1_model}/labels/{{version}}:predict", inference.predict_v1),
+        ("POST", f"{v1_model}:explain", inference.explain_v1),
         ("GET", "/", inference.alive),
         ("GET", "/v1/models", inference.list_v1),
         ("GET", v1_model, inference.status_v1),

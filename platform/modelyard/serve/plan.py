@@ -102,9 +102,11 @@ def plan_model(
         older = [int(name.rpartition("@")[2]) for name in observed]
         ready = [number for number in older if number != newest_number and state(number).state is ModelState.READY]
         serving = state(max(ready)) if ready else newest
-    kept = {application_name(model.name, serving.number)}
     wants_newest = newest.state is not ModelState.FAILED
-    if wants_newest:
-        kept.add(application_name(model.name, newest_number))
+    kept = {application_name(model.name, number.number) for number in (serving, newest)}
+    newest_name = application_name(model.name, newest_number)
+    has_given_up = newest_name in observed and observed[newest_name].has_failed
+    if not wants_newest and (has_given_up or serving is not newest):
+        kept.discard(newest_name)
     delete = tuple(name for name, seen in observed.items() if name not in kept and not seen.is_deleting)
     return ModelPlan(serving, newest, deploy=wants_newest, delete=delete)
