@@ -29,10 +29,13 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "modelyard.serve.edge:middlewares",
     # What Ray chooses by itself, without the warning that it chose.
     "RAY_AUTH_MODE": "token",
-    # HAProxy's own metrics port listens on all interfaces; Serve's metrics have the same numbers.
+    # A log line for each request, read again by Serve, costs more than it tells. The port 9101 stays open.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # For load balancers on other machines; here the one HAProxy knows within a second.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    # Replicas' gRPC ports: Ray's own 40000 to 41000 are among those the kernel gives to outgoing connections.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": "31001",
+    "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": "32001",
 }
 """Ray reads these when its processes start, so they belong into the environment of the command."""
 
