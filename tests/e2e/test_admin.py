@@ -196,4 +196,6 @@ def test_unregistering_loses_no_accepted_request(
         assert list(accepted) == [200] * 6
     assert refused.status_code in (200, 404, 503)
     assert set(others.statuses) == {200}
-    assert httpx.post(f"{platform.url}/v1/models/{name}:predict", json={"instances": [[0.0]]}).status_code == 404
+    wait_until(
+        lambda: httpx.get(f"{platform.url}/v1/models/{name}").status_code == 404, 0.5, "the ingress to forget it"
+    )

@@ -271,7 +271,6 @@ async def test_an_unregistered_model_is_taken_down_then_forgotten(start, remembe
     assert (await _table(controller)).get_revision("m").state == "removing"
     assert remembering.deleted == ["m@1"]
     await controller.step()
-    await controller.step()
     assert isinstance(await controller.status("m"), ModelNotFound)
     assert (await _table(controller)).find_model("m") is None
 

@@ -228,7 +228,7 @@ class Controller:
             for model in models
         }
         self._plans = plans
-        self._publish(models, plans)
+        self._publish([model for model in models if not plans[model.name].purge], plans)
         targets, deleted = [], [name for orphans in by_model.values() for name in orphans]
         for model in models:
             plan = plans[model.name]
