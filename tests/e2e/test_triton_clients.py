@@ -45,7 +45,8 @@ def ask(kind: str, platform: PlatformProcess, method: str, *args: Any, **kwargs:
             # The client drops replies whose body it does not need; aiohttp warns of their connections when collected.
             warnings.simplefilter("ignore", ResourceWarning)
             result = asyncio.run(ask_async())
-            gc.collect()
+            if kind == "http-aio":
+                gc.collect()
         return result
     with make(address) as client:
         return getattr(client, method)(*args, **kwargs)
