@@ -29,6 +29,8 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "modelyard.serve.edge:middlewares",
     # What Ray chooses by itself, without the warning that it chose.
     "RAY_AUTH_MODE": "token",
+    # Ray starts its workers at niceness 15, behind everything else on the machine; these are the ones that serve.
+    "RAY_worker_niceness": "0",
     # A log line for each request, read again by Serve, costs more than it tells. The port 9101 stays open.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # For load balancers on other machines; here the one HAProxy knows within a second.
