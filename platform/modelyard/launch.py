@@ -33,6 +33,11 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_worker_niceness": "0",
     # A log line for each request, read again by Serve, costs more than it tells. The port 9101 stays open.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # Messages of usual size pass HAProxy in one piece, without waiting for windows to open.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 * 1024),
+    "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
+    "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
+    "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     # For load balancers on other machines; here the one HAProxy knows within a second.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     # Replicas' gRPC ports: Ray's own 40000 to 41000 are among those the kernel gives to outgoing connections.

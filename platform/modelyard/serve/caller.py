@@ -172,9 +172,7 @@ class RevisionCaller:
 
     def _find_lane(self) -> _Lane | None:
         """The least busy lane that takes another call."""
-        limit = _CALLS_PER_LANE if self._route.batch_wait_timeout_s == 0 else max(2, self._route.max_batch_size)
-        if self._waiting[0].attempts:
-            limit = 1
+        limit = self._calls_per_lane()
         best: _Lane | None = None
         for lane in self._lanes.values():
             if lane.is_leaving or not lane.protocol.is_open or len(lane.calls) >= limit:
@@ -184,6 +182,30 @@ class RevisionCaller:
             if best is None or len(lane.calls) < len(best.calls):
                 best = lane
         return best
+
+    def _calls_per_lane(self) -> int:
+        """How many calls a replica may have at once.
+
+        One, so that what arrives meanwhile leaves together: on small requests that is worth more than keeping the
+        replica busy between two calls. A second one where waiting longer would not make the call any bigger; and as
+        many as fill a batch where the replica itself waits for it to fill.
+        """
+        if self._waiting[0].attempts:
+            return 1
+        if self._route.batch_wait_timeout_s > 0:
+            return max(_CALLS_PER_LANE, self._route.max_batch_size)
+        return _CALLS_PER_LANE if self._is_full() else 1
+
+    def _is_full(self) -> bool:
+        """The next call is as big as it may get."""
+        if not self._waiting[0].key:
+            return True
+        rows = 0
+        for request in self._waiting:
+            rows += sum(request.call.rows)
+            if rows >= self._route.max_batch_size:
+                return True
+        return False
 
     def _may_use_handle(self) -> bool:
         """There are replicas without a lane, or no lane at all."""
