@@ -20,7 +20,7 @@ TABLE = [line for line in README.splitlines() if line.startswith("|")]
 COLUMNS = [cell.strip() for cell in TABLE[0].strip("|").split("|")][2:]
 CELLS = [
     (cells[0].strip(" `"), column)
-    for cells in (line.strip("|").split("|") for line in TABLE[2:])
+    for cells in (line.strip("|").split("|") for line in TABLE if line.startswith("| `"))
     for column, cell in zip(COLUMNS, cells[2:], strict=True)
     if cell.strip() == "yes"
 ]
