@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -131,5 +132,5 @@ def test_the_folder_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_socket_paths_fit_the_systems_limit():
-    path = socket_path(Path("/tmp/modelyard-1000-0123456789ab"), "m" * 63 + "@1000000", "r" * 12)
+    path = socket_path(Path(tempfile.gettempdir()) / "modelyard-1000-0123456789ab", "m" * 63 + "@1000000", "r" * 12)
     assert len(str(path)) < 107
