@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -64,6 +64,27 @@ class Model(ABC):
         Raises:
             InvalidRequest: The values (not their shape) are the client's mistake, for example an unknown category.
         """
+
+    def stream(
+        self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters
+    ) -> Iterator[Tensors] | AsyncIterator[Tensors]:
+        """Runs a model whose signature is ``decoupled``: none, one or many answers to one request.
+
+        Either a plain generator, each step of which runs in the thread of ``predict``, or an asynchronous one, which
+        runs on the replica's event loop and must not block it. When nobody waits any more it is closed.
+
+        Args:
+            inputs: As for ``predict``.
+            outputs: As for ``predict``.
+            parameters: As for ``predict``.
+
+        Returns:
+            The answers in order, each with at least the outputs asked for.
+
+        Raises:
+            InvalidRequest: As for ``predict``, also after the first answer.
+        """
+        raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027  # most models hold nothing that needs freeing
         """Frees what the model holds; called once, when its replica stops."""

@@ -7,8 +7,8 @@ dimension).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ class Signature:
             client calls it is accepted.
         exact_datatypes: Refuse instead of casting numbers between kinds that fit (FP32 → FP64).
         batch_axis: Rows are dimension 0 of every input and output, and several requests may be merged there.
+        decoupled: One request is answered by none, one or many responses (``Model.stream``): text, chunks, progress.
+        explanations: Names of those outputs in ``on_request`` that explain an answer; empty where the model cannot.
+        labels: Names of the classes by an output's name, in the order of its last dimension.
+        example: One valid row by input name (or column), as JSON values; empty where nothing better than zeros is
+            known. Shown in the documentation.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -52,6 +57,10 @@ class Signature:
     any_input_name: bool = False
     exact_datatypes: bool = False
     batch_axis: bool = True
+    decoupled: bool = False
+    explanations: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     def bind(self, tensors: Tensors) -> dict[str, Array]:
         """The model's inputs out of a request's tensors, in the signature's order and datatypes.

@@ -19,7 +19,9 @@ from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
 from modelyard.protocol.http import Encoded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.edge import SHORT_WAY
-from modelyard.serve.http import HttpRequest, InferenceHandlers, make_app
+from modelyard.serve.http import HttpRequest, make_app
+from modelyard.serve.v1 import V1Handlers
+from modelyard.serve.v2 import V2Handlers
 from modelyard.tensor import Tensors
 
 MAX_BODY_BYTES = 4096
@@ -62,9 +64,9 @@ class Edge:
         }
         self.plane.table = RouteTable("e", 1, models)
         self.is_ready = True
-        inference = InferenceHandlers(self.plane, lambda: self.is_ready)
+        inference = [*V2Handlers(self.plane, lambda: self.is_ready).routes(), *V1Handlers(self.plane).routes()]
         admin = [("GET", "/platform/v1/models/{model}", _status), ("GET", "/platform/v1/broken", _break)]
-        self.app = make_app(inference, admin, MAX_BODY_BYTES, _lifespan)
+        self.app = make_app([*inference, *admin], MAX_BODY_BYTES, _lifespan)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://edge")
 
     async def post(self, path: str, content: bytes | None = None, headers: dict[str, str] | None = None):

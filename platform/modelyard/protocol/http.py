@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +39,21 @@ class Encoded:
 
     status: int
     body: bytes
+    headers: tuple[Header, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One HTTP reply whose body comes bit by bit.
+
+    Attributes:
+        status: The HTTP status.
+        chunks: The parts of the body; closed by the edge, also when the client goes away.
+        headers: Lower-case pairs as ASGI wants them, with content-type.
+    """
+
+    status: int
+    chunks: AsyncGenerator[bytes]
     headers: tuple[Header, ...]
 
 

@@ -18,7 +18,7 @@ from modelyard.errors import DeadlineExceeded, InternalError, InvalidRequest, Mo
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json, load_json
 from modelyard.routing import RevisionRoute
-from modelyard.serve.http import Handler, HttpRequest
+from modelyard.serve.http import HttpRequest, RouteEntry
 from modelyard.serve.replica import call_by_handle
 from modelyard.tensor import Tensors
 
@@ -106,7 +106,7 @@ class AdminHandlers:
     def __init__(self, transport: HandleTransport) -> None:
         self._transport = transport
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
+    def routes(self) -> list[RouteEntry]:
         """Method, path and handler of each route."""
         models, model = "/platform/v1/models", "/platform/v1/models/{model}"
         return [

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP edge: routes, limits, deadlines, and the one function that turns errors into replies.
 
-"One request": first and last on the way. Handlers return an :class:`~modelyard.protocol.http.Encoded` or raise; they
-never see ASGI messages.
+"One request": first and last on the way. Handlers return an :class:`~modelyard.protocol.http.Encoded` (or a
+:class:`~modelyard.protocol.http.Streamed`) or raise; they never see ASGI messages.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from modelyard.dataplane import DataPlane
 from modelyard.errors import (
     InternalError,
     InvalidRequest,
@@ -23,18 +23,14 @@ from modelyard.errors import (
     ModelyardError,
     RouteNotFound,
     TooLarge,
-    Unsupported,
     UnsupportedMediaType,
 )
-from modelyard.protocol import v1, v2
 from modelyard.protocol.errors import as_modelyard_error, encode_http
-from modelyard.protocol.http import Encoded, encode_json
+from modelyard.protocol.http import Encoded, Streamed, encode_json
 from modelyard.serve.edge import SHORT_WAY
-from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS: Final = ("binary_tensor_data", "parameters")
 _WATCH_AFTER_S: Final = 0.05
 _MAX_DIGITS: Final = 18
 """More is no length; Python itself refuses to read thousands of them."""
@@ -128,7 +124,9 @@ class HttpRequest:
             raise UnsupportedMediaType(f'content encoding: expected none, got "{got}"')
 
 
-Handler = Callable[[HttpRequest], Awaitable[Encoded]]
+Handler = Callable[[HttpRequest], Awaitable[Encoded | Streamed]]
+RouteEntry = tuple[str, str, Handler]
+"""Method, path and handler."""
 
 
 class Endpoint:
@@ -147,6 +145,9 @@ class Endpoint:
         watch = _DisconnectWatch(request, receive)
         try:
             reply = await self._answer(request)
+            if isinstance(reply, Streamed):
+                await _stream(reply, scope, send)
+                return
         except asyncio.CancelledError:
             if not watch.is_disconnected:
                 raise
@@ -155,7 +156,7 @@ class Endpoint:
             watch.stop()
         await _send(reply, scope, send)
 
-    async def _answer(self, request: HttpRequest) -> Encoded:
+    async def _answer(self, request: HttpRequest) -> Encoded | Streamed:
         try:
             return await self._handler(request)
         except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a reply
@@ -218,88 +219,6 @@ def _admin_error(error: ModelyardError) -> Encoded:
     return encode_json(document, error.http_status, extra)
 
 
-class InferenceHandlers:
-    """KServe v1 and the Open Inference Protocol v2 over HTTP.
-
-    Args:
-        plane: What answers.
-        is_ready: Whether this ingress replica can answer at all.
-    """
-
-    def __init__(self, plane: DataPlane, is_ready: Callable[[], bool]) -> None:
-        self._plane = plane
-        self._is_ready = is_ready
-
-    async def infer_v2(self, request: HttpRequest) -> Encoded:
-        """``POST /v2/models/{model}[/versions/{version}]/infer``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
-        body = await request.body()
-        decoded = v2.decode_infer(body, _json_length(request), signature)
-        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
-        return v2.encode_infer(response, decoded)
-
-    async def predict_v1(self, request: HttpRequest) -> Encoded:
-        """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:predict``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
-        decoded, form = v1.decode_predict(await request.body(), signature)
-        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
-        return v1.encode_predict(response, form)
-
-    async def explain_v1(self, request: HttpRequest) -> Encoded:
-        """``POST /v1/models/{model}:explain``: no framework explains yet."""
-        revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
-        raise Unsupported(f'model "{revision.model}": the framework "{revision.framework}" cannot explain')
-
-    async def list_v1(self, request: HttpRequest) -> Encoded:
-        """``GET /v1/models``."""
-        models = self._plane.table.models
-        return v1.encode_model_list(models, min((model.created_s for model in models.values()), default=0))
-
-    async def status_v1(self, request: HttpRequest) -> Encoded:
-        """``GET /v1/models/{model}``: 503 with the reason where it cannot answer."""
-        name, version = request.path("model"), request.path("version")
-        revision, _ = self._plane.get_ready(name, version)
-        created_s = self._plane.table.get_model(name).created_s
-        return v1.encode_model_status(name, True, revision.version, created_s)
-
-    async def server_metadata(self, request: HttpRequest) -> Encoded:
-        """``GET /v2``."""
-        return v2.encode_server_metadata(__version__, EXTENSIONS)
-
-    async def live(self, request: HttpRequest) -> Encoded:
-        """``GET /v2/health/live``."""
-        return v2.encode_live(True)
-
-    async def ready(self, request: HttpRequest) -> Encoded:
-        """``GET /v2/health/ready``."""
-        return v2.encode_ready(self._is_ready())
-
-    async def alive(self, request: HttpRequest) -> Encoded:
-        """``GET /``."""
-        return encode_json({"status": "alive"})
-
-    async def model_metadata(self, request: HttpRequest) -> Encoded:
-        """``GET /v2/models/{model}[/versions/{version}]``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
-        versions = tuple(self._plane.table.get_model(revision.model).revisions)
-        return v2.encode_model_metadata(revision.model, versions, revision.framework, signature)
-
-    async def model_ready(self, request: HttpRequest) -> Encoded:
-        """``GET /v2/models/{model}[/versions/{version}]/ready``."""
-        revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
-        return v2.encode_model_ready(revision.model, True)
-
-
-def _json_length(request: HttpRequest) -> int | None:
-    raw = request.headers.get(b"inference-header-content-length")
-    if raw is None:
-        return None
-    if not raw.isdigit() or len(raw) > _MAX_DIGITS:
-        got = raw[:40].decode("latin-1")
-        raise InvalidRequest(f'header Inference-Header-Content-Length: expected a number of bytes, got "{got}"')
-    return int(raw)
-
-
 class _TrailingSlash:
     """Accepts ``/v2/models/`` where ``/v2/models`` is the route."""
 
@@ -314,46 +233,21 @@ class _TrailingSlash:
         await self._app(scope, receive, send)
 
 
-def make_app(
-    inference: InferenceHandlers, admin: list[tuple[str, str, Handler]], max_body_bytes: int, lifespan: Lifespan[Any]
-) -> ASGIApp:
+def make_app(routes: Iterable[RouteEntry], max_body_bytes: int, lifespan: Lifespan[Any]) -> ASGIApp:
     """The whole HTTP surface.
 
     Args:
-        inference: The inference protocols.
-        admin: Method, path and handler of each admin route.
+        routes: Method, path and handler of each route; of two paths that fit, the earlier wins.
         max_body_bytes: Limit of every request body.
         lifespan: Runs around the application's life.
     """
-    v1_model, v2_model = "/v1/models/{model}", "/v2/models/{model}"
-    table: list[tuple[str, str, Handler]] = [
-        ("POST", f"{v2_model}/infer", inference.infer_v2),
-        ("POST", f"{v1_model}:predict", inference.predict_v1),
-        ("POST", f"{v2_model}/versions/{{version}}/infer", inference.infer_v2),
-        ("POST", f"{v1_model}/versions/{{version}}:predict", inference.predict_v1),
-        ("POST", f"{v1_model}/labels/{{version}}:predict", inference.predict_v1),
-        ("POST", f"{v1_model}:explain", inference.explain_v1),
-        ("GET", "/", inference.alive),
-        ("GET", "/v1/models", inference.list_v1),
-        ("GET", v1_model, inference.status_v1),
-        ("GET", f"{v1_model}/versions/{{version}}", inference.status_v1),
-        ("GET", f"{v1_model}/labels/{{version}}", inference.status_v1),
-        ("GET", "/v2", inference.server_metadata),
-        ("GET", "/v2/health/live", inference.live),
-        ("GET", "/v2/health/ready", inference.ready),
-        ("GET", "/v2/models", inference.list_v1),
-        ("GET", v2_model, inference.model_metadata),
-        ("GET", f"{v2_model}/versions/{{version}}", inference.model_metadata),
-        ("GET", f"{v2_model}/ready", inference.model_ready),
-        ("GET", f"{v2_model}/versions/{{version}}/ready", inference.model_ready),
-        *admin,
-    ]
     by_path: dict[str, dict[str, Handler]] = {}
-    for method, path, handler in table:
+    # Routes are tried one after another; inference, which is all POST, first.
+    for method, path, handler in sorted(routes, key=lambda route: route[0] != "POST"):
         by_path.setdefault(path, {})[method] = handler
-    routes = [Route(path, _ByMethod(handlers, max_body_bytes)) for path, handlers in by_path.items()]
+    table = [Route(path, _ByMethod(handlers, max_body_bytes)) for path, handlers in by_path.items()]
     # The bare router: endpoints answer their own errors, so Starlette's middleware would only cost time.
-    router = Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
+    router = Router(table, redirect_slashes=False, default=_not_found, lifespan=lifespan)
     return _TrailingSlash(router)
 
 
@@ -387,10 +281,26 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     await _send(error_reply(error, scope), scope, send)
 
 
-async def _send(reply: Encoded, scope: Scope, send: Send) -> None:
+async def _send(reply: Encoded | Streamed, scope: Scope, send: Send) -> None:
+    if isinstance(reply, Streamed):
+        await _stream(reply, scope, send)
+        return
+    await send(_start(reply, scope))
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+
+
+async def _stream(reply: Streamed, scope: Scope, send: Send) -> None:
+    """Each chunk leaves as it comes; whatever happens on the way, the source is told to stop."""
+    async with contextlib.aclosing(reply.chunks) as chunks:
+        await send(_start(reply, scope))
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _start(reply: Encoded | Streamed, scope: Scope) -> Message:
     headers = list(reply.headers)
     ident = scope.get(SHORT_WAY)
     if ident is not None:
         headers.append((b"x-request-id", ident))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+    return {"type": "http.response.start", "status": reply.status, "headers": headers}

@@ -29,11 +29,13 @@ from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve import edge, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.caller import RevisionCaller
-from modelyard.serve.http import InferenceHandlers, make_app
+from modelyard.serve.http import make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.replica import call_by_handle, session_id
 from modelyard.serve.rpc import GrpcMethods
+from modelyard.serve.v1 import V1Handlers
+from modelyard.serve.v2 import V2Handlers
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -122,9 +124,13 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The HTTP application; Serve asks for it after the constructor."""
-        inference = InferenceHandlers(self._plane, self._is_ready)
-        admin = AdminHandlers(HandleTransport(self._controller))
-        app = make_app(inference, admin.routes(), self._config.ingress.max_body_bytes, self._lifespan)
+        handlers = (
+            V2Handlers(self._plane, self._is_ready),
+            V1Handlers(self._plane),
+            AdminHandlers(HandleTransport(self._controller)),
+        )
+        routes = [route for group in handlers for route in group.routes()]
+        app = make_app(routes, self._config.ingress.max_body_bytes, self._lifespan)
         edge.serve_locally(app)
         return app
 

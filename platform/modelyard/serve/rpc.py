@@ -20,7 +20,7 @@ from modelyard.dataplane import DataPlane
 from modelyard.errors import InternalError, ModelNotReady, TooLarge
 from modelyard.protocol import grpc as codec
 from modelyard.protocol.errors import as_modelyard_error, to_message
-from modelyard.serve.http import EXTENSIONS
+from modelyard.serve.v2 import EXTENSIONS
 from modelyard.version import __version__
 
 logger = logging.getLogger(__name__)
