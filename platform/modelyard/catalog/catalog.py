@@ -8,7 +8,8 @@ is on disk.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,6 +23,25 @@ from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
 
 STABLE: Final = "stable"
 _CONFIGURATION: Final = "configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Who changes a model, and how.
+
+    Attributes:
+        owner: On whose behalf.
+        actor: Who.
+        message: Why.
+        loads: An unloaded model is loaded.
+        again: The model has failed and is to be tried again: a change, also where nothing in it differs.
+    """
+
+    owner: Owner
+    actor: str
+    message: str
+    loads: bool = True
+    again: bool = False
 
 
 class Catalog:
@@ -81,13 +101,14 @@ class Catalog:
         actor: str = "",
         message: str = "",
         expected_generation: int | None = None,
+        again: bool = False,
     ) -> ModelRecord:
         """Creates a model or changes it.
 
         The digest of the active revision makes no new revision: the spec is changed in place. Any other digest makes
         the next revision, which gets all traffic and the label ``stable`` - also one that an older revision had, for
-        history only grows. A model being removed comes back, and then its name is free for either owner. Nothing is
-        written, and the generation stays, where nothing changes.
+        history only grows. A model being removed comes back, and then its name is free for either owner; an unloaded
+        one is loaded. Nothing is written, and the generation stays, where nothing changes.
 
         Args:
             name: The model.
@@ -98,6 +119,7 @@ class Catalog:
             actor: Who changes it, for the history.
             message: Why, for the history.
             expected_generation: Change it only if it is still at this generation; 0 for a model that must be new.
+            again: It has failed and is to be tried again: a change, also where nothing in it differs.
 
         Raises:
             Conflict: The name belongs to the other owner, or the model is at another generation.
@@ -107,7 +129,59 @@ class Catalog:
             old = _find(connection, name)
             _check_owner(name, old, owner)
             _check_generation(name, old, expected_generation)
-            return _put(connection, old, entry, owner, actor, message)
+            return _put(connection, old, entry, _Change(owner, actor, message, again=again))
+
+    def load_model(
+        self,
+        name: str,
+        *,
+        content: Mapping[str, Any],
+        digest: str,
+        actor: str = "",
+        message: str = "",
+        expected_generation: int | None = None,
+        again: bool = False,
+    ) -> ModelRecord:
+        """Wants a model to run, as its spec has it; another digest makes the next revision.
+
+        Args:
+            name: The model.
+            content: As for :meth:`put_model`.
+            digest: As for :meth:`put_model`; of the artifact as it is now.
+            actor: Who loads it.
+            message: Why.
+            expected_generation: As for :meth:`put_model`.
+            again: As for :meth:`put_model`.
+
+        Raises:
+            ModelNotFound: There is none.
+            Conflict: It is being removed, or at another generation.
+        """
+        with writing(self._engine) as connection:
+            old = _get_kept(connection, name)
+            _check_generation(name, old, expected_generation)
+            entry = ModelEntry(name, old.spec, content, digest)
+            return _put(connection, old, entry, _Change(old.owner, actor, message, again=again))
+
+    def unload_model(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
+        """Wants nothing of a model to run; one that is unloaded already stays as it is.
+
+        Args:
+            name: The model.
+            actor: Who unloads it.
+            message: Why.
+
+        Raises:
+            ModelNotFound: There is none.
+            Conflict: It is being removed.
+        """
+        with writing(self._engine) as connection:
+            old = _get_kept(connection, name)
+            if old.wanted is Wanted.UNLOADED:
+                return old
+            _update_model(connection, old, {"wanted": Wanted.UNLOADED.value}, _now())
+            _add_event(connection, name, "unloaded", actor, message, {})
+            return _get(connection, name)
 
     def remove_model(self, name: str, *, actor: str = "", message: str = "", owner: Owner | None = None) -> ModelRecord:
         """Marks a model as no longer wanted; one that already is stays as it is.
@@ -152,27 +226,26 @@ class Catalog:
     def sync_declared(
         self, entries: Iterable[ModelEntry], *, actor: str = _CONFIGURATION, message: str = ""
     ) -> tuple[ModelRecord, ...]:
-        """Makes the declared models exactly these: all or, where one is refused, none.
+        """Makes the declared models exactly these, in one transaction.
 
-        Declared models that are not among them are marked as removed; registered ones are left alone.
+        Declared models that are not among them are marked as removed; registered ones are left alone, and keep their
+        names. One that was unloaded stays so.
 
         Returns:
-            The given models, in their order.
-
-        Raises:
-            Conflict: A name belongs to a registered model.
+            The given models, in their order, without those whose name belongs to a registered one.
         """
         entries = tuple(entries)
         names = {entry.name for entry in entries}
+        change = _Change(Owner.DECLARED, actor, message, loads=False)
         with writing(self._engine) as connection:
             known = {record.name: record for record in _read_models(connection)}
-            for entry in entries:
-                _check_owner(entry.name, known.get(entry.name), Owner.DECLARED)
             for record in known.values():
                 if _is_declared(record) and record.name not in names:
                     _remove(connection, record, actor, message)
             return tuple(
-                _put(connection, known.get(entry.name), entry, Owner.DECLARED, actor, message) for entry in entries
+                _put(connection, known.get(entry.name), entry, change)
+                for entry in entries
+                if not _is_registered(known.get(entry.name))
             )
 
     def add_event(
@@ -203,14 +276,20 @@ def _create_tables(connection: Connection) -> None:
     found = connection.execute(select(table.c.value).where(table.c.key == "schema_version")).scalar()
     if found is None:
         connection.execute(insert(table).values(key="schema_version", value=str(schema.SCHEMA_VERSION)))
-    elif int(found) != schema.SCHEMA_VERSION:
-        raise InvalidConfig(
-            (f"catalog.url: expected a database with schema version {schema.SCHEMA_VERSION}, got version {found}",)
-        )
+    elif int(found) > schema.SCHEMA_VERSION:
+        known = f"expected a database with schema version {schema.SCHEMA_VERSION} or older"
+        raise InvalidConfig((f"catalog.url: {known}, got version {found}",))
+    elif int(found) < schema.SCHEMA_VERSION:
+        is_version = table.c.key == "schema_version"
+        connection.execute(update(table).where(is_version).values(value=str(schema.SCHEMA_VERSION)))
 
 
 def _is_declared(record: ModelRecord) -> bool:
-    return record.owner is Owner.DECLARED and record.wanted is Wanted.SERVING
+    return record.owner is Owner.DECLARED and record.wanted is not Wanted.REMOVED
+
+
+def _is_registered(record: ModelRecord | None) -> bool:
+    return record is not None and record.owner is Owner.REGISTERED and record.wanted is not Wanted.REMOVED
 
 
 def _check_owner(name: str, old: ModelRecord | None, owner: Owner) -> None:
@@ -227,32 +306,30 @@ def _check_generation(name: str, old: ModelRecord | None, expected: int | None) 
         raise Conflict(f'model "{name}" was changed meanwhile: expected generation {expected}, got {got}')
 
 
-def _put(
-    connection: Connection, old: ModelRecord | None, entry: ModelEntry, owner: Owner, actor: str, message: str
-) -> ModelRecord:
-    now = _now()
+def _put(connection: Connection, old: ModelRecord | None, entry: ModelEntry, change: _Change) -> ModelRecord:
     if old is None:
-        values = {
-            "name": entry.name,
-            "owner": owner.value,
-            "spec": entry.spec,
-            "wanted": Wanted.SERVING.value,
-            "generation": 1,
-        }
-        connection.execute(insert(schema.models).values(**values, created_at=now, updated_at=now))
-        number = _add_revision(connection, entry, now, actor, message)
-        _add_event(connection, entry.name, "created", actor, message, {"revision": number})
-        return _get(connection, entry.name)
-    is_new_revision = old.active.digest != entry.digest
+        return _create(connection, entry, change)
+    is_new_revision = not old.revisions or old.active.digest != entry.digest
     changed = sorted(key for key in {*old.spec, *entry.spec} if old.spec.get(key) != entry.spec.get(key))
-    kind = _kind_of_change(old, is_new_revision, bool(changed))
+    kind = _kind_of_change(old, change, is_new_revision, bool(changed))
     if kind is None:
         return old
-    values = {"owner": owner.value, "spec": entry.spec, "wanted": Wanted.SERVING.value}
-    _update_model(connection, old, values, now)
-    number = _add_revision(connection, entry, now, actor, message) if is_new_revision else old.active.number
-    diff = {key: _diff(key, old.spec, entry.spec) for key in changed}
-    _add_event(connection, entry.name, kind, actor, message, {"revision": number, "changed": diff})
+    stays_unloaded = old.wanted is Wanted.UNLOADED and not change.loads
+    wanted = Wanted.UNLOADED if stays_unloaded else Wanted.SERVING
+    now = _now()
+    _update_model(connection, old, {"owner": change.owner.value, "spec": entry.spec, "wanted": wanted.value}, now)
+    number = _add_revision(connection, entry, now, change) if is_new_revision else old.active.number
+    detail: dict[str, Any] = {"revision": number, "changed": {key: _diff(key, old.spec, entry.spec) for key in changed}}
+    _add_event(connection, entry.name, kind, change.actor, change.message, detail)
+    return _get(connection, entry.name)
+
+
+def _create(connection: Connection, entry: ModelEntry, change: _Change) -> ModelRecord:
+    now = _now()
+    values = {"owner": change.owner.value, "spec": entry.spec, "wanted": Wanted.SERVING.value, "generation": 1}
+    connection.execute(insert(schema.models).values(name=entry.name, **values, created_at=now, updated_at=now))
+    number = _add_revision(connection, entry, now, change)
+    _add_event(connection, entry.name, "created", change.actor, change.message, {"revision": number})
     return _get(connection, entry.name)
 
 
@@ -261,21 +338,23 @@ def _diff(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Any]
     return [] if key == "environment" else [old.get(key), new.get(key)]
 
 
-def _kind_of_change(old: ModelRecord, is_new_revision: bool, is_changed: bool) -> str | None:
+def _kind_of_change(old: ModelRecord, change: _Change, is_new_revision: bool, is_changed: bool) -> str | None:
     if old.wanted is Wanted.REMOVED:
         return "restored"
     if is_new_revision:
         return "revised"
-    return "changed" if is_changed else None
+    if change.again or (change.loads and old.wanted is Wanted.UNLOADED):
+        return "loaded"
+    return "changed" if is_changed or old.problem else None
 
 
-def _add_revision(connection: Connection, entry: ModelEntry, now: str, actor: str, message: str) -> int:
+def _add_revision(connection: Connection, entry: ModelEntry, now: str, change: _Change) -> int:
     """Adds the next revision and gives it all traffic and the label ``stable``."""
     table = schema.revisions
     highest = connection.execute(select(func.max(table.c.number)).where(table.c.model == entry.name)).scalar()
     number: int = (highest or 0) + 1
-    values = {"digest": entry.digest, "content": entry.content, "created_at": now, "actor": actor, "message": message}
-    connection.execute(insert(table).values(model=entry.name, number=number, **values))
+    values = {"digest": entry.digest, "content": entry.content, "actor": change.actor, "message": change.message}
+    connection.execute(insert(table).values(model=entry.name, number=number, created_at=now, **values))
     connection.execute(delete(schema.traffic).where(schema.traffic.c.model == entry.name))
     connection.execute(insert(schema.traffic).values(model=entry.name, revision=number, weight=100.0))
     is_stable = and_(schema.labels.c.model == entry.name, schema.labels.c.label == STABLE)
@@ -310,6 +389,21 @@ def _get(connection: Connection, name: str) -> ModelRecord:
     return record
 
 
+def _get_kept(connection: Connection, name: str) -> ModelRecord:
+    """The model, which is not on its way out.
+
+    Raises:
+        ModelNotFound: There is none.
+        Conflict: It is being removed.
+    """
+    record = _find(connection, name)
+    if record is None:
+        raise ModelNotFound(name)
+    if record.wanted is Wanted.REMOVED:
+        raise Conflict(f'model "{name}" is being removed: register it again to keep it')
+    return record
+
+
 def _find(connection: Connection, name: str) -> ModelRecord | None:
     return next(iter(_read_models(connection, name)), None)
 
@@ -338,18 +432,30 @@ def _read_models(connection: Connection, name: str | None = None) -> tuple[Model
     return tuple(
         ModelRecord(
             name=row.name,
-            owner=Owner(row.owner),
-            spec=row.spec,
-            wanted=Wanted(row.wanted),
+            owner=Owner(row.owner) if row.owner in set(Owner) else Owner.REGISTERED,
+            spec=row.spec if isinstance(row.spec, dict) else {},
+            wanted=Wanted(row.wanted) if row.wanted in set(Wanted) else Wanted.SERVING,
             generation=row.generation,
             created_at=row.created_at,
             updated_at=row.updated_at,
             revisions=tuple(found[row.name]),
             traffic=weights[row.name],
             labels=marked[row.name],
+            problem=_find_problem(row, found[row.name]),
         )
         for row in connection.execute(rows)
     )
+
+
+def _find_problem(row: Row[Any], revisions: Sequence[RevisionRecord]) -> str:
+    """What no Modelyard writes into the row of a model, for one bad row must not hide all the others."""
+    for column, known in (("owner", Owner), ("wanted", Wanted)):
+        value = getattr(row, column)
+        if value not in set(known):
+            return f'{column}: expected one of {", ".join(known)}, got "{value}"'
+    if not isinstance(row.spec, dict):
+        return f"spec: expected an object, got {type(row.spec).__name__}"
+    return "" if revisions else "it has no revision that carries traffic"
 
 
 def _to_revision(row: Row[Any]) -> RevisionRecord:

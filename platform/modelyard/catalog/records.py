@@ -22,6 +22,8 @@ class Wanted(StrEnum):
     """What should be true of a model; the controller makes it so."""
 
     SERVING = "serving"
+    UNLOADED = "unloaded"
+    """It stays with its revisions, and nothing of it runs until it is loaded again."""
     REMOVED = "removed"
     """To be drained and taken down, then purged from the catalog."""
 
@@ -64,6 +66,7 @@ class ModelRecord:
         revisions: Those that carry traffic or a label, by number; the whole history is ``Catalog.list_revisions``.
         traffic: Percent by revision number; sums to 100.
         labels: Revision number by label.
+        problem: Why the row cannot be used, as far as the catalog can tell; empty where it can.
     """
 
     name: str
@@ -76,6 +79,7 @@ class ModelRecord:
     revisions: tuple[RevisionRecord, ...]
     traffic: Mapping[int, float]
     labels: Mapping[str, int]
+    problem: str = ""
 
     @property
     def active(self) -> RevisionRecord:
@@ -91,7 +95,8 @@ class EventRecord:
         id: Grows with time.
         at: ISO 8601, UTC.
         model: The model, which may be gone.
-        kind: ``created``, ``revised``, ``changed``, ``restored``, ``removed``, ``purged``, or another writer's.
+        kind: ``created``, ``revised``, ``changed``, ``restored``, ``loaded``, ``unloaded``, ``removed``, ``purged``,
+            ``refused``, or another writer's.
         actor: Who.
         message: Why.
         detail: What, as JSON.

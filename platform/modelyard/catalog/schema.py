@@ -22,7 +22,8 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""2: ``wanted`` may be ``unloaded``, which version 1 cannot read; the tables are the same."""
 
 metadata: Final = MetaData()
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def _put(
 
 def _kinds(catalog: Catalog, name: str = "iris") -> list[str]:
     return [event.kind for event in reversed(catalog.list_events(name))]
+
+
+def _edit(tmp_path: Path, statements: str) -> None:
+    """Changes the database behind the catalog's back."""
+    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
+    connection.executescript(statements)
+    connection.close()
 
 
 def test_a_new_model_has_revision_one_with_all_traffic(catalog: Catalog) -> None:
@@ -175,13 +183,108 @@ def test_an_unchanged_file_changes_nothing(catalog: Catalog) -> None:
     assert catalog.list_events() == events
 
 
-def test_one_refused_declaration_leaves_all_as_it_was(catalog: Catalog) -> None:
+def test_a_registered_model_keeps_its_name_from_the_file(catalog: Catalog) -> None:
+    mine = _put(catalog, "mine")
+    (declared,) = catalog.sync_declared([_entry("mine", "d9"), _entry("new")])
+    assert declared.name == "new"
+    assert catalog.find_model("mine") == mine
+
+
+def _load(catalog: Catalog, digest: str = "d1", **arguments: Any) -> ModelRecord:
+    return catalog.load_model("iris", content={"framework": "sklearn"}, digest=digest, **arguments)
+
+
+def test_an_unloaded_model_stays_with_its_revision_until_it_is_loaded(catalog: Catalog, url: str) -> None:
+    before = _put(catalog)
+    unloaded = catalog.unload_model("iris", actor="bob", message="night")
+    assert (unloaded.wanted, unloaded.generation, unloaded.revisions) == (Wanted.UNLOADED, 2, before.revisions)
+    assert catalog.unload_model("iris") == unloaded
+    with Catalog(url) as again:
+        assert again.find_model("iris") == unloaded
+    loaded = _load(catalog)
+    assert (loaded.wanted, loaded.generation, loaded.active.number) == (Wanted.SERVING, 3, 1)
+    assert _kinds(catalog) == ["created", "unloaded", "loaded"]
+    event = catalog.list_events("iris")[1]
+    assert (event.actor, event.message) == ("bob", "night")
+
+
+def test_loading_what_is_loaded_changes_nothing(catalog: Catalog) -> None:
+    record = _put(catalog)
+    assert _load(catalog) == record
+    assert _kinds(catalog) == ["created"]
+
+
+def test_loading_a_changed_artifact_makes_the_next_revision(catalog: Catalog) -> None:
+    _put(catalog, batching=1)
+    record = _load(catalog, "d2", message="retrained")
+    assert (record.active.number, record.active.message, record.spec["batching"]) == (2, "retrained", 1)
+    assert record.owner is Owner.REGISTERED
+
+
+def test_trying_again_is_a_change(catalog: Catalog) -> None:
+    record = _put(catalog)
+    assert _load(catalog, again=True).generation == record.generation + 1
+    assert _kinds(catalog) == ["created", "loaded"]
+
+
+def test_registering_an_unloaded_model_again_loads_it(catalog: Catalog) -> None:
+    _put(catalog)
+    catalog.unload_model("iris")
+    assert _put(catalog).wanted is Wanted.SERVING
+    assert _kinds(catalog) == ["created", "unloaded", "loaded"]
+
+
+def test_the_file_does_not_load_what_was_unloaded(catalog: Catalog) -> None:
     catalog.sync_declared([_entry("a")])
-    _put(catalog, "mine")
-    before = catalog.list_models()
-    with pytest.raises(Conflict, match='"mine" is registered'):
-        catalog.sync_declared([_entry("new"), _entry("mine")])
-    assert catalog.list_models() == before
+    catalog.unload_model("a")
+    (same,) = catalog.sync_declared([_entry("a")])
+    (changed,) = catalog.sync_declared([_entry("a", "d2")])
+    assert (same.wanted, changed.wanted, changed.active.number) == (Wanted.UNLOADED, Wanted.UNLOADED, 2)
+    catalog.sync_declared([])
+    assert [record.wanted for record in catalog.list_models()] == [Wanted.REMOVED]
+
+
+def test_an_unknown_model_or_one_that_goes_is_neither_loaded_nor_unloaded(catalog: Catalog) -> None:
+    for verb in (catalog.unload_model, lambda _: _load(catalog)):
+        with pytest.raises(ModelNotFound):
+            verb("iris")
+    _put(catalog)
+    catalog.remove_model("iris")
+    for verb in (catalog.unload_model, lambda _: _load(catalog)):
+        with pytest.raises(Conflict, match="is being removed"):
+            verb("iris")
+    assert _kinds(catalog) == ["created", "removed"]
+
+
+def test_an_unloaded_model_can_be_removed(catalog: Catalog) -> None:
+    _put(catalog)
+    catalog.unload_model("iris")
+    assert catalog.remove_model("iris").wanted is Wanted.REMOVED
+    assert _put(catalog).wanted is Wanted.SERVING
+
+
+@pytest.mark.parametrize(
+    ("statements", "problem"),
+    [
+        ("UPDATE models SET wanted = 'asleep' WHERE name = 'iris'", 'wanted: expected one of serving, .*got "asleep"'),
+        ("UPDATE models SET owner = 'me' WHERE name = 'iris'", 'owner: expected one of declared, .*got "me"'),
+        ("UPDATE models SET spec = '[1]' WHERE name = 'iris'", "spec: expected an object, got list"),
+        (
+            "DELETE FROM labels WHERE model = 'iris'; DELETE FROM traffic WHERE model = 'iris'",
+            "it has no revision that carries traffic",
+        ),
+    ],
+)
+def test_a_bad_row_is_told_hides_no_other_and_can_be_repaired(
+    catalog: Catalog, tmp_path: Path, statements: str, problem: str
+) -> None:
+    good = _put(catalog, "good")
+    _put(catalog)
+    _edit(tmp_path, statements)
+    first, bad = catalog.list_models()
+    assert first == good
+    assert re.search(problem, bad.problem)
+    assert not _put(catalog).problem
 
 
 def test_events_are_newest_first_and_limited(catalog: Catalog) -> None:
@@ -202,12 +305,20 @@ def test_it_is_all_there_after_reopening(url: str) -> None:
 
 def test_a_newer_schema_is_refused(url: str, tmp_path: Path) -> None:
     Catalog(url).close()
-    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
-    connection.execute("UPDATE meta SET value = '99'")
-    connection.commit()
-    connection.close()
-    with pytest.raises(InvalidConfig, match="expected a database with schema version 1, got version 99"):
+    _edit(tmp_path, "UPDATE meta SET value = '99'")
+    with pytest.raises(InvalidConfig, match="expected a database with schema version 2 or older, got version 99"):
         Catalog(url)
+
+
+def test_an_older_database_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
+    with Catalog(url) as catalog:
+        record = _put(catalog)
+    _edit(tmp_path, "UPDATE meta SET value = '1'")
+    with Catalog(url) as catalog:
+        assert catalog.list_models() == (record,)
+    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
+    assert connection.execute("SELECT value FROM meta").fetchall() == [("2",)]
+    connection.close()
 
 
 def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
@@ -221,10 +332,7 @@ def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_database_error_is_the_platforms(catalog: Catalog, tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
-    connection.execute("DROP TABLE events")
-    connection.commit()
-    connection.close()
+    _edit(tmp_path, "DROP TABLE events")
     with pytest.raises(InternalError, match="no such table"):
         _put(catalog)
     assert catalog.find_model("iris") is None
