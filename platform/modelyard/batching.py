@@ -7,9 +7,10 @@ merges what several ingresses sent (dynamic batching). Both use the same :class:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,11 @@ from modelyard.tensor import Parameters, Tensors
 
 GroupKey: TypeAlias = tuple[object, ...]
 """Requests with equal keys can travel in one call."""
+
+MAX_PRIORITY: Final = 2**64 - 1
+_LAST: Final = MAX_PRIORITY + 1
+
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +35,16 @@ class Call:
         rows: Rows of each part. ``(0,)`` for a model without batch axis, which is never merged.
         outputs: Names to compute.
         parameters: The requests' parameters, equal for all parts.
+        priority: 1 goes before 2 and so on, and all of them before 0, which is none.
+        waited_ns: How long its parts have waited before, altogether, in nanoseconds.
     """
 
     inputs: Tensors
     rows: tuple[int, ...]
     outputs: tuple[str, ...]
     parameters: Parameters
+    priority: int = 0
+    waited_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +74,32 @@ def group_key(call: Call) -> GroupKey:
     return (call.outputs, parameters, shapes)
 
 
+def enqueue(waiting: deque[W], item: W, priority: Callable[[W], int]) -> None:
+    """Puts an item behind those of its priority and before those that have less."""
+    rank = _rank(priority(item))
+    if rank == _LAST:
+        waiting.append(item)
+        return
+    place = next((place for place, other in enumerate(waiting) if _rank(priority(other)) > rank), len(waiting))
+    waiting.insert(place, item)
+
+
+def _rank(priority: int) -> int:
+    return priority or _LAST
+
+
 def merge(calls: Sequence[Call]) -> Call:
     """One call with the parts of all, in order. A view of the only one, otherwise a copy.
 
-    The calls must have equal :func:`group_key`.
+    The calls must have equal :func:`group_key`, and come by priority.
     """
     first = calls[0]
     if len(calls) == 1:
         return first
     inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in first.inputs}
     rows = tuple(count for call in calls for count in call.rows)
-    return Call(inputs, rows, first.outputs, first.parameters)
+    waited_ns = sum(call.waited_ns for call in calls)
+    return Call(inputs, rows, first.outputs, first.parameters, first.priority, waited_ns)
 
 
 def split(answer: Answer, rows: Sequence[int]) -> list[Tensors | ModelyardError]:

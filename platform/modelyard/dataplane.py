@@ -7,14 +7,17 @@ here, so none can forget a check.
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
-from modelyard.batching import Call
-from modelyard.errors import InvalidRequest
+from modelyard.batching import MAX_PRIORITY, Call
+from modelyard.errors import InvalidRequest, Unsupported
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.signature import Signature
+from modelyard.statistics import Statistics
 from modelyard.tensor import Parameters, Tensors
 
 _OWN_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "timeout", "priority", "headers"})
@@ -37,6 +40,20 @@ class Transport(Protocol):
 
         Raises:
             ModelyardError: The model's, the replica's or the transport's.
+        """
+
+    def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        """Sends one call of a decoupled model; its answers as they come. Closing it ends the model's work.
+
+        Raises:
+            ModelyardError: As for ``call``, also after some answers.
+        """
+
+    async def statistics(self, revision: RevisionRoute) -> Statistics:
+        """What the revision's replicas have counted.
+
+        Raises:
+            ModelNotReady: They cannot be asked.
         """
 
 
@@ -76,22 +93,82 @@ class DataPlane:
             InvalidRequest: Inputs or requested outputs do not fit the signature.
             ModelyardError: What the call raised.
         """
-        inputs = signature.bind(request.inputs)
-        if request.outputs:
-            names = tuple(output.name for output in request.outputs)
-            signature.check_outputs(names)
-        else:
-            names = tuple(spec.name for spec in signature.outputs)
-        rows = next(iter(inputs.values())).shape[0] if signature.batch_axis else 0
+        if signature.decoupled:
+            raise Unsupported(
+                f'model "{revision.model}" answers with a stream: use generate_stream (HTTP) or ModelStreamInfer (gRPC)'
+            )
+        call = _to_call(signature, request)
         outputs: Tensors
-        if signature.batch_axis and rows == 0:
-            outputs = signature.empty_outputs(names)
+        if call.rows == (0,) and signature.batch_axis:
+            outputs = signature.empty_outputs(call.outputs)
         else:
-            parameters = _model_parameters(request.parameters)
-            call = Call(inputs, (rows,), names, parameters)
             outputs = await self._transport.call(revision, call, _timeout_s(revision, request, timeout_s))
         ident = request.id or new_id()
-        return InferenceResponse(revision.model, revision.version, ident, {name: outputs[name] for name in names})
+        return InferenceResponse(
+            revision.model, revision.version, ident, {name: outputs[name] for name in call.outputs}
+        )
+
+    async def stream(
+        self, revision: RevisionRoute, signature: Signature, request: InferenceRequest, timeout_s: float | None = None
+    ) -> AsyncGenerator[InferenceResponse]:
+        """One request and all its answers: any number of a decoupled model, exactly one of another.
+
+        Args:
+            revision: From :meth:`get_ready`.
+            signature: From :meth:`get_ready`.
+            request: Decoded, not yet checked against the signature.
+            timeout_s: The client's own limit for the whole stream, in seconds.
+
+        Raises:
+            InvalidRequest: As for :meth:`infer`.
+            ModelyardError: As for :meth:`infer`, also after some answers.
+        """
+        if not signature.decoupled:
+            yield await self.infer(revision, signature, request, timeout_s)
+            return
+        call = _to_call(signature, request)
+        ident = request.id or new_id()
+        answers = self._transport.stream(revision, call, _timeout_s(revision, request, timeout_s))
+        async with contextlib.aclosing(answers):
+            async for outputs in answers:
+                named = {name: outputs[name] for name in call.outputs if name in outputs}
+                yield InferenceResponse(revision.model, revision.version, ident, named)
+
+    async def statistics(self, revision: RevisionRoute) -> Statistics:
+        """What the replicas of one revision have counted.
+
+        Raises:
+            ModelNotReady: They cannot be asked.
+        """
+        return await self._transport.statistics(revision)
+
+
+def _to_call(signature: Signature, request: InferenceRequest) -> Call:
+    """The request as replicas get it, checked.
+
+    Raises:
+        InvalidRequest: Inputs, requested outputs or the priority are not what they have to be.
+    """
+    inputs = signature.bind(request.inputs)
+    if request.outputs:
+        names = tuple(output.name for output in request.outputs)
+        signature.check_outputs(names)
+    else:
+        names = tuple(spec.name for spec in signature.outputs)
+    if signature.batch_axis and not inputs:  # all of them optional
+        raise InvalidRequest("inputs: expected at least one, which says how many rows there are, got none")
+    rows = next(iter(inputs.values())).shape[0] if signature.batch_axis else 0
+    if not request.parameters:
+        return Call(inputs, (rows,), names, {})
+    return Call(inputs, (rows,), names, _model_parameters(request.parameters), _priority(request.parameters))
+
+
+def _priority(parameters: Parameters) -> int:
+    """Source: Triton "Schedule Policy Extension": 1 goes first, 0 is the same as none."""
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or not 0 <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(f'parameter "priority": expected an integer from 0 to {MAX_PRIORITY}, got {priority!r}')
+    return priority
 
 
 def _model_parameters(parameters: Parameters) -> Parameters:

@@ -19,11 +19,12 @@ from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, describe, e
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, datatype and shape of one input or output; ``-1`` is a variable dimension."""
+    """Name, datatype and shape of one input or output; ``-1`` is a variable dimension, only inputs are ``optional``."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
     def __str__(self) -> str:
         return describe(self.datatype, self.shape)
@@ -81,6 +82,8 @@ class Signature:
         for spec in self.inputs:
             array = tensors.get(spec.name)
             if array is None:
+                if spec.optional:
+                    continue
                 raise InvalidRequest(
                     f"input {_quoted(spec.name)} is missing: expected {self._names()}, got {_names(tensors)}"
                 )

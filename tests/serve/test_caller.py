@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.lane import Kind, LaneProtocol
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.runner import ModelRunner
+from modelyard.tensor import Tensors
 from modelyard.testing import FakeModel
 
 ROUTE = RevisionRoute("m", "1", "m@1", "fake", "ready", replicas=1, max_batch_size=8)
@@ -62,8 +63,8 @@ async def start_replica(tmp_path: Path, start_runner) -> AsyncIterator[Callable[
 async def make_caller() -> AsyncIterator[Callable[..., RevisionCaller]]:
     callers: list[RevisionCaller] = []
 
-    def make(by_handle: Callable[[Call], Awaitable[Answer]] | None = None, **changes: object) -> RevisionCaller:
-        caller = RevisionCaller(replace(ROUTE, **changes), by_handle or _no_handle)
+    def make(by_handle=None, stream_by_handle=None, **changes: object) -> RevisionCaller:
+        caller = RevisionCaller(replace(ROUTE, **changes), by_handle or _no_handle, stream_by_handle or _no_stream)
         callers.append(caller)
         return caller
 
@@ -75,6 +76,11 @@ async def make_caller() -> AsyncIterator[Callable[..., RevisionCaller]]:
 
 async def _no_handle(call: Call) -> Answer:
     raise AssertionError("this test's requests go over lanes")
+
+
+async def _no_stream(call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+    raise AssertionError("this test's streams go over lanes")
+    yield
 
 
 async def _sums(call: Call) -> Answer:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -19,7 +20,8 @@ from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json, load_json
 from modelyard.routing import RevisionRoute
 from modelyard.serve.http import HttpRequest, RouteEntry
-from modelyard.serve.replica import call_by_handle
+from modelyard.serve.replica import RevisionHandle
+from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 
 PLATFORM_APPLICATION: Final = "platform"
@@ -81,13 +83,33 @@ class _ByHandle:
     async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
         """See ``dataplane.Transport``."""
         try:
-            answer = await asyncio.wait_for(call_by_handle(revision.application)(call), timeout_s)
+            answer = await asyncio.wait_for(RevisionHandle(revision.application).call(call), timeout_s)
         except TimeoutError as exc:
             raise DeadlineExceeded(timeout_s) from exc
         outputs = split(answer, call.rows)[0]
         if isinstance(outputs, ModelyardError):
             raise outputs
         return outputs
+
+    async def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        """See ``dataplane.Transport``."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with contextlib.aclosing(RevisionHandle(revision.application).stream(call)) as answers:
+            while True:
+                try:
+                    left_s = deadline - asyncio.get_running_loop().time()
+                    item = await asyncio.wait_for(anext(answers, None), left_s)
+                except TimeoutError as exc:
+                    raise DeadlineExceeded(timeout_s) from exc
+                if item is None:
+                    return
+                if isinstance(item, ModelyardError):
+                    raise item
+                yield item
+
+    async def statistics(self, revision: RevisionRoute) -> Statistics:
+        """See ``dataplane.Transport``."""
+        return await RevisionHandle(revision.application).statistics(_TIMEOUT_S)
 
 
 def _unwrap(result: ModelStatus | ModelyardError) -> ModelStatus:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls one revision from the ingress: coalescing, choice of a replica, retry, and limits.
+"""Calls one revision from the ingress: coalescing, choice of a replica, retry, limits, streams.
 
 "One request": between ``dataplane`` and the replica. Requests that wait for the same revision leave together in one
 call; while calls are in flight the next one forms, so nothing is ever delayed to fill a batch.
@@ -13,15 +13,16 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any, Final
 
-from modelyard.batching import Answer, Call, GroupKey, group_key, merge, split
+from modelyard.batching import Answer, Call, GroupKey, enqueue, group_key, merge, split
 from modelyard.errors import DeadlineExceeded, InternalError, ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.routing import RevisionRoute
-from modelyard.serve.lane import Kind, LaneProtocol
+from modelyard.serve.lane import STREAM_WINDOW, Kind, LaneProtocol
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ _MAX_ATTEMPTS: Final = 2
 HandleCall = Callable[[Call], Awaitable[Answer]]
 """Calls a revision through its Serve handle."""
 
+HandleStream = Callable[[Call], AsyncGenerator[Tensors | ModelyardError]]
+"""The same for a stream of answers; an error is its last item."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
@@ -41,6 +45,7 @@ class _Waiting:
     call: Call
     future: asyncio.Future[Tensors]
     key: GroupKey
+    arrived_ns: int
     attempts: int = 0
 
 
@@ -58,6 +63,37 @@ class _InFlight:
         return all(request.future.done() for request in self.requests)
 
 
+class _Stream:
+    """The answers of one streaming request, on their way from a replica to whoever reads them."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.arrived_ns = monotonic_ns()
+        self.has_begun = False
+        self.attempts = 0
+        self.items: asyncio.Queue[Tensors | ModelyardError | None] = asyncio.Queue()
+        self.room = asyncio.Semaphore(STREAM_WINDOW)
+        self.lane: _Lane | None = None
+        self.ident = 0
+        self.task: asyncio.Task[None] | None = None
+        self._taken = 0
+
+    def put(self, item: Tensors | ModelyardError | None) -> None:
+        """One answer, the error that ends the stream, or None at its end."""
+        self.has_begun = True
+        self.items.put_nowait(item)
+
+    def take(self) -> None:
+        """An answer was read, so another may come."""
+        if self.lane is None:
+            self.room.release()
+            return
+        self._taken += 1
+        if self._taken >= STREAM_WINDOW // 2:
+            self.lane.protocol.send(Kind.CREDIT, self.ident, self._taken)
+            self._taken = 0
+
+
 @dataclass(slots=True, eq=False)
 class _Lane:
     """A connection to one replica."""
@@ -65,6 +101,7 @@ class _Lane:
     path: Path
     protocol: LaneProtocol
     calls: dict[int, _InFlight] = field(default_factory=dict)
+    streams: dict[int, _Stream] = field(default_factory=dict)
     is_leaving: bool = False
     is_exclusive: bool = False
     """What it was sent last is a retry, which shares a replica with no other call: it may have killed the last one."""
@@ -76,11 +113,14 @@ class RevisionCaller:
     Args:
         route: What is known of the revision; replaced by :meth:`update`.
         call_by_handle: The way without a lane.
+        stream_by_handle: The same for streams.
     """
 
-    def __init__(self, route: RevisionRoute, call_by_handle: HandleCall) -> None:
+    def __init__(self, route: RevisionRoute, call_by_handle: HandleCall, stream_by_handle: HandleStream) -> None:
         self._route = route
         self._call_by_handle = call_by_handle
+        self._stream_by_handle = stream_by_handle
+        self._handle_streams = 0
         self._waiting: deque[_Waiting] = deque()
         self._lanes: dict[Path, _Lane] = {}
         self._by_handle: dict[asyncio.Task[None], _InFlight] = {}
@@ -109,13 +149,12 @@ class RevisionCaller:
             DeadlineExceeded: No answer within ``timeout_s``.
             ModelyardError: What the replica answered.
         """
-        if self._in_flight >= self._route.max_inflight_requests:
-            limit = self._route.max_inflight_requests
-            raise Overloaded(f'model "{self._route.model}": expected at most {limit} requests at once, got more')
-        waiting = _Waiting(call, self._loop.create_future(), group_key(call) if self._merges(call) else ())
+        self._check_room()
+        key = group_key(call) if self._merges(call) else ()
+        waiting = _Waiting(call, self._loop.create_future(), key, monotonic_ns())
         self._in_flight += 1
         timer = self._loop.call_later(timeout_s, self._expire, waiting, timeout_s)
-        self._waiting.append(waiting)
+        enqueue(self._waiting, waiting, _priority)
         self._schedule()
         try:
             return await waiting.future
@@ -124,6 +163,11 @@ class RevisionCaller:
             self._in_flight -= 1
             if waiting.future.cancelled():
                 self._forget(waiting)
+
+    def _check_room(self) -> None:
+        limit = self._route.max_inflight_requests
+        if self._in_flight >= limit:
+            raise Overloaded(f'model "{self._route.model}": expected at most {limit} requests at once, got more')
 
     def _merges(self, call: Call) -> bool:
         return self._route.max_batch_size > 1 and call.rows != (0,)
@@ -162,7 +206,7 @@ class RevisionCaller:
             requests = self._take_group()
             if not requests:
                 return
-            in_flight = _InFlight(merge([request.call for request in requests]), requests)
+            in_flight = _InFlight(_join(requests), requests)
             if lane is not None:
                 self._send(lane, in_flight)
             else:
@@ -305,6 +349,96 @@ class RevisionCaller:
                 self._waiting.appendleft(request)
         self._schedule()
 
+    # -- streams
+
+    async def stream(self, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        """Sends one request of a decoupled model; its answers as they come.
+
+        Closing the generator tells the replica that nobody reads any more.
+
+        Raises:
+            Overloaded: Too many requests are on their way already.
+            DeadlineExceeded: It has not ended within ``timeout_s``.
+            ModelyardError: What the replica answered, also after some answers.
+        """
+        self._check_room()
+        stream = _Stream(call)
+        self._in_flight += 1
+        timer = self._loop.call_later(timeout_s, stream.put, DeadlineExceeded(timeout_s))
+        try:
+            self._open_stream(stream)
+            while (item := await stream.items.get()) is not None:
+                if isinstance(item, ModelyardError):
+                    raise item
+                yield item
+                stream.take()
+        finally:
+            timer.cancel()
+            self._in_flight -= 1
+            self._close_stream(stream)
+
+    def _open_stream(self, stream: _Stream) -> None:
+        stream.lane = lane = self._find_stream_lane()
+        if lane is None:
+            stream.task = self._loop.create_task(self._read_by_handle(stream))
+            return
+        self._next_ident += 1
+        stream.ident = self._next_ident
+        lane.streams[stream.ident] = stream
+        lane.protocol.send(Kind.STREAM, stream.ident, _with_wait(stream.call, monotonic_ns() - stream.arrived_ns))
+
+    def _find_stream_lane(self) -> _Lane | None:
+        """The lane with the fewest streams, unless replicas without a lane have still fewer."""
+        usable = [lane for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open]
+        if not usable:
+            return None
+        best = min(usable, key=lambda lane: len(lane.streams))
+        elsewhere = self._route.replicas - len(usable)
+        return None if elsewhere > 0 and len(best.streams) * elsewhere > self._handle_streams else best
+
+    async def _read_by_handle(self, stream: _Stream) -> None:
+        self._handle_streams += 1
+        try:
+            call = _with_wait(stream.call, monotonic_ns() - stream.arrived_ns)
+            async with contextlib.aclosing(self._stream_by_handle(call)) as answers:
+                async for item in answers:
+                    await stream.room.acquire()
+                    stream.put(item)
+            stream.put(None)
+        except Exception as exc:  # noqa: BLE001  # Serve's many errors (replica died, application deleted, …)
+            logger.info('model "%s": stream by handle failed: %s: %s', self._route.model, type(exc).__name__, exc)
+            self._retry_stream(stream, ModelNotReady(self._route.model, "its replica went away"))
+        finally:
+            self._handle_streams -= 1
+
+    def _on_stream_frame(self, lane: _Lane, kind: Kind, ident: int, payload: Any) -> None:
+        stream = lane.streams[ident]
+        if kind is Kind.CHUNK:
+            stream.put(payload)
+            return
+        del lane.streams[ident]
+        if kind is Kind.END:
+            stream.put(None)
+        else:
+            stream.put(payload if isinstance(payload, ModelyardError) else InternalError("the replica failed"))
+        self._close_if_idle(lane)
+
+    def _retry_stream(self, stream: _Stream, error: ModelyardError) -> None:
+        """Its replica died. A stream that has given nothing yet begins again elsewhere."""
+        stream.attempts += 1
+        if stream.has_begun or stream.attempts >= _MAX_ATTEMPTS:
+            stream.put(error)
+        else:
+            self._open_stream(stream)
+
+    def _close_stream(self, stream: _Stream) -> None:
+        if stream.task is not None:
+            stream.task.cancel()
+        lane = stream.lane
+        if lane is not None and lane.streams.pop(stream.ident, None) is not None:
+            lane.protocol.send(Kind.CANCEL, stream.ident, None)
+            self._close_if_idle(lane)
+
     # -- lanes
 
     def _on_frame(self, protocol: LaneProtocol, kind: Kind, ident: int, payload: Any) -> None:
@@ -314,6 +448,9 @@ class RevisionCaller:
         if kind is Kind.GOODBYE:
             lane.is_leaving = True
             self._close_if_idle(lane)
+            return
+        if ident in lane.streams:
+            self._on_stream_frame(lane, kind, ident, payload)
             return
         in_flight = lane.calls.pop(ident, None)
         if in_flight is None:
@@ -328,15 +465,18 @@ class RevisionCaller:
             self._schedule()
 
     def _close_if_idle(self, lane: _Lane) -> None:
-        if lane.is_leaving and not lane.calls:
+        if lane.is_leaving and not lane.calls and not lane.streams:
             lane.protocol.close()
 
     def _on_lost(self, protocol: LaneProtocol) -> None:
         for path, lane in list(self._lanes.items()):
             if lane.protocol is protocol:
                 del self._lanes[path]
+                died = ModelFailed(self._route.model, "its replica died while answering")
                 for in_flight in reversed(lane.calls.values()):
-                    self._retry(in_flight, ModelFailed(self._route.model, "its replica died while answering"))
+                    self._retry(in_flight, died)
+                for stream in lane.streams.values():
+                    self._retry_stream(stream, died)
         self._schedule()
 
     async def connect(self, paths: Iterable[Path]) -> None:
@@ -374,9 +514,23 @@ class RevisionCaller:
             requests = self._take_group()
             if requests:
                 lane = min(lanes, key=lambda lane: len(lane.calls))
-                self._send(lane, _InFlight(merge([request.call for request in requests]), requests))
+                self._send(lane, _InFlight(_join(requests), requests))
         if self._waiting:
             self._schedule()
         for lane in list(self._lanes.values()):
             lane.is_leaving = True
             self._close_if_idle(lane)
+
+
+def _priority(waiting: _Waiting) -> int:
+    return waiting.call.priority
+
+
+def _join(requests: Sequence[_Waiting]) -> Call:
+    """One call with all of them."""
+    now_ns = monotonic_ns()
+    return _with_wait(merge([request.call for request in requests]), sum(now_ns - one.arrived_ns for one in requests))
+
+
+def _with_wait(call: Call, waited_ns: int) -> Call:
+    return Call(call.inputs, call.rows, call.outputs, call.parameters, call.priority, waited_ns)

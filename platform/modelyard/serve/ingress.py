@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from modelyard.admin import ModelState
 from modelyard.batching import Call
 from modelyard.config import PlatformConfig
 from modelyard.dataplane import DataPlane
+from modelyard.errors import ModelNotReady
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve import edge, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
@@ -32,10 +33,11 @@ from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.http import make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
-from modelyard.serve.replica import call_by_handle, session_id
+from modelyard.serve.replica import RevisionHandle, session_id
 from modelyard.serve.rpc import GrpcMethods
 from modelyard.serve.v1 import V1Handlers
 from modelyard.serve.v2 import V2Handlers
+from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 INGRESS_NAME: Final = "Ingress"
 _LANE_SCAN_S: Final = 0.25
 _RETRY_S: Final = 0.5
+_STATISTICS_TIMEOUT_S: Final = 10.0
 
 
 class Callers:
@@ -54,12 +57,26 @@ class Callers:
 
     async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
         """See ``dataplane.Transport``."""
-        caller = self._callers.get(revision.application)
-        if caller is None:
-            caller = self._callers[revision.application] = RevisionCaller(
-                revision, call_by_handle(revision.application)
-            )
+        caller = self._callers.get(revision.application) or self._add(revision)
         return await caller.call(call, timeout_s)
+
+    def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        """See ``dataplane.Transport``."""
+        caller = self._callers.get(revision.application) or self._add(revision)
+        return caller.stream(call, timeout_s)
+
+    async def statistics(self, revision: RevisionRoute) -> Statistics:
+        """See ``dataplane.Transport``."""
+        try:
+            return await RevisionHandle(revision.application).statistics(_STATISTICS_TIMEOUT_S)
+        except Exception as exc:
+            # Serve's many ways to say that a replica is gone or busy.
+            raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
+
+    def _add(self, route: RevisionRoute) -> RevisionCaller:
+        handle = RevisionHandle(route.application)
+        caller = self._callers[route.application] = RevisionCaller(route, handle.call, handle.stream)
+        return caller
 
     async def update(self, table: RouteTable) -> None:
         """Follows a new table: callers for what is new, and what is gone sends what it holds and ends."""
@@ -74,7 +91,7 @@ class Callers:
             if caller is not None:
                 caller.update(route)
             elif route.is_ready:
-                self._callers[application] = RevisionCaller(route, call_by_handle(application))
+                self._add(route)
         for application in self._callers.keys() - routes.keys():
             self._callers.pop(application).retire()
         await self.scan()
@@ -130,7 +147,8 @@ class Ingress:
             AdminHandlers(HandleTransport(self._controller)),
         )
         routes = [route for group in handlers for route in group.routes()]
-        app = make_app(routes, self._config.ingress.max_body_bytes, self._lifespan)
+        limits = self._config.ingress
+        app = make_app(routes, limits.max_body_bytes, self._lifespan, limits.compression_min_bytes)
         edge.serve_locally(app)
         return app
 

@@ -34,6 +34,9 @@ _ALIGNMENT: Final = 16
 _OUT_OF_BAND_BYTES: Final = 64 * 1024
 _MAX_BUFFERED_BYTES: Final = 8 * 1024 * 1024
 
+STREAM_WINDOW: Final = 16
+"""Answers of one stream that may be under way; the model waits when its client is slower."""
+
 
 class Kind(IntEnum):
     """What a frame carries."""
@@ -48,6 +51,14 @@ class Kind(IntEnum):
     """Ingress → replica: nobody waits for this call any more."""
     GOODBYE = 5
     """Replica → ingress: send nothing new here; what was sent is still answered."""
+    STREAM = 6
+    """Ingress → replica: a ``Call`` of a decoupled model."""
+    CHUNK = 7
+    """Replica → ingress: one answer of a stream; at most ``STREAM_WINDOW`` are on their way."""
+    CREDIT = 8
+    """Ingress → replica: so many answers were taken, as many more may be sent."""
+    END = 9
+    """Replica → ingress: the stream has given its last answer."""
 
 
 def lane_folder(session: str) -> Path:

@@ -4,13 +4,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelyard.batching import Answer
+from modelyard.batching import Call
 from modelyard.errors import InternalError, ModelyardError
-from modelyard.serve.lane import Kind, LaneProtocol
+from modelyard.serve.lane import STREAM_WINDOW, Kind, LaneProtocol
 from modelyard.serve.runner import ModelRunner
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What one ingress replica waits for.
+
+    Attributes:
+        calls: Calls and streams by their number.
+        credits: How many more answers each stream may send.
+    """
+
+    calls: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
+    credits: dict[int, asyncio.Semaphore] = field(default_factory=dict)
 
 
 class LaneServer:
@@ -25,7 +43,7 @@ class LaneServer:
         self._path = path
         self._runner = runner
         self._server: asyncio.AbstractServer | None = None
-        self._connections: dict[LaneProtocol, dict[int, asyncio.Future[Answer]]] = {}
+        self._connections: dict[LaneProtocol, _Connection] = {}
         self._backlogs: dict[LaneProtocol, int] = {}
         self._told: set[LaneProtocol] = set()
         self._all_gone = asyncio.Event()
@@ -47,11 +65,12 @@ class LaneServer:
 
     def _connect(self) -> LaneProtocol:
         protocol = LaneProtocol(self._on_frame, self._on_lost)
-        self._connections[protocol] = {}
+        self._connections[protocol] = _Connection()
         return protocol
 
     def _on_lost(self, protocol: LaneProtocol) -> None:
-        for future in self._connections.pop(protocol, {}).values():
+        connection = self._connections.pop(protocol, None)
+        for future in list(connection.calls.values()) if connection else ():
             future.cancel()
         self._backlogs.pop(protocol, None)
         self._told.discard(protocol)
@@ -59,16 +78,28 @@ class LaneServer:
             self._all_gone.set()
 
     def _on_frame(self, protocol: LaneProtocol, kind: Kind, ident: int, payload: Any) -> None:
-        calls = self._connections.get(protocol)
-        if calls is None:
+        connection = self._connections.get(protocol)
+        if connection is None:
             return
+        calls = connection.calls
         if kind is Kind.CANCEL:
             future = calls.get(ident)
             if future is not None:
                 future.cancel()
             return
+        if kind is Kind.CREDIT:
+            if ident in connection.credits:
+                for _ in range(payload):
+                    connection.credits[ident].release()
+            return
         if self._is_leaving and protocol not in self._told:
             self._say_goodbye(protocol)  # it connected in the moment the socket went away
+        if kind is Kind.STREAM:
+            credit = connection.credits[ident] = asyncio.Semaphore(STREAM_WINDOW)
+            task = asyncio.get_running_loop().create_task(self._stream(protocol, ident, payload, credit))
+            calls[ident] = task
+            task.add_done_callback(lambda _: self._forget_stream(protocol, ident))
+            return
         call, self._backlogs[protocol] = payload
         try:
             future = self._runner.submit(call)
@@ -78,10 +109,32 @@ class LaneServer:
         calls[ident] = future
         future.add_done_callback(lambda done: self._reply(protocol, ident, done))
 
-    def _reply(self, protocol: LaneProtocol, ident: int, future: asyncio.Future[Answer]) -> None:
-        calls = self._connections.get(protocol)
-        if calls is None:
+    async def _stream(self, protocol: LaneProtocol, ident: int, call: Call, credit: asyncio.Semaphore) -> None:
+        try:
+            async with contextlib.aclosing(self._runner.stream(call)) as answers:
+                async for outputs in answers:
+                    await credit.acquire()
+                    protocol.send(Kind.CHUNK, ident, outputs)
+        except ModelyardError as error:
+            protocol.send(Kind.ERROR, ident, error)
+        except Exception as exc:
+            # The client must not wait for an end that never comes.
+            logger.exception("a stream failed outside the model")
+            protocol.send(Kind.ERROR, ident, InternalError(type(exc).__name__))
+        else:
+            protocol.send(Kind.END, ident, None)
+
+    def _forget_stream(self, protocol: LaneProtocol, ident: int) -> None:
+        connection = self._connections.get(protocol)
+        if connection is not None:
+            connection.calls.pop(ident, None)
+            connection.credits.pop(ident, None)
+
+    def _reply(self, protocol: LaneProtocol, ident: int, future: asyncio.Future[Any]) -> None:
+        connection = self._connections.get(protocol)
+        if connection is None:
             return
+        calls = connection.calls
         calls.pop(ident, None)
         if not calls:  # an ingress replica lets nothing wait while this replica has nothing of it
             self._backlogs.pop(protocol, None)

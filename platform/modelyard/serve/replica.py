@@ -9,9 +9,11 @@ control) never waits for them, whichever way Serve was started.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -23,13 +25,16 @@ from ray.serve.handle import DeploymentHandle
 from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, load_model
+from modelyard.serve.counts import get_kept_counts, keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
-from modelyard.serve.lane import lane_folder, socket_path
+from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.runner import ModelRunner
 from modelyard.signature import Signature
+from modelyard.statistics import Statistics, merge_statistics
 from modelyard.store import resolve
+from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +93,7 @@ class ModelReplica:
         self._application = application
         self._spec = spec
         self._stopped = False
+        self._replica: str = serve.get_replica_context().replica_tag
         try:
             self._model: Model = load_model(spec.framework, resolve(spec.uri), spec.options)
         except Exception as exc:
@@ -109,7 +115,7 @@ class ModelReplica:
     async def _start(self) -> None:
         self._runner.start()
         try:
-            path = socket_path(lane_folder(session_id()), self._application, serve.get_replica_context().replica_tag)
+            path = socket_path(lane_folder(session_id()), self._application, self._replica)
             server = LaneServer(path, self._runner)
             await server.start()
         except OSError as exc:
@@ -142,6 +148,44 @@ class ModelReplica:
         except ModelyardError as error:
             return Answer(parts=(error,) * len(call.rows))
 
+    async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+        """Answers one call of a decoupled model that came through the Serve handle; an error is its last item.
+
+        The model's answers are made on this replica's own loop and carried over to Serve's.
+        """
+        answers: asyncio.Queue[Tensors | ModelyardError | None] = asyncio.Queue()
+        room = asyncio.Semaphore(STREAM_WINDOW)
+        serve_loop = asyncio.get_running_loop()
+
+        async def read() -> None:
+            last: ModelyardError | None = None
+            try:
+                async with contextlib.aclosing(self._runner.stream(call)) as outputs:
+                    async for item in outputs:
+                        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(room.acquire(), serve_loop))
+                        serve_loop.call_soon_threadsafe(answers.put_nowait, item)
+            except ModelyardError as error:
+                last = error
+            if last is not None:
+                serve_loop.call_soon_threadsafe(answers.put_nowait, last)
+            serve_loop.call_soon_threadsafe(answers.put_nowait, None)
+
+        reading = asyncio.run_coroutine_threadsafe(read(), self._loop)
+        try:
+            while (item := await answers.get()) is not None:
+                yield item
+                room.release()
+        finally:
+            reading.cancel()
+
+    async def statistics(self) -> Statistics:
+        """What this replica has counted since it started."""
+
+        async def copy_now() -> Statistics:
+            return copy.deepcopy(self._runner.statistics)
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(copy_now(), self._loop))
+
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it periodically."""
         backlog = self._server.backlog if self._server is not None else 0
@@ -168,6 +212,7 @@ class ModelReplica:
             logger.warning("model still busy after %s s of draining", _DRAIN_TIMEOUT_S)
         if self._server is not None:
             await self._server.stop()
+        keep_counts(self._application, self._replica, self._runner.statistics)
 
     def __del__(self) -> None:
         """Serve calls it when the replica stops: answers what it has, takes nothing new."""
@@ -178,15 +223,42 @@ class ModelReplica:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
-def call_by_handle(application: str) -> Callable[[Call], Awaitable[Answer]]:
-    """Calls through Serve; the handle is made when it is first needed."""
-    handle: DeploymentHandle[Any] | None = None
+class RevisionHandle:
+    """Reaches one revision's replicas through Serve, wherever they are; the handle is made when it is first needed.
 
-    async def call(call: Call) -> Answer:
-        nonlocal handle
-        if handle is None:
-            handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
-        answer: Answer = await handle.call.remote(call)
+    Args:
+        application: The revision's Serve application.
+    """
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+        self._handle: DeploymentHandle[Any] | None = None
+
+    def _get(self) -> DeploymentHandle[Any]:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=self._application)
+        return self._handle
+
+    async def call(self, call: Call) -> Answer:
+        """See :meth:`ModelReplica.call`."""
+        answer: Answer = await self._get().call.remote(call)
         return answer
 
-    return call
+    async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+        """See :meth:`ModelReplica.stream`."""
+        answers: Any = self._get().options(stream=True).stream.remote(call)
+        try:
+            async for item in answers:
+                yield item
+        finally:
+            answers.cancel()
+
+    async def statistics(self, timeout_s: float) -> Statistics:
+        """What all replicas, also those that have stopped since, have counted.
+
+        Raises:
+            TimeoutError: Not all have answered in time.
+        """
+        counted = self._get().broadcast("statistics")
+        kept = await asyncio.to_thread(get_kept_counts, self._application)
+        return merge_statistics([kept, *await counted.results_async(timeout_s=timeout_s)])

@@ -1,37 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one loaded model: admission, dynamic batching by rows, ``predict`` in a thread of its own, split per request.
 
-"One request": the last stop before the model. Knows neither Ray nor sockets.
+"One request": the last stop before the model. Knows neither Ray nor sockets. A decoupled model's requests are not
+merged: each gets a stream of its own answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pickle
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import monotonic_ns
+from typing import Final
 
-from modelyard.batching import Answer, Call, GroupKey, check_rows, group_key, merge, part, split
+from modelyard.batching import Answer, Call, GroupKey, check_rows, enqueue, group_key, merge, part, split
 from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.model import Model
+from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors, to_protocol_array
 
 logger = logging.getLogger(__name__)
+
+_MAX_PLACES: Final = 1000
+"""Answers beyond this place of a stream are counted as one."""
+_NS: Final = 1_000_000_000
 
 
 @dataclass(slots=True)
 class _Waiting:
     call: Call
     future: asyncio.Future[Answer]
-    arrived: float
+    arrived_ns: int
     key: GroupKey = field(default=())
 
     @property
     def rows(self) -> int:
         return sum(self.call.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What the predict thread gives back: the answer, and how long which part of it took."""
+
+    answer: Answer
+    infer_ns: int
+    output_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """A generator's step that raised; as a value, since a future takes neither StopIteration nor SystemExit."""
+
+    error: BaseException
 
 
 class ModelRunner:
@@ -58,6 +84,8 @@ class ModelRunner:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._waiting: deque[_Waiting] = deque()
         self._running = 0
+        self._streams = 0
+        self.statistics = Statistics()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,8 +111,8 @@ class ModelRunner:
 
     @property
     def ongoing(self) -> int:
-        """Requests waiting or being predicted."""
-        return self._queued() + self._running
+        """Requests waiting, being predicted or streaming."""
+        return self._queued() + self._running + self._streams
 
     def submit(self, call: Call) -> asyncio.Future[Answer]:
         """Queues one call; cancelling the future takes it out again unless it is already running.
@@ -97,11 +125,10 @@ class ModelRunner:
             raise ModelNotReady(self._name, "its replica is stopping")
         if self._is_full(len(call.rows)):
             raise Overloaded(f'model "{self._name}": expected at most {self._max_queued} waiting requests, got more')
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(call, loop.create_future(), loop.time())
+        waiting = _Waiting(call, asyncio.get_running_loop().create_future(), monotonic_ns())
         if self._merges:
             waiting.key = group_key(call)
-        self._waiting.append(waiting)
+        enqueue(self._waiting, waiting, _priority)
         self._idle.clear()
         self._wake.set()
         return waiting.future
@@ -130,7 +157,7 @@ class ModelRunner:
     async def _run(self) -> None:
         while True:
             if not self._waiting:
-                self._idle.set()
+                self._settle()
                 self._wake.clear()
                 await self._wake.wait()
             if self._wait_s > 0 and self._merges:
@@ -139,10 +166,13 @@ class ModelRunner:
             if batch:
                 await self._execute(batch)
 
+    def _settle(self) -> None:
+        if not self._waiting and not self._running and not self._streams:
+            self._idle.set()
+
     async def _wait_for_rows(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting:
-            left = self._waiting[0].arrived + self._wait_s - loop.time()
+            left = self._wait_s - (monotonic_ns() - self._waiting[0].arrived_ns) / _NS
             if left <= 0 or sum(waiting.rows for waiting in self._waiting) >= self._max_rows:
                 return
             self._wake.clear()
@@ -178,9 +208,12 @@ class ModelRunner:
     async def _execute(self, batch: Sequence[_Waiting]) -> None:
         self._running = sum(len(waiting.call.rows) for waiting in batch)
         try:
+            begun_ns = monotonic_ns()
             call = merge([waiting.call for waiting in batch])
-            answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, call)
-            self._deliver(batch, call, answer)
+            input_ns = monotonic_ns() - begun_ns
+            done = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, call)
+            self._deliver(batch, call, done.answer)
+            self._count(batch, call, begun_ns, input_ns, done)
         except Exception as exc:
             # The loop must outlive anything; whatever failed here fails this batch only.
             logger.exception('model "%s": a batch failed outside the model', self._name)
@@ -189,6 +222,33 @@ class ModelRunner:
                     waiting.future.set_exception(ModelFailed(self._name, f"{type(exc).__name__}: {exc}"))
         finally:
             self._running = 0
+
+    def _count(self, batch: Sequence[_Waiting], call: Call, begun_ns: int, input_ns: int, done: _Done) -> None:
+        parts = len(call.rows)
+        failed = sum(isinstance(outputs, ModelyardError) for outputs in done.answer.parts)
+        queued_ns = call.waited_ns + sum((begun_ns - one.arrived_ns) * len(one.call.rows) for one in batch)
+        total_ns = queued_ns + (monotonic_ns() - begun_ns) * parts
+        counts = self.statistics
+        counts.last_inference_ms = time.time_ns() // 1_000_000
+        # A broken batch was predicted whole, then part by part.
+        counts.execution_count += 1 if done.answer.merged is not None or parts == 1 else 1 + parts
+        counts.fail.add(failed, total_ns * failed // parts)
+        good = parts - failed
+        if not good:
+            return
+        rows = sum(call.rows) or 1
+        counts.success.add(good, total_ns * good // parts)
+        counts.queue.add(good, queued_ns * good // parts)
+        counts.compute_input.add(good, input_ns * good)
+        counts.compute_infer.add(good, done.infer_ns * good)
+        counts.compute_output.add(good, done.output_ns * good)
+        if failed:
+            rows = sum(count for count, one in zip(call.rows, done.answer.parts, strict=True) if isinstance(one, dict))
+        counts.inference_count += rows
+        totals = counts.batches[rows]
+        totals.compute_input.add(1, input_ns)
+        totals.compute_infer.add(1, done.infer_ns)
+        totals.compute_output.add(1, done.output_ns)
 
     @staticmethod
     def _deliver(batch: Sequence[_Waiting], call: Call, answer: Answer) -> None:
@@ -209,34 +269,186 @@ class ModelRunner:
             if not waiting.future.done():
                 waiting.future.set_result(own)
 
-    def _predict(self, call: Call) -> Answer:
+    def _predict(self, call: Call) -> _Done:
         """In the model's thread. A request that breaks the batch fails alone: the others are predicted again."""
+        begun_ns = monotonic_ns()
         try:
-            return Answer(merged=self._predict_once(call))
+            raw = self._model.predict(call.inputs, call.outputs, call.parameters)
+            infer_ns = monotonic_ns() - begun_ns
+            answer = Answer(merged=self._to_outputs(raw, call))
+            return _Done(answer, infer_ns, monotonic_ns() - begun_ns - infer_ns)
         except BaseException as exc:  # noqa: BLE001  # a model may raise anything, also SystemExit and CancelledError
             error = self._as_error(exc)
         if len(call.rows) == 1:
-            return Answer(parts=(error,))
-        return Answer(parts=tuple(self._predict_part(part(call, index)) for index in range(len(call.rows))))
+            parts: tuple[Tensors | ModelyardError, ...] = (error,)
+        else:
+            parts = tuple(self._predict_part(part(call, index)) for index in range(len(call.rows)))
+        return _Done(Answer(parts=parts), monotonic_ns() - begun_ns, 0)
 
     def _predict_part(self, call: Call) -> Tensors | ModelyardError:
         try:
-            return self._predict_once(call)
+            return self._to_outputs(self._model.predict(call.inputs, call.outputs, call.parameters), call)
         except BaseException as exc:  # noqa: BLE001  # as above; nothing of this thread's may end the process
             return self._as_error(exc)
 
-    def _predict_once(self, call: Call) -> Tensors:
-        raw = self._model.predict(call.inputs, call.outputs, call.parameters)
+    def _to_outputs(self, raw: Tensors, call: Call) -> Tensors:
         outputs = {name: to_protocol_array(raw[name]) for name in call.outputs}
         if self._batched:
             check_rows(outputs, call)
         return outputs
+
+    # -- decoupled models
+
+    async def stream(self, call: Call) -> AsyncGenerator[Tensors]:
+        """Answers one call of a decoupled model: each answer as the model gives it.
+
+        Closing the generator ends the model's own.
+
+        Raises:
+            Overloaded: As many streams as may wait are open already.
+            ModelNotReady: It has been drained.
+            ModelyardError: The model's error, also after some answers.
+        """
+        if self._closed:
+            raise ModelNotReady(self._name, "its replica is stopping")
+        if self._streams >= max(1, self._max_queued):
+            raise Overloaded(f'model "{self._name}": expected at most {self._max_queued} streams, got more')
+        self._streams += 1
+        self._idle.clear()
+        record = _StreamRecord(self.statistics, call.waited_ns)
+        try:
+            async with contextlib.aclosing(self._steps(call)) as steps:
+                async for raw in steps:
+                    record.infer_ended()
+                    outputs = {name: to_protocol_array(raw[name]) for name in call.outputs if name in raw}
+                    record.answered(bool(outputs))
+                    yield outputs
+                    record.infer_begins()
+            record.succeeded()
+        except (GeneratorExit, asyncio.CancelledError):
+            record.cancelled()
+            raise
+        except BaseException as exc:  # a model may raise anything
+            record.failed()
+            raise self._as_error(exc) from exc
+        finally:
+            self._streams -= 1
+            self._settle()
+
+    async def _steps(self, call: Call) -> AsyncGenerator[Tensors]:
+        source = self._model.stream(call.inputs, call.outputs, call.parameters)
+        if isinstance(source, AsyncIterator):
+            try:
+                async for outputs in source:
+                    yield outputs
+            finally:
+                if isinstance(source, AsyncGenerator):
+                    await source.aclose()
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            while (step := await loop.run_in_executor(self._thread, _step, source)) is not None:
+                if isinstance(step, _Raised):
+                    raise step.error
+                yield step
+        finally:
+            # In the same thread, so after a step that may still be running. Not awaited: nobody waits for it.
+            loop.run_in_executor(self._thread, _close, source)
 
     def _as_error(self, exc: BaseException) -> ModelyardError:
         if isinstance(exc, ModelyardError) and _can_travel(exc):
             return exc
         logger.warning('model "%s" raised', self._name, exc_info=exc)
         return ModelFailed(self._name, f"{type(exc).__name__}: {exc}")
+
+
+class _StreamRecord:
+    """Counts one stream.
+
+    Args:
+        counts: Where.
+        waited_ns: How long its request waited before it came here.
+    """
+
+    def __init__(self, counts: Statistics, waited_ns: int) -> None:
+        self._counts = counts
+        self._waited_ns = waited_ns
+        self._begun_ns = self._step_ns = monotonic_ns()
+        self._infer_ns = self._output_ns = 0
+        self._place = 0
+
+    def infer_begins(self) -> None:
+        """The model is asked for its next answer."""
+        self._step_ns = monotonic_ns()
+
+    def infer_ended(self) -> None:
+        """The model gave an answer."""
+        now = monotonic_ns()
+        infer_ns, self._step_ns = now - self._step_ns, now
+        self._infer_ns += infer_ns
+        self._counts.responses[self._key].compute_infer.add(1, infer_ns)
+
+    def answered(self, has_outputs: bool) -> None:
+        """Its outputs are checked."""
+        output_ns = monotonic_ns() - self._step_ns
+        self._output_ns += output_ns
+        totals = self._counts.responses[self._key]
+        totals.compute_output.add(1, output_ns)
+        (totals.success if has_outputs else totals.empty_response).add(1, monotonic_ns() - self._begun_ns)
+        self._place += 1
+
+    def succeeded(self) -> None:
+        """The stream has ended as it should."""
+        self._end()
+        counts, total_ns = self._counts, monotonic_ns() - self._begun_ns + self._waited_ns
+        counts.success.add(1, total_ns)
+        counts.queue.add(1, self._waited_ns)
+        counts.compute_input.add(1, 0)
+        counts.compute_infer.add(1, self._infer_ns)
+        counts.compute_output.add(1, self._output_ns)
+        counts.inference_count += 1
+        batch = counts.batches[1]
+        batch.compute_input.add(1, 0)
+        batch.compute_infer.add(1, self._infer_ns)
+        batch.compute_output.add(1, self._output_ns)
+
+    def failed(self) -> None:
+        """The model raised."""
+        self._end()
+        self._counts.responses[self._key].fail.add(1, monotonic_ns() - self._begun_ns)
+        self._counts.fail.add(1, monotonic_ns() - self._begun_ns + self._waited_ns)
+
+    def cancelled(self) -> None:
+        """Nobody waits any more."""
+        self._end()
+        self._counts.responses[self._key].cancel.add(1, monotonic_ns() - self._begun_ns)
+
+    @property
+    def _key(self) -> int:
+        return min(self._place, _MAX_PLACES)
+
+    def _end(self) -> None:
+        self._counts.last_inference_ms = time.time_ns() // 1_000_000
+        self._counts.execution_count += 1
+
+
+def _step(source: Iterator[Tensors]) -> Tensors | _Raised | None:
+    """The next answer; None after the last."""
+    try:
+        return next(source, None)
+    except BaseException as exc:  # noqa: BLE001  # a model may raise anything; nothing of this may end the thread
+        return _Raised(exc)
+
+
+def _close(source: Iterator[Tensors]) -> None:
+    close = getattr(source, "close", None)
+    if close is not None:
+        with contextlib.suppress(BaseException):
+            close()
+
+
+def _priority(waiting: _Waiting) -> int:
+    return waiting.call.priority
 
 
 def _can_travel(error: ModelyardError) -> bool:

@@ -8,8 +8,11 @@ answers tell them apart.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +23,7 @@ from pydantic import Field
 from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature, TensorSpec
-from modelyard.tensor import Parameters, Tensors
+from modelyard.tensor import Array, Parameters, Tensors
 
 
 class FakeOptions(Options):
@@ -34,6 +37,11 @@ class FakeOptions(Options):
     fail_on_value: float | None = Field(default=None, description="A value the model breaks on.")
     fail_to_load: str | None = Field(default=None, description="Loading fails with this reason.")
     batch_axis: bool = Field(default=True, description="Rows of several requests may be merged.")
+    answers: int | None = Field(
+        default=None, ge=0, description="It is decoupled, and gives so many answers: the sums, then one more each time."
+    )
+    asynchronous: bool = Field(default=False, description="Its answers come from an asynchronous generator.")
+    fail_after: int | None = Field(default=None, description="It breaks after so many answers.")
     tell_rows: bool = Field(
         default=False, description='An output "rows" says how many rows were in the call; shows batching from outside.'
     )
@@ -53,6 +61,8 @@ class FakeModel(Model):
 
     def __init__(self, bias: float, options: FakeOptions) -> None:
         self.calls: list[Call] = []
+        self.given = 0
+        self.ended = 0
         self.is_closed = False
         self._bias = bias
         self._options = options
@@ -62,7 +72,8 @@ class FakeModel(Model):
             on_request=(TensorSpec("rows", "INT64", (-1,)),) if options.tell_rows else (),
             columns=options.columns,
             any_input_name=True,
-            batch_axis=options.batch_axis,
+            batch_axis=options.batch_axis and options.answers is None,
+            decoupled=options.answers is not None,
         )
 
     @property
@@ -88,9 +99,35 @@ class FakeModel(Model):
         answers = {"output-0": data.sum(axis=1) + self._bias, "rows": np.full(rows, rows, dtype=np.int64)}
         return {name: answers[name] for name in outputs}
 
+    def stream(
+        self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters
+    ) -> Iterator[Tensors] | AsyncIterator[Tensors]:
+        """As many answers as configured; ``given`` counts them, ``ended`` the streams that are over."""
+        self.calls.append(Call(inputs["input-0"].shape[0], outputs, threading.get_ident()))
+        steps = self._answers(inputs["input-0"])
+        return _in_turns(steps) if self._options.asynchronous else steps
+
+    def _answers(self, data: Array) -> Generator[Tensors]:
+        try:
+            for index in range(self._options.answers or 0):
+                time.sleep(self._options.latency_s)
+                if index == self._options.fail_after:
+                    raise ArithmeticError(f"cannot count beyond {index}")
+                self.given += 1
+                yield {"output-0": data.sum(axis=1) + self._bias + index}
+        finally:
+            self.ended += 1
+
     def close(self) -> None:
         """Remembers that it was called."""
         self.is_closed = True
+
+
+async def _in_turns(steps: Generator[Tensors]) -> AsyncGenerator[Tensors]:
+    with contextlib.closing(steps):
+        for step in steps:
+            await asyncio.sleep(0)
+            yield step
 
 
 class FakeFramework(Framework):

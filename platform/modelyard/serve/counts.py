@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What replicas counted before they stopped, so that a model's statistics never go backwards while it is scaled.
+
+In Ray's key-value store, one entry for each replica that stopped in good order; a crash loses its counts.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
+
+from modelyard.statistics import Statistics, merge_statistics
+
+_NAMESPACE = b"modelyard-counts"
+
+
+def keep_counts(application: str, replica: str, counts: Statistics) -> None:
+    """Keeps what a replica counted, until its application is deployed anew."""
+    if counts.execution_count:
+        _internal_kv_put(_key(application, replica), pickle.dumps(counts), overwrite=True, namespace=_NAMESPACE)
+
+
+def get_kept_counts(application: str) -> Statistics:
+    """What the application's stopped replicas counted."""
+    keys = _internal_kv_list(_key(application, ""), namespace=_NAMESPACE)
+    found = (_internal_kv_get(key, namespace=_NAMESPACE) for key in keys)
+    return merge_statistics(pickle.loads(raw) for raw in found if raw is not None)  # noqa: S301  # own processes only
+
+
+def clear_counts(application: str) -> None:
+    """Forgets them: the application begins anew."""
+    for key in _internal_kv_list(_key(application, ""), namespace=_NAMESPACE):
+        _internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def _key(application: str, replica: str) -> bytes:
+    return f"{application}/{replica}".encode()
