@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the in-process tests of serving share: a model that waits to be let, calls for it, waiting for a condition."""
+"""What the in-process tests of serving share: a model that waits to be let, calls for it, an HTTP edge over it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
 
 from modelyard.batching import Answer, Call
+from modelyard.dataplane import DataPlane
+from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
+from modelyard.protocol.http import Encoded
+from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
+from modelyard.serve.http import HttpRequest, make_app
 from modelyard.serve.runner import ModelRunner
+from modelyard.serve.v1 import V1Handlers
+from modelyard.serve.v2 import V2Handlers
 from modelyard.tensor import Parameters, Tensors
 from modelyard.testing import FakeModel, FakeOptions
 
@@ -90,3 +101,76 @@ def outputs() -> Callable[[Answer], list[float]]:
         return answer.merged[name].tolist()
 
     return read
+
+
+_MAX_BODY_BYTES = 4096
+_V2 = {"inputs": [{"name": "input-0", "datatype": "FP64", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+_V1 = {"instances": [[1, 2, 3, 4]]}
+
+
+class RunnerTransport:
+    """A data plane's transport that ends at a runner in this process."""
+
+    def __init__(self, runner) -> None:
+        self._runner = runner
+
+    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
+        try:
+            answer = await asyncio.wait_for(self._runner.submit(call), timeout_s)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(timeout_s) from exc
+        if answer.merged is not None:
+            return answer.merged
+        (part,) = answer.parts
+        if isinstance(part, ModelyardError):
+            raise part
+        return part
+
+
+class Edge:
+    """The application, its model, and a client of it."""
+
+    def __init__(self, model, runner) -> None:
+        self.model = model
+        self.plane = DataPlane(RunnerTransport(runner))
+        first = RevisionRoute("iris", "1", "iris@1", "fake", "ready", signature=model.signature)
+        second = replace(first, version="2", application="iris@2")
+        models = {
+            "iris": ModelRoute("iris", "2", {"1": first, "2": second}, {"stable": "2"}, created_s=1_700_000_000),
+            "a.b-c_d": ModelRoute("a.b-c_d", "1", {"1": replace(first, model="a.b-c_d")}),
+            "late": ModelRoute("late", "1", {"1": replace(first, model="late", state="loading", reason="it starts")}),
+            "bad": ModelRoute("bad", "1", {"1": replace(first, model="bad", state="failed", reason="no such file")}),
+        }
+        self.plane.table = RouteTable("e", 1, models)
+        self.is_ready = True
+        inference = [*V2Handlers(self.plane, lambda: self.is_ready).routes(), *V1Handlers(self.plane).routes()]
+        admin = [("GET", "/platform/v1/models/{model}", _status), ("GET", "/platform/v1/broken", _break)]
+        self.app = make_app([*inference, *admin], _MAX_BODY_BYTES, _lifespan, 1024)
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://edge")
+
+    async def post(self, path: str, content: bytes | None = None, headers: dict[str, str] | None = None):
+        if content is None:
+            content = json.dumps(_V1 if path.startswith("/v1") else _V2).encode()
+        return await self.client.post(path, content=content, headers=headers or {})
+
+
+async def _status(request: HttpRequest) -> Encoded:
+    raise ModelNotFound(request.path("model"))
+
+
+async def _break(request: HttpRequest) -> Encoded:
+    raise KeyError("/secret/path")
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(_app: object) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.fixture
+def make_edge(start_runner, fake) -> Callable[..., Edge]:
+    def make(model=None, **limits: int) -> Edge:
+        model = model or fake(fail_on_value=13.0, refuse_value=14.0)
+        return Edge(model, start_runner(model, **limits))
+
+    return make

@@ -4,97 +4,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator
 
 import httpx
 import numpy as np
 import pytest
 
-from modelyard.batching import Call
-from modelyard.dataplane import DataPlane
-from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
-from modelyard.protocol.http import Encoded
-from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.edge import SHORT_WAY
-from modelyard.serve.http import HttpRequest, make_app
-from modelyard.serve.v1 import V1Handlers
-from modelyard.serve.v2 import V2Handlers
-from modelyard.tensor import Tensors
 
 MAX_BODY_BYTES = 4096
+"""Of the edge under test."""
 V2 = {"inputs": [{"name": "input-0", "datatype": "FP64", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
-V1 = {"instances": [[1, 2, 3, 4]]}
-
-
-class RunnerTransport:
-    """A data plane's transport that ends at a runner in this process."""
-
-    def __init__(self, runner) -> None:
-        self._runner = runner
-
-    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
-        try:
-            answer = await asyncio.wait_for(self._runner.submit(call), timeout_s)
-        except TimeoutError as exc:
-            raise DeadlineExceeded(timeout_s) from exc
-        if answer.merged is not None:
-            return answer.merged
-        (part,) = answer.parts
-        if isinstance(part, ModelyardError):
-            raise part
-        return part
-
-
-class Edge:
-    """The application, its model, and a client of it."""
-
-    def __init__(self, model, runner) -> None:
-        self.model = model
-        self.plane = DataPlane(RunnerTransport(runner))
-        first = RevisionRoute("iris", "1", "iris@1", "fake", "ready", signature=model.signature)
-        second = replace(first, version="2", application="iris@2")
-        models = {
-            "iris": ModelRoute("iris", "2", {"1": first, "2": second}, {"stable": "2"}, created_s=1_700_000_000),
-            "a.b-c_d": ModelRoute("a.b-c_d", "1", {"1": replace(first, model="a.b-c_d")}),
-            "late": ModelRoute("late", "1", {"1": replace(first, model="late", state="loading", reason="it starts")}),
-            "bad": ModelRoute("bad", "1", {"1": replace(first, model="bad", state="failed", reason="no such file")}),
-        }
-        self.plane.table = RouteTable("e", 1, models)
-        self.is_ready = True
-        inference = [*V2Handlers(self.plane, lambda: self.is_ready).routes(), *V1Handlers(self.plane).routes()]
-        admin = [("GET", "/platform/v1/models/{model}", _status), ("GET", "/platform/v1/broken", _break)]
-        self.app = make_app([*inference, *admin], MAX_BODY_BYTES, _lifespan)
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://edge")
-
-    async def post(self, path: str, content: bytes | None = None, headers: dict[str, str] | None = None):
-        if content is None:
-            content = json.dumps(V1 if path.startswith("/v1") else V2).encode()
-        return await self.client.post(path, content=content, headers=headers or {})
-
-
-async def _status(request: HttpRequest) -> Encoded:
-    raise ModelNotFound(request.path("model"))
-
-
-async def _break(request: HttpRequest) -> Encoded:
-    raise KeyError("/secret/path")
-
-
-@contextlib.asynccontextmanager
-async def _lifespan(_app: object) -> AsyncIterator[None]:
-    yield
-
-
-@pytest.fixture
-def make_edge(start_runner, fake) -> Callable[..., Edge]:
-    def make(model=None, **limits: int) -> Edge:
-        model = model or fake(fail_on_value=13.0, refuse_value=14.0)
-        return Edge(model, start_runner(model, **limits))
-
-    return make
 
 
 def _v2(**changes: object) -> bytes:
@@ -363,7 +284,7 @@ async def test_the_id_is_the_clients_or_a_new_one(make_edge):
 # -- clients that go away, where nobody in front watches for it
 
 
-async def _run_short_way(edge: Edge, gone: asyncio.Event) -> list[dict[str, object]]:
+async def _run_short_way(edge, gone: asyncio.Event) -> list[dict[str, object]]:
     """One request on the short way, whose client goes away when the event is set; what was sent back."""
     messages = [{"type": "http.request", "body": json.dumps(V2).encode(), "more_body": False}]
     sent: list[dict[str, object]] = []

@@ -45,6 +45,12 @@ class IngressConfig(Section):
         description="Largest request body, after decompression, and largest sum of a gRPC request's tensors; a larger "
         "one is refused with 413 or RESOURCE_EXHAUSTED.",
     )
+    compression_min_bytes: Integer | None = Field(
+        default=1024,
+        ge=1,
+        description="Replies from this many bytes on are compressed (gzip or deflate) for clients that say they take "
+        "it; null never compresses. Compressed requests are read in any case.",
+    )
     max_inflight_per_model: Integer = Field(
         default=1000,
         ge=1,

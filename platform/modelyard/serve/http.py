@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.routing import Route, Router
@@ -25,8 +26,10 @@ from modelyard.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from modelyard.protocol.compression import ENCODINGS, find_encoding
 from modelyard.protocol.errors import as_modelyard_error, encode_http
 from modelyard.protocol.http import Encoded, Streamed, encode_json
+from modelyard.serve.compression import compress_reply, inflate_body
 from modelyard.serve.edge import SHORT_WAY
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ _MAX_DIGITS: Final = 18
 _BODY_TYPES: Final = frozenset(
     {b"", b"application/json", b"application/octet-stream", b"application/x-www-form-urlencoded"}
 )
+_ACCEPTED: Final = (b"accept-encoding", ", ".join(ENCODINGS).encode())
+"""Of every 415. Source: RFC 9110, section 12.5.3."""
 
 
 class HttpRequest:
@@ -81,13 +86,20 @@ class HttpRequest:
         return timeout_ms / 1000
 
     async def body(self) -> bytes:
-        """The whole body.
+        """The whole body, decompressed.
 
         Raises:
-            TooLarge: It is over the limit.
+            TooLarge: It is over the limit, as it comes or decompressed.
             UnsupportedMediaType: Its type or encoding is not one we read.
+            InvalidRequest: Its compressed data is damaged.
         """
         self._check_type()
+        header = self.headers.get(b"content-encoding")
+        encoding = None if header is None else find_encoding(header.decode("latin-1"))
+        body = await self._receive_body()
+        return body if encoding is None else await inflate_body(body, encoding, self._max_body_bytes)
+
+    async def _receive_body(self) -> bytes:
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:_MAX_DIGITS]) > self._max_body_bytes:
             raise TooLarge("request body", self._max_body_bytes, int(length[:_MAX_DIGITS]))
@@ -118,10 +130,6 @@ class HttpRequest:
         if kind not in _BODY_TYPES and not kind.endswith(b"+json"):
             got = raw[:80].decode("latin-1")
             raise UnsupportedMediaType(f'content type: expected application/json or octet-stream, got "{got}"')
-        encoding = self.headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding not in (b"", b"identity"):
-            got = encoding[:40].decode("latin-1")
-            raise UnsupportedMediaType(f'content encoding: expected none, got "{got}"')
 
 
 Handler = Callable[[HttpRequest], Awaitable[Encoded | Streamed]]
@@ -130,11 +138,18 @@ RouteEntry = tuple[str, str, Handler]
 
 
 class Endpoint:
-    """Runs a handler as an ASGI application."""
+    """Runs a handler as an ASGI application.
 
-    def __init__(self, handler: Handler, max_body_bytes: int) -> None:
+    Args:
+        handler: What answers.
+        max_body_bytes: Limit of a request's body.
+        compress_from: Length from which a reply is compressed for clients that take it; None never does.
+    """
+
+    def __init__(self, handler: Handler, max_body_bytes: int, compress_from: int | None) -> None:
         self._handler = handler
         self._max_body_bytes = max_body_bytes
+        self._compress_from = compress_from
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -158,7 +173,13 @@ class Endpoint:
 
     async def _answer(self, request: HttpRequest) -> Encoded | Streamed:
         try:
-            return await self._handler(request)
+            reply = await self._handler(request)
+            if self._compress_from is None or isinstance(reply, Streamed) or reply.status != 200:
+                return reply
+            accept = request.headers.get(b"accept-encoding", b"")
+            if len(reply.body) < self._compress_from and b"=0" not in accept:  # where nothing is refused
+                return reply
+            return await compress_reply(reply, accept, self._compress_from)
         except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a reply
             return error_reply(exc, request.scope)
 
@@ -206,7 +227,8 @@ def error_reply(exc: Exception, scope: Scope) -> Encoded:
         logger.error("request %s to %s failed", ident.decode("latin-1"), scope["path"], exc_info=exc)
     if scope["path"].startswith("/platform/"):
         return _admin_error(error)
-    return encode_http(error)
+    reply = encode_http(error)
+    return replace(reply, headers=(*reply.headers, _ACCEPTED)) if error.http_status == 415 else reply
 
 
 def _admin_error(error: ModelyardError) -> Encoded:
@@ -233,29 +255,45 @@ class _TrailingSlash:
         await self._app(scope, receive, send)
 
 
-def make_app(routes: Iterable[RouteEntry], max_body_bytes: int, lifespan: Lifespan[Any]) -> ASGIApp:
+def make_app(
+    routes: Iterable[RouteEntry], max_body_bytes: int, lifespan: Lifespan[Any], compress_from: int | None = None
+) -> ASGIApp:
     """The whole HTTP surface.
 
     Args:
         routes: Method, path and handler of each route; of two paths that fit, the earlier wins.
         max_body_bytes: Limit of every request body.
         lifespan: Runs around the application's life.
+        compress_from: Length from which replies are compressed for clients that take it; None never does.
     """
     by_path: dict[str, dict[str, Handler]] = {}
     # Routes are tried one after another; inference, which is all POST, first.
     for method, path, handler in sorted(routes, key=lambda route: route[0] != "POST"):
         by_path.setdefault(path, {})[method] = handler
-    table = [Route(path, _ByMethod(handlers, max_body_bytes)) for path, handlers in by_path.items()]
+    table = [
+        Route(path, _ByMethod(handlers, max_body_bytes, compress_from if _is_compressed(path) else None))
+        for path, handlers in by_path.items()
+    ]
     # The bare router: endpoints answer their own errors, so Starlette's middleware would only cost time.
     router = Router(table, redirect_slashes=False, default=_not_found, lifespan=lifespan)
     return _TrailingSlash(router)
 
 
+def _is_compressed(path: str) -> bool:
+    """Triton's aio client always says that it takes gzip, but undoes it in the answers to inference only.
+
+    Source: tritonclient ``http/aio/__init__.py``, ``get_model_metadata``.
+    """
+    return not path.startswith("/v2") or path.endswith(("/infer", "/generate"))
+
+
 class _ByMethod:
     """One path: the endpoint of each method, 405 for the others."""
 
-    def __init__(self, handlers: dict[str, Handler], max_body_bytes: int) -> None:
-        self._endpoints = {method: Endpoint(handler, max_body_bytes) for method, handler in handlers.items()}
+    def __init__(self, handlers: dict[str, Handler], max_body_bytes: int, compress_from: int | None) -> None:
+        self._endpoints = {
+            method: Endpoint(handler, max_body_bytes, compress_from) for method, handler in handlers.items()
+        }
         if "GET" in self._endpoints:
             self._endpoints["HEAD"] = self._endpoints["GET"]
         self._allow = ", ".join(sorted(self._endpoints))
