@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sleeps as long as it is told; two requests can be in it at once."""
+
+import time
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        delay_ms = pb_utils.get_input_tensor_by_name(request, "delay_ms").as_numpy()
+        time.sleep(delay_ms[0] / 1000)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("delay_ms_was", delay_ms)])
