@@ -7,6 +7,9 @@ Outputs:
   ``[n, k]`` for more), the value of a regression or ranking model.
 * ``predict`` (when asked for): the class of each row, or the value where the model is no classifier.
 * ``predict_proba`` (when asked for, classifiers only): ``[n, classes]``, two columns for two classes.
+* ``contributions`` (when asked for, and what ``:explain`` answers): what each feature adds to the raw score, and last
+  the bias: ``[n, features + 1]``, for more than two classes ``[n, k, features + 1]``. Exact SHAP values of trees.
+  Linear trees have none.
 
 Text models do not hold the labels a classifier was trained on; the option ``classes`` gives them. A categorical
 column takes the number of the category, as the model file does.
@@ -29,6 +32,8 @@ from modelyard.tensor import Array, Parameters, Tensors, datatype_of
 _LOG: Final = logging.getLogger(__name__)
 _INPUT: Final = "input-0"
 _OUTPUT: Final = "output-0"
+_CONTRIBUTIONS: Final = "contributions"
+_LINEAR: Final = "is_linear"
 
 
 class LightGBMOptions(Options):
@@ -48,7 +53,8 @@ class LightGBMModel(Model):
         if not classes and options.classes is not None:
             raise ModelLoadError(f"option classes: the model is no classifier (objective {_objective(header)})")
         self._labels: Array | None = to_label_array(options.classes, classes) if classes else None
-        self._signature = _to_signature(booster, int(header.get("num_tree_per_iteration", "1")), self._labels)
+        self._width = int(header.get("num_tree_per_iteration", "1"))
+        self._signature = _to_signature(booster, self._width, self._labels, explains=not _is_linear(header))
 
     @property
     def signature(self) -> Signature:
@@ -57,8 +63,17 @@ class LightGBMModel(Model):
 
     def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
         """Scores once, then derives what was asked for."""
-        scores: Array = self._booster.predict(inputs[_INPUT], num_threads=self._num_threads)
-        return {name: self._derive(name, scores) for name in outputs}
+        data = inputs[_INPUT]
+        answers = {_CONTRIBUTIONS: self._contribute(data)} if _CONTRIBUTIONS in outputs else {}
+        derived = [name for name in outputs if name != _CONTRIBUTIONS]
+        if derived:
+            scores: Array = self._booster.predict(data, num_threads=self._num_threads)
+            answers |= {name: self._derive(name, scores) for name in derived}
+        return answers
+
+    def _contribute(self, data: Array) -> Array:
+        flat: Array = self._booster.predict(data, pred_contrib=True, num_threads=self._num_threads)
+        return flat if self._width == 1 else flat.reshape(len(data), self._width, -1)
 
     def _derive(self, name: str, scores: Array) -> Array:
         if name == _OUTPUT or self._labels is None:
@@ -95,7 +110,7 @@ class LightGBMFramework(Framework):
 
 
 def _check_text(path: Path) -> dict[str, str]:
-    """The model's header, after a check that no part of the file is missing.
+    """The model's header and whether its trees are linear, after a check that no part of the file is missing.
 
     LightGBM reads past the end of a truncated model and aborts the process, so its length is checked first:
     ``tree_sizes`` in the header says how many bytes each tree has.
@@ -116,7 +131,11 @@ def _check_text(path: Path) -> dict[str, str]:
     sizes = [int(size) for size in header.get("tree_sizes", "").split() if size.isdigit()]
     if end < 0 or (sizes and sum(sizes) != end - start):
         raise ModelLoadError(f"{path.name}: the LightGBM model is truncated or damaged; save or copy it again")
-    return header
+    return header | {_LINEAR: "1" if b"\nis_linear=1" in data else "0"}
+
+
+def _is_linear(header: dict[str, str]) -> bool:
+    return header.get(_LINEAR) == "1"
 
 
 def _objective(header: dict[str, str]) -> str:
@@ -131,9 +150,10 @@ def _class_count(header: dict[str, str]) -> int:
     return int(header.get("num_class", "1")) if objective in ("multiclass", "multiclassova") else 0
 
 
-def _to_signature(booster: Any, width: int, labels: Array | None) -> Signature:
+def _to_signature(booster: Any, width: int, labels: Array | None, explains: bool) -> Signature:
     scores = (-1,) if width == 1 else (-1, width)
     columns = tuple(booster.feature_name())
+    explanations = (TensorSpec(_CONTRIBUTIONS, "FP64", (*scores, len(columns) + 1)),) if explains else ()
     if labels is None:
         on_request: tuple[TensorSpec, ...] = (TensorSpec("predict", "FP64", scores),)
     else:
@@ -144,7 +164,8 @@ def _to_signature(booster: Any, width: int, labels: Array | None) -> Signature:
     return Signature(
         inputs=(TensorSpec(_INPUT, "FP64", (-1, len(columns))),),
         outputs=(TensorSpec(_OUTPUT, "FP64", scores),),
-        on_request=on_request,
+        on_request=(*on_request, *explanations),
         columns=columns,
         any_input_name=True,
+        explanations=tuple(spec.name for spec in explanations),
     )

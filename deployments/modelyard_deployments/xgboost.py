@@ -8,6 +8,9 @@ Outputs:
   ``binary:logitraw``, else the value.
 * ``predict`` (when asked for): the class of each row, or the value where the model is no classifier.
 * ``predict_proba`` (when asked for, classifiers only): ``[n, classes]``, two columns for two classes.
+* ``contributions`` (when asked for, and what ``:explain`` answers): what each feature adds to the margin, and last the
+  bias: ``[n, features + 1]``, for several classes or targets ``[n, k, features + 1]``. Exact SHAP values. Trees with
+  vector leaves have none.
 
 A model file does not hold the labels a classifier was trained on; the option ``classes`` gives them. NaN is a missing
 value. A categorical column takes the number of the category. After early stopping, a file saved by the scikit-learn
@@ -27,13 +30,14 @@ import numpy as np
 from pydantic import Field
 
 from modelyard.classes import CLASSES_DESCRIPTION, Labels, pick_labels, to_label_array, to_probabilities
-from modelyard.errors import ModelLoadError
+from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors, datatype_of
 
 _INPUT: Final = "input-0"
 _OUTPUT: Final = "output-0"
+_CONTRIBUTIONS: Final = "contributions"
 
 
 class XGBoostOptions(Options):
@@ -99,12 +103,14 @@ class XGBoostModel(Model):
         if self._objective is not None:
             self._labels = to_label_array(options.classes, max(2, shape["num_class"]))
         columns = tuple(booster.feature_names or ())
+        explanations = self._to_explanations(shape["num_feature"])
         self._signature = Signature(
             inputs=(TensorSpec(_INPUT, "FP32", (-1, shape["num_feature"])),),
             outputs=(self._to_spec(shape["num_feature"]),),
-            on_request=tuple(self._to_on_request(targets)),
+            on_request=(*self._to_on_request(targets), *explanations),
             columns=columns,
             any_input_name=True,
+            explanations=tuple(spec.name for spec in explanations),
         )
 
     @property
@@ -113,25 +119,39 @@ class XGBoostModel(Model):
         return self._signature
 
     def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
-        """Scores once, then derives what was asked for."""
+        """Scores once, then derives what was asked for.
+
+        Raises:
+            InvalidRequest: A value is infinite, where the library takes none.
+        """
         data = inputs[_INPUT]
-        scores = self._score(data)
-        return {name: self._derive(name, scores, data) for name in outputs}
+        answers = {_CONTRIBUTIONS: self._contribute(data)} if _CONTRIBUTIONS in outputs else {}
+        derived = [name for name in outputs if name != _CONTRIBUTIONS]
+        if derived:
+            scores = self._score(data)
+            answers |= {name: self._derive(name, scores, data) for name in derived}
+        return answers
 
     def _score(self, data: Array, kind: str = "value") -> Array:
-        scores: Array
-        if self._in_place:
-            scores = self._booster.inplace_predict(
-                data, iteration_range=self._trees, predict_type=kind, validate_features=False
-            )
-        else:
-            import xgboost
-
-            matrix = xgboost.DMatrix(data, nthread=self._nthread)
-            scores = self._booster.predict(
-                matrix, iteration_range=self._trees, output_margin=kind == "margin", validate_features=False
-            )
+        if not self._in_place:
+            return self._predict_matrix(data, output_margin=kind == "margin")
+        scores: Array = self._booster.inplace_predict(
+            data, iteration_range=self._trees, predict_type=kind, validate_features=False
+        )
         return scores
+
+    def _contribute(self, data: Array) -> Array:
+        return self._predict_matrix(data, pred_contribs=True)
+
+    def _predict_matrix(self, data: Array, **kind: bool) -> Array:
+        """The way of what has no in-place prediction."""
+        import xgboost
+
+        if np.isinf(data).any():
+            raise InvalidRequest(f'input "{_INPUT}" contains infinity: the model takes finite numbers and NaN here')
+        matrix = xgboost.DMatrix(data, nthread=self._nthread)
+        answer: Array = self._booster.predict(matrix, iteration_range=self._trees, validate_features=False, **kind)
+        return answer
 
     def _derive(self, name: str, scores: Array, data: Array) -> Array:
         if name == _OUTPUT or self._objective is None or self._labels is None:
@@ -148,6 +168,16 @@ class XGBoostModel(Model):
         """The answer's shape, from the answer itself: the objective, the targets and the classes all change it."""
         scores = self._score(np.zeros((1, width), dtype=np.float32))
         return TensorSpec(_OUTPUT, "FP32", (-1, *scores.shape[1:]))
+
+    def _to_explanations(self, width: int) -> tuple[TensorSpec, ...]:
+        """The contributions' shape, from one answer; none where the library cannot compute them."""
+        import xgboost
+
+        try:
+            answer = self._contribute(np.zeros((1, width), dtype=np.float32))
+        except xgboost.core.XGBoostError:
+            return ()
+        return (TensorSpec(_CONTRIBUTIONS, "FP32", (-1, *answer.shape[1:])),)
 
     def _to_on_request(self, targets: int) -> list[TensorSpec]:
         if self._objective is None or self._labels is None:

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from modelyard.admin import ModelState
 from modelyard.errors import InvalidRequest
 from modelyard.inference import InferenceResponse
-from modelyard.protocol import v1, v2
+from modelyard.protocol import tfserving, v1, v2
 from modelyard.signature import Signature, TensorSpec
-from modelyard.tensor import to_bytes_array
+from modelyard.tensor import DATATYPES, to_bytes_array
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 MATRIX = Signature((TensorSpec("input-0", "FP32", (-1, 2)),), (), columns=("a", "b"), any_input_name=True)
@@ -116,21 +118,81 @@ def test_the_model_list_is_kserves_and_openais() -> None:
 
 
 def test_a_ready_model_is_kserves_openais_and_tensorflow_servings() -> None:
-    encoded = v1.encode_model_status("a", True, "2", 5)
+    versions = [tfserving.to_version_status("2", "ready", ""), tfserving.to_version_status("3", "failed", "no file")]
+    encoded = v1.encode_model_status("a", True, "", versions, 5)
     document = json.loads(encoded.body)
     assert encoded.status == 200
     assert {"name": "a", "ready": True}.items() <= document.items()
     assert {"id": "a", "object": "model", "created": 5, "owned_by": "modelyard"}.items() <= document.items()
     assert document["model_version_status"] == [
-        {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+        {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}},
+        {"version": "3", "state": "END", "status": {"error_code": "UNKNOWN", "error_message": "no file"}},
     ]
 
 
-def test_a_model_that_is_not_ready_is_503_with_retry_after() -> None:
-    for encoded in (v1.encode_model_status("a", False, "2", 5), v2.encode_model_ready("a", False)):
-        document = json.loads(encoded.body)
-        assert (encoded.status, dict(encoded.headers)[b"retry-after"]) == (503, b"5")
-        assert (document["ready"], document["error"]) == (False, 'model "a" is not ready')
+def test_a_model_that_is_not_ready_is_503_with_its_reason_and_retry_after() -> None:
+    versions = [tfserving.to_version_status("2", "loading", "its replicas are starting")]
+    status = v1.encode_model_status("a", False, "its replicas are starting", versions, 5)
+    document = json.loads(status.body)
+    assert (status.status, dict(status.headers)[b"retry-after"]) == (503, b"5")
+    assert (document["ready"], document["error"]) == (False, 'model "a" is not ready: its replicas are starting')
+    assert [version["state"] for version in document["model_version_status"]] == ["LOADING"]
+    ready = v2.encode_model_ready("a", False)
+    assert (ready.status, dict(ready.headers)[b"retry-after"]) == (503, b"5")
+
+
+@pytest.mark.parametrize("state", ModelState)
+def test_every_state_of_a_model_has_tensorflow_servings_name(state: ModelState) -> None:
+    known = {"START", "LOADING", "AVAILABLE", "UNLOADING", "END"}
+    assert tfserving.to_version_status("1", state.value, "")["state"] in known
+
+
+def test_every_datatype_has_tensorflows_name() -> None:
+    assert tfserving.DTYPES.keys() == DATATYPES.keys()
+
+
+def test_metadata_is_tensorflow_servings() -> None:
+    signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "BYTES", (-1,)),))
+    document = json.loads(tfserving.encode_metadata("half", "123", signature).body)
+    assert document["model_spec"] == {"name": "half", "signature_name": "", "version": "123"}
+    definition = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert definition["inputs"]["x"] == {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False},
+        "name": "x:0",
+    }
+    assert definition["outputs"]["y"]["dtype"] == "DT_STRING"
+    assert definition["method_name"] == "tensorflow/serving/predict"
+
+
+EXPLAINED = replace(MATRIX, on_request=(TensorSpec("c", "FP64", (-1, 3)),), explanations=("c",))
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ('{"instances": [[1, 2], [3, 4]]}', {"explanations": [[1, 2, 0], [3, 4, 0]]}),
+        ('{"inputs": {"a": [1, 3], "b": [2, 4]}, "outputs": ["c"]}', {"explanations": [[1, 2, 0], [3, 4, 0]]}),
+    ],
+)
+def test_an_explanation_is_asked_for_and_encoded_as_a_prediction(body: str, wanted: Any) -> None:
+    request, form = v1.decode_explain(body.encode(), EXPLAINED)
+    assert [output.name for output in request.outputs] == ["c"]
+    rows = EXPLAINED.bind(request.inputs)["input-0"]
+    answer = response(c=np.column_stack([rows, np.zeros(len(rows))]))
+    assert json.loads(v1.encode_explain(answer, form).body) == wanted
+
+
+def test_several_explanations_are_named() -> None:
+    answer = response(c=np.ones((2, 1)), d=np.array([1, 2]))
+    row, columnar = (json.loads(v1.encode_explain(answer, form).body)["explanations"] for form in v1.Form)
+    assert row == [{"c": [1], "d": 1}, {"c": [1], "d": 2}]
+    assert columnar == {"c": [[1], [1]], "d": [1, 2]}
+
+
+def test_only_explanations_can_be_asked_to_explain() -> None:
+    with pytest.raises(InvalidRequest, match='"output-0" is no explanation: expected one of "c"'):
+        v1.decode_explain(b'{"instances": [[1, 2]], "outputs": ["output-0"]}', EXPLAINED)
 
 
 def test_health_is_in_the_status() -> None:

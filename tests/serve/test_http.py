@@ -241,7 +241,7 @@ async def test_the_lists_and_the_metadata_tell_the_truth(make_edge):
     assert metadata["inputs"] == [{"name": "input-0", "datatype": "FP64", "shape": [-1, 4]}]
 
 
-@pytest.mark.parametrize("path", ["/v1/models/late", "/v2/models/late", "/v2/models/late/ready"])
+@pytest.mark.parametrize("path", ["/v1/models/late/metadata", "/v2/models/late", "/v2/models/late/ready"])
 async def test_a_model_that_is_not_ready_says_why(make_edge, path):
     edge = make_edge()
     _check_error(await edge.client.get(path), 503, "it starts")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The v1 protocol: KServe's and TensorFlow Serving's ``:predict``, and the list and status of models.
+"""The v1 protocol: KServe's and TensorFlow Serving's ``:predict``, ``:explain``, and the list and status of models.
 
 "One request": ``decode_predict`` and ``encode_predict`` are its two ends on v1. JSON says nothing of datatypes here, so
 the decoder takes them from the model's signature.
@@ -10,6 +10,7 @@ Source: KServe "Data Plane (V1)"; TensorFlow Serving "RESTful API", "Predict API
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from itertools import chain
 from operator import itemgetter
@@ -19,6 +20,7 @@ import numpy as np
 
 from modelyard.errors import InvalidRequest, InvalidTensor, ModelNotReady
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
+from modelyard.protocol.errors import to_message
 from modelyard.protocol.fields import (
     check_list,
     check_object,
@@ -75,6 +77,24 @@ def decode_predict(body: bytes, signature: Signature) -> tuple[InferenceRequest,
         check_text(document["signature_name"], "signature_name")
     parameters = check_parameters(document.get("parameters"), "parameters")
     return InferenceRequest(inputs, "", _decode_outputs(document.get("outputs")), parameters), form
+
+
+def decode_explain(body: bytes, signature: Signature) -> tuple[InferenceRequest, Form]:
+    """As :func:`decode_predict`; asks for all explanations where the client names none.
+
+    Args:
+        body: As for :func:`decode_predict`.
+        signature: With explanations.
+
+    Raises:
+        InvalidRequest: As for :func:`decode_predict`, or a requested output is no explanation.
+    """
+    request, form = decode_predict(body, signature)
+    for output in request.outputs:
+        if output.name not in signature.explanations:
+            raise InvalidRequest(f'"{output.name}" is no explanation: expected one of {quoted(signature.explanations)}')
+    outputs = request.outputs or tuple(map(RequestedOutput, signature.explanations))
+    return replace(request, outputs=outputs), form
 
 
 def _decode_outputs(value: Any) -> tuple[RequestedOutput, ...]:
@@ -217,10 +237,25 @@ def encode_predict(response: InferenceResponse, form: Form) -> Encoded:
 
     Source: TensorFlow Serving "RESTful API", "Response format".
     """
+    return encode_json({form.value: _encode_outputs(response, form)})
+
+
+def encode_explain(response: InferenceResponse, form: Form) -> Encoded:
+    """``explanations``, laid out as :func:`encode_predict` lays out ``predictions`` or ``outputs``.
+
+    Raises:
+        InvalidRequest: As for :func:`encode_predict`.
+
+    Source: KServe "Data Plane (V1)", "Explain".
+    """
+    return encode_json({"explanations": _encode_outputs(response, form)})
+
+
+def _encode_outputs(response: InferenceResponse, form: Form) -> Any:
     values = {name: _to_json(array, name) for name, array in response.outputs.items()}
     if form is Form.ROW:
-        return encode_json({"predictions": _encode_rows(response, values)})
-    return encode_json({"outputs": next(iter(values.values())) if len(values) == 1 else values})
+        return _encode_rows(response, values)
+    return next(iter(values.values())) if len(values) == 1 else values
 
 
 def _to_json(array: Array, name: str) -> Any:
@@ -252,20 +287,26 @@ def encode_model_list(names: Iterable[str], created_s: int = 0) -> Encoded:
     )
 
 
-def encode_model_status(name: str, ready: bool, version: str, created_s: int) -> Encoded:
+def encode_model_status(name: str, ready: bool, reason: str, versions: list[dict[str, Any]], created_s: int) -> Encoded:
     """One model, in one object that KServe's, OpenAI's and TensorFlow Serving's clients read; 503 where not ready.
+
+    Args:
+        name: The model.
+        ready: It answers now.
+        reason: Why it does not.
+        versions: Its versions, as :func:`~modelyard.protocol.tfserving.to_version_status` makes them.
+        created_s: When it was made, in seconds since 1970.
 
     Source: KServe "Data Plane (V1)", "Model Ready"; OpenAI API reference, "Retrieve model"; TensorFlow Serving "RESTful
     API", "Model status API".
     """
-    state = "AVAILABLE" if ready else "LOADING"
-    status = {"version": version, "state": state, "status": {"error_code": "OK", "error_message": ""}}
     document: dict[str, Any] = {"name": name, "ready": ready, **_openai_model(name, created_s)}
-    document["model_version_status"] = [status] if version else []
+    document["model_version_status"] = versions
     if ready:
         return encode_json(document)
-    headers: tuple[Header, ...] = ((b"retry-after", b"%d" % (ModelNotReady.retry_after_s or 1)),)
-    return encode_json({**document, "error": f'model "{name}" is not ready'}, ModelNotReady.http_status, headers)
+    error = ModelNotReady(name, reason)
+    headers: tuple[Header, ...] = ((b"retry-after", b"%d" % (error.retry_after_s or 1)),)
+    return encode_json({**document, "error": to_message(error)}, error.http_status, headers)
 
 
 def _openai_model(name: str, created_s: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from modelyard.dataplane import DataPlane
 from modelyard.errors import Unsupported
-from modelyard.protocol import v1
+from modelyard.protocol import tfserving, v1
 from modelyard.protocol.http import Encoded
 from modelyard.serve.http import Handler, HttpRequest, RouteEntry
 
@@ -31,6 +31,7 @@ class V1Handlers:
             *_with_versions("POST", f"{model}*:predict", self.predict),
             *_with_versions("POST", f"{model}*:explain", self.explain),
             *_with_versions("GET", f"{model}*", self.status),
+            *_with_versions("GET", f"{model}*/metadata", self.metadata),
         ]
 
     async def predict(self, request: HttpRequest) -> Encoded:
@@ -41,9 +42,13 @@ class V1Handlers:
         return v1.encode_predict(response, form)
 
     async def explain(self, request: HttpRequest) -> Encoded:
-        """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:explain``: no framework explains yet."""
-        revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
-        raise Unsupported(f'model "{revision.model}": the framework "{revision.framework}" cannot explain')
+        """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:explain``; 501 where the model cannot."""
+        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        if not signature.explanations:
+            raise Unsupported(f'model "{revision.model}" ({revision.framework}) cannot explain its answers')
+        decoded, form = v1.decode_explain(await request.body(), signature)
+        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
+        return v1.encode_explain(response, form)
 
     async def list(self, request: HttpRequest) -> Encoded:
         """``GET /v1/models``."""
@@ -53,9 +58,17 @@ class V1Handlers:
     async def status(self, request: HttpRequest) -> Encoded:
         """``GET /v1/models/{model}[/versions/{version}|/labels/{label}]``; 503 where it cannot answer."""
         name, version = request.path("model"), request.path("version")
-        revision, _ = self._plane.get_ready(name, version)
-        created_s = self._plane.table.get_model(name).created_s
-        return v1.encode_model_status(name, True, revision.version, created_s)
+        revision = self._plane.table.get_revision(name, version)
+        model = self._plane.table.get_model(name)
+        listed = [revision] if version else model.revisions.values()
+        versions = [tfserving.to_version_status(one.version, one.state, one.reason) for one in listed]
+        reason = revision.reason or revision.state
+        return v1.encode_model_status(name, revision.is_ready, reason, versions, model.created_s)
+
+    async def metadata(self, request: HttpRequest) -> Encoded:
+        """``GET /v1/models/{model}[/versions/{version}|/labels/{label}]/metadata``."""
+        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        return tfserving.encode_metadata(revision.model, revision.version, signature)
 
 
 def _with_versions(method: str, path: str, handler: Handler) -> list[RouteEntry]:

@@ -52,6 +52,10 @@ def check_signature_is_complete(model: Model, case: Case) -> None:
             _require(spec.datatype in DATATYPES, f'"{spec.name}" has a datatype of the protocol, not {spec.datatype}')
             if signature.batch_axis:
                 _require(spec.shape[:1] == (-1,), f'"{spec.name}" has rows first, not {spec.shape}')
+    asked_for = [spec.name for spec in signature.on_request]
+    _require(
+        set(signature.explanations) <= set(asked_for), f"explanations are among what can be asked for: {asked_for}"
+    )
     if signature.columns:
         _require(len(signature.inputs) == 1, "columns belong to a single matrix")
         _require(signature.inputs[0].shape == (-1, len(signature.columns)), "the matrix is as wide as its columns")

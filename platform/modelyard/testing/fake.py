@@ -42,6 +42,7 @@ class FakeOptions(Options):
     )
     asynchronous: bool = Field(default=False, description="Its answers come from an asynchronous generator.")
     fail_after: int | None = Field(default=None, description="It breaks after so many answers.")
+    explains: bool = Field(default=False, description='An output "contributions" has what made the sum: row and bias.')
     tell_rows: bool = Field(
         default=False, description='An output "rows" says how many rows were in the call; shows batching from outside.'
     )
@@ -69,7 +70,11 @@ class FakeModel(Model):
         self._signature = Signature(
             inputs=(TensorSpec("input-0", "FP64", (-1, len(options.columns))),),
             outputs=(TensorSpec("output-0", "FP64", (-1,)),),
-            on_request=(TensorSpec("rows", "INT64", (-1,)),) if options.tell_rows else (),
+            on_request=(
+                *((TensorSpec("rows", "INT64", (-1,)),) if options.tell_rows else ()),
+                *((TensorSpec("contributions", "FP64", (-1, len(options.columns) + 1)),) if options.explains else ()),
+            ),
+            explanations=("contributions",) if options.explains else (),
             columns=options.columns,
             any_input_name=True,
             batch_axis=options.batch_axis and options.answers is None,
@@ -96,7 +101,11 @@ class FakeModel(Model):
             raise InvalidRequest(f'input "input-0": {self._options.refuse_value:g} is not a value this model takes')
         if self._options.fail_on_value is not None and (data == self._options.fail_on_value).any():
             raise ArithmeticError(f"cannot add up {self._options.fail_on_value:g}")
-        answers = {"output-0": data.sum(axis=1) + self._bias, "rows": np.full(rows, rows, dtype=np.int64)}
+        answers = {
+            "output-0": data.sum(axis=1) + self._bias,
+            "rows": np.full(rows, rows, dtype=np.int64),
+            "contributions": np.column_stack([data, np.full(rows, self._bias)]),
+        }
         return {name: answers[name] for name in outputs}
 
     def stream(

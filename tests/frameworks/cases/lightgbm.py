@@ -31,21 +31,32 @@ def _rows() -> Any:
     return _data()[0][::30]
 
 
+def _contributions(folder: Path, classes: int = 1, rows: Any = None) -> Any:
+    import lightgbm
+
+    rows = _rows() if rows is None else rows
+    flat = lightgbm.Booster(model_file=next(folder.iterdir())).predict(rows, pred_contrib=True, num_threads=1)
+    return flat if classes == 1 else np.stack(np.split(flat, classes, axis=1), axis=1)
+
+
 def binary(folder: Path) -> Case:
     raw = _train(folder, "binary", _data()[1] == 1)
     both = np.stack([1 - raw, raw], axis=1)
-    return Case({"x": _rows()}, {"output-0": raw, "predict": (raw > 0.5).astype(int), "predict_proba": both})
+    expected = {"output-0": raw, "predict": (raw > 0.5).astype(int), "predict_proba": both}
+    return Case({"x": _rows()}, expected | {"contributions": _contributions(folder)})
 
 
 def multiclass_with_names(folder: Path) -> Case:
     names = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
     raw = _train(folder, "multiclass", _data()[1], num_class=3, feature_name=names)
-    return Case({"x": _rows()}, {"output-0": raw, "predict": raw.argmax(axis=1), "predict_proba": raw})
+    expected = {"output-0": raw, "predict": raw.argmax(axis=1), "predict_proba": raw}
+    return Case({"x": _rows()}, expected | {"contributions": _contributions(folder, classes=3)})
 
 
 def one_against_all(folder: Path) -> Case:
     raw = _train(folder, "multiclassova", _data()[1], num_class=3)
-    return Case({"x": _rows()}, {"output-0": raw, "predict": raw.argmax(axis=1)}, is_normalized=False)
+    expected = {"output-0": raw, "predict": raw.argmax(axis=1), "contributions": _contributions(folder, classes=3)}
+    return Case({"x": _rows()}, expected, is_normalized=False)
 
 
 def string_classes(folder: Path) -> Case:
@@ -62,6 +73,11 @@ def regression(folder: Path) -> Case:
 def quantile_forest(folder: Path) -> Case:
     params = {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}
     raw = _train(folder, "quantile", _data()[0][:, 3], **params)
+    return Case({"x": _rows()}, {"output-0": raw, "contributions": _contributions(folder)})
+
+
+def linear_trees(folder: Path) -> Case:
+    raw = _train(folder, "regression", _data()[0][:, 3], linear_tree=True)
     return Case({"x": _rows()}, {"output-0": raw})
 
 
@@ -90,4 +106,5 @@ def missing_values(folder: Path) -> Case:
     _train(folder, "regression", _data()[0][:, 3])
     rows = _rows()
     rows[1, 2] = np.nan
-    return Case({"x": rows}, {"output-0": lightgbm.Booster(model_file=folder / "model.txt").predict(rows)})
+    raw = lightgbm.Booster(model_file=folder / "model.txt").predict(rows)
+    return Case({"x": rows}, {"output-0": raw, "contributions": _contributions(folder, rows=rows)})

@@ -37,6 +37,13 @@ def _raw(booster: Any, margin: bool = False) -> Any:
     return booster.predict(matrix, output_margin=margin)
 
 
+def _contributions(booster: Any, rows: Any = None) -> Any:
+    import xgboost
+
+    matrix = xgboost.DMatrix(_rows() if rows is None else rows, feature_names=booster.feature_names)
+    return booster.predict(matrix, pred_contribs=True)
+
+
 def _columns(binary: Any) -> Any:
     return np.stack([1 - binary, binary], axis=1)
 
@@ -45,7 +52,8 @@ def binary_logistic(folder: Path) -> Case:
     booster = _train("binary:logistic", _data()[1] == 1)
     booster.save_model(folder / "model.json")
     raw = _raw(booster)
-    return Case({"x": _rows()}, {"output-0": raw, "predict": (raw > 0.5).astype(int), "predict_proba": _columns(raw)})
+    expected = {"output-0": raw, "predict": (raw > 0.5).astype(int), "predict_proba": _columns(raw)}
+    return Case({"x": _rows()}, expected | {"contributions": _contributions(booster)})
 
 
 def binary_logitraw(folder: Path) -> Case:
@@ -68,7 +76,8 @@ def multi_softprob(folder: Path) -> Case:
     booster = _train("multi:softprob", _data()[1], num_class=3, feature_names=["a", "b", "c", "d"])
     booster.save_model(folder / "model.json")
     raw = _raw(booster)
-    return Case({"x": _rows()}, {"output-0": raw, "predict": raw.argmax(axis=1), "predict_proba": raw})
+    expected = {"output-0": raw, "predict": raw.argmax(axis=1), "predict_proba": raw}
+    return Case({"x": _rows()}, expected | {"contributions": _contributions(booster)})
 
 
 def multi_softmax(folder: Path) -> Case:
@@ -89,7 +98,9 @@ def saved_by_sklearn_interface(folder: Path) -> Case:
     assert model.best_iteration < model.get_booster().num_boosted_rounds() - 1
     model.save_model(folder / "model.json")
     chances = model.predict_proba(_rows())
-    return Case({"x": _rows()}, {"output-0": chances, "predict": model.predict(_rows()), "predict_proba": chances})
+    expected = {"output-0": chances, "predict": model.predict(_rows()), "predict_proba": chances}
+    best = model.get_booster()[: model.best_iteration + 1]
+    return Case({"x": _rows()}, expected | {"contributions": _contributions(best)})
 
 
 def saved_by_training_interface(folder: Path) -> Case:
@@ -120,19 +131,26 @@ def regression(folder: Path) -> Case:
 def multi_target_regression(folder: Path) -> Case:
     booster = _train("reg:squarederror", _data()[0][:, 2:])
     booster.save_model(folder / "model.ubj")
-    return Case({"x": _rows()}, {"output-0": _raw(booster), "predict": _raw(booster)})
+    expected = {"output-0": _raw(booster), "predict": _raw(booster)}
+    return Case({"x": _rows()}, expected | {"contributions": _contributions(booster)})
+
+
+def vector_leaves(folder: Path) -> Case:
+    booster = _train("reg:squarederror", _data()[0][:, 2:], multi_strategy="multi_output_tree", tree_method="hist")
+    booster.save_model(folder / "model.ubj")
+    return Case({"x": _rows()}, {"output-0": _raw(booster)})
 
 
 def linear_booster(folder: Path) -> Case:
     booster = _train("reg:squarederror", _data()[0][:, 3], booster="gblinear", updater="coord_descent")
     booster.save_model(folder / "model.json")
-    return Case({"x": _rows()}, {"output-0": _raw(booster)})
+    return Case({"x": _rows()}, {"output-0": _raw(booster), "contributions": _contributions(booster)})
 
 
 def dart_booster(folder: Path) -> Case:
     booster = _train("reg:squarederror", _data()[0][:, 3], booster="dart", rate_drop=0.2)
     booster.save_model(folder / "model.json")
-    return Case({"x": _rows()}, {"output-0": _raw(booster)})
+    return Case({"x": _rows()}, {"output-0": _raw(booster), "contributions": _contributions(booster)})
 
 
 def json_named_bst(folder: Path) -> Case:
@@ -158,7 +176,8 @@ def missing_values(folder: Path) -> Case:
 
     rows = _rows()
     rows[1, 2] = np.nan
-    return Case({"x": rows}, {"output-0": booster.predict(xgboost.DMatrix(rows))})
+    expected = {"output-0": booster.predict(xgboost.DMatrix(rows)), "contributions": _contributions(booster, rows)}
+    return Case({"x": rows}, expected)
 
 
 def category_numbers(folder: Path) -> Case:
@@ -170,4 +189,5 @@ def category_numbers(folder: Path) -> Case:
     booster = xgboost.train({"max_depth": 3, "nthread": 1}, matrix, num_boost_round=5)
     booster.save_model(folder / "model.ubj")
     numbers = table.assign(kind=table["kind"].cat.codes).to_numpy(dtype=np.float32)
-    return Case({"x": numbers}, {"output-0": booster.predict(matrix)})
+    explained = booster.predict(matrix, pred_contribs=True)
+    return Case({"x": numbers}, {"output-0": booster.predict(matrix), "contributions": explained})
