@@ -83,6 +83,16 @@ class Catalog:
         with reading(self._engine) as connection:
             return _find(connection, name)
 
+    def get_model(self, name: str) -> ModelRecord:
+        """The model of that name, which is not being removed.
+
+        Raises:
+            ModelNotFound: There is none.
+            Conflict: It is being removed.
+        """
+        with reading(self._engine) as connection:
+            return _get_kept(connection, name)
+
     def list_revisions(self, name: str) -> tuple[RevisionRecord, ...]:
         """Every revision the model ever had, by number; empty for an unknown one."""
         table = schema.revisions
@@ -390,12 +400,6 @@ def _get(connection: Connection, name: str) -> ModelRecord:
 
 
 def _get_kept(connection: Connection, name: str) -> ModelRecord:
-    """The model, which is not on its way out.
-
-    Raises:
-        ModelNotFound: There is none.
-        Conflict: It is being removed.
-    """
     record = _find(connection, name)
     if record is None:
         raise ModelNotFound(name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from modelyard.errors import InternalError, InvalidConfig
 
@@ -65,8 +66,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def _mapped_errors() -> Iterator[None]:
     try:
         yield
-    except DBAPIError as exc:
-        raise InternalError(f"the catalog's database failed: {exc.orig}") from exc
+    except (DBAPIError, sqlite3.Error) as exc:  # what setting up a connection raises comes unwrapped
+        reason = exc.orig if isinstance(exc, DBAPIError) else exc
+        raise InternalError(f"the catalog's database failed: {reason}") from exc
 
 
 def _set_up_sqlite(dbapi: Any, _record: Any) -> None:
@@ -95,13 +97,11 @@ def _use_wal(engine: Engine) -> None:
                 dbapi = connection.connection.cursor()
                 dbapi.execute("PRAGMA journal_mode=WAL")
                 dbapi.close()
-        except OperationalError as exc:
-            if "locked" not in str(exc.orig) or time.monotonic() > give_up_at:
+        except (DBAPIError, sqlite3.Error) as exc:  # what setting up a connection raises comes unwrapped
+            reason = exc.orig if isinstance(exc, DBAPIError) else exc
+            if "locked" not in str(reason) or time.monotonic() > give_up_at:
                 engine.dispose()
-                raise InvalidConfig((f"catalog.url: the database cannot be opened: {exc.orig}",)) from exc
+                raise InvalidConfig((f"catalog.url: the database cannot be opened: {reason}",)) from exc
             time.sleep(0.02)
-        except DBAPIError as exc:
-            engine.dispose()
-            raise InvalidConfig((f"catalog.url: the database cannot be opened: {exc.orig}",)) from exc
         else:
             return

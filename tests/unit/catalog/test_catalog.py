@@ -375,6 +375,28 @@ def test_two_processes_share_one_file(url: str) -> None:
     assert len(numbers) >= 30
 
 
+OPENER = """
+import sys
+from modelyard.catalog import Catalog
+for url in sys.stdin:
+    Catalog(url.strip()).close()
+    print("open", flush=True)
+"""
+
+
+def test_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OPENER]
+    pipe = subprocess.PIPE
+    openers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1) for _ in range(4)]
+    for number in range(80):
+        for opener in openers:
+            assert opener.stdin is not None
+            opener.stdin.write(f"sqlite:///{tmp_path}/{number}.db\n")
+    for opener in openers:
+        out, err = opener.communicate(timeout=60)
+        assert (err, len(out.split())) == ("", 80)
+
+
 def test_what_was_acknowledged_survives_a_kill(url: str, tmp_path: Path) -> None:
     writer = _writer(url, "iris", 100_000)
     assert writer.stdout is not None
