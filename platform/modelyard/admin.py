@@ -26,6 +26,10 @@ class ModelState(StrEnum):
     """Answers requests now."""
     FAILED = "failed"
     """Cannot load; ``reason`` says why."""
+    UNLOADING = "unloading"
+    """Answers what it has accepted; it takes nothing new."""
+    UNLOADED = "unloaded"
+    """Known, and nothing of it runs until it is loaded."""
     REMOVING = "removing"
     """Answers what it has accepted, then goes."""
 
@@ -50,6 +54,7 @@ class ModelStatus:
         inputs: What it takes; empty until known.
         outputs: What it answers; empty until known.
         message: What the last change was for, in the words of who made it.
+        generation: Counts the changes of what is wanted of it.
     """
 
     name: str
@@ -67,6 +72,7 @@ class ModelStatus:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     message: str = ""
+    generation: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of the admin API."""
@@ -86,6 +92,7 @@ class ModelStatus:
             "inputs": [_tensor_to_dict(spec) for spec in self.inputs],
             "outputs": [_tensor_to_dict(spec) for spec in self.outputs],
             "message": self.message,
+            "generation": self.generation,
         }
 
     @classmethod
@@ -103,6 +110,25 @@ class ModelStatus:
         for key in ("name", "framework", "uri", "owner"):
             known[key] = data[key]
         return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One version of a model as the index of a model repository has it.
+
+    Attributes:
+        name: The model.
+        version: The version.
+        state: ``READY``, ``LOADING``, ``UNLOADING`` or ``UNAVAILABLE``.
+        reason: Why it is not ready; empty when it is.
+
+    Source: Triton "Model Repository Extension", "Index".
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
 
 
 def _tensor_to_dict(spec: TensorSpec) -> dict[str, Any]:
@@ -133,6 +159,26 @@ class AdminTransport(Protocol):
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """Takes the model away: it drains first, then ``status`` raises ``ModelNotFound``."""
+
+    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """Wants the model to run, with its artifact as it now is; returns when the catalog has it.
+
+        Changed contents make the next revision, and a model that has failed is tried again. For one that runs with
+        these very contents nothing changes.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            ModelLoadError: Its artifact is not there any more; what ran goes on running.
+            Conflict: It is being removed.
+        """
+
+    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """Wants nothing of the model to run until it is loaded again; it answers what it has accepted first.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It is being removed.
+        """
 
     async def list(self) -> tuple[ModelStatus, ...]:
         """All models, by name."""

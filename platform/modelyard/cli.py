@@ -32,6 +32,8 @@ Connect: TypeAlias = Callable[[], Platform]
 _COLORS: dict[ModelState, str] = {
     ModelState.READY: "green",
     ModelState.FAILED: "red",
+    ModelState.UNLOADING: "yellow",
+    ModelState.UNLOADED: "yellow",
     ModelState.REMOVING: "yellow",
 }
 
@@ -165,6 +167,36 @@ def status(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     """Show one model."""
     with _session(context).open() as platform:
         _print_status(platform.status(name), as_json)
+
+
+@app.command()
+def load(
+    context: typer.Context,
+    name: Name,
+    message: Message = "",
+    wait: Wait = False,
+    timeout_s: TimeoutS = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model again that was unloaded or has failed, with its artifact as it now is."""
+    with _session(context).open() as platform:
+        loaded = platform.load(name, message=message, wait=wait, timeout_s=timeout_s)
+    _print_status(loaded, as_json)
+
+
+@app.command()
+def unload(
+    context: typer.Context,
+    name: Name,
+    message: Message = "",
+    wait: Wait = False,
+    timeout_s: TimeoutS = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a model, keeping it for `load`; it answers what it has accepted first."""
+    with _session(context).open() as platform:
+        unloaded = platform.unload(name, message=message, wait=wait, timeout_s=timeout_s)
+    _print_status(unloaded, as_json)
 
 
 @app.command()

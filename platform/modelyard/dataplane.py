@@ -7,10 +7,11 @@ here, so none can forget a check.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Callable
+from typing import Final, Protocol, TypeVar
 
 from modelyard.batching import MAX_PRIORITY, Call
 from modelyard.errors import InvalidRequest, Unsupported
@@ -23,6 +24,7 @@ from modelyard.tensor import Parameters, Tensors
 _OWN_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "timeout", "priority", "headers"})
 """Parameters that speak to the server; all others are the model's."""
 _MAX_TIMEOUT_US: Final = 10**15
+_T = TypeVar("_T")
 _ids: Final = random.Random()  # noqa: S311  # names a reply, guards nothing
 
 
@@ -66,7 +68,20 @@ class DataPlane:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._changed = asyncio.Event()
         self.table = RouteTable()
+
+    def follow(self, table: RouteTable) -> None:
+        """Takes a newer table, and wakes who waits for one."""
+        self.table = table
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def until(self, find: Callable[[RouteTable], _T | None]) -> _T:
+        """What ``find`` finds in this table or in the first later one it finds something in; it may raise."""
+        while (found := find(self.table)) is None:
+            await self._changed.wait()
+        return found
 
     def get_ready(self, model: str, version: str = "") -> tuple[RevisionRoute, Signature]:
         """The revision that answers now, with its signature.

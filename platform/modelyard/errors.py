@@ -298,18 +298,20 @@ class DeadlineExceeded(ModelyardError):
 
     Args:
         timeout_s: The time it had, in seconds.
+        meanwhile: What goes on nevertheless; empty where nothing does.
     """
 
     http_status = 504
     grpc_status = GrpcStatus.DEADLINE_EXCEEDED
     code = "deadline-exceeded"
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(timeout_s)
+    def __init__(self, timeout_s: float, meanwhile: str = "") -> None:
+        super().__init__(timeout_s, meanwhile)
         self.timeout_s = timeout_s
+        self.meanwhile = meanwhile
 
     def __str__(self) -> str:
-        return f"deadline exceeded: no answer within {self.timeout_s:g} s"
+        return f"deadline exceeded: no answer within {self.timeout_s:g} s" + (self.meanwhile and f"; {self.meanwhile}")
 
 
 class ModelLoadError(ModelyardError):

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
-from modelyard.errors import InvalidConfig, ModelNotFound
+from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelNotReady
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.serve import controller as module
@@ -29,6 +31,9 @@ class RememberingServe:
         states: Replica states by application.
         deployed: Applications deployed, in order.
         deleted: Applications deleted, in order.
+        silent: Applications whose replicas do not describe themselves.
+        given_up: Applications that Serve could not start.
+        lingering: Applications that answer what they have before they go.
     """
 
     def __init__(self) -> None:
@@ -36,6 +41,8 @@ class RememberingServe:
         self.deployed: list[str] = []
         self.deleted: list[str] = []
         self.silent: set[str] = set()
+        self.given_up: set[str] = set()
+        self.lingering: set[str] = set()
 
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
@@ -44,17 +51,28 @@ class RememberingServe:
         found = {"platform": ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {})}
         for name, states in self.states.items():
             deployment = DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", states, "")
-            found[name] = ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {"Model": deployment})
+            found[name] = ApplicationStatusOverview(self._status_of(name), "", 0.0, {"Model": deployment})
         return SimpleNamespace(applications=found)
+
+    def _status_of(self, name: str) -> ApplicationStatus:
+        if name in self.given_up:
+            return ApplicationStatus.DEPLOY_FAILED
+        is_leaving = name in self.lingering and self.states[name] == {"STOPPING": 1}
+        return ApplicationStatus.DELETING if is_leaving else ApplicationStatus.RUNNING
 
     def run_many(self, targets: list[Any], **_: object) -> None:
         for target in targets:
             self.deployed.append(target.name)
-            self.states.setdefault(target.name, {"STARTING": 1})
+            if self.states.get(target.name) in (None, {"STOPPING": 1}):
+                self.states[target.name] = {"STARTING": 1}
 
     def delete(self, name: str, _blocking: bool) -> None:
         self.deleted.append(name)
-        del self.states[name]
+        self.given_up.discard(name)
+        if name in self.lingering:
+            self.states[name] = {"STOPPING": 1}
+        else:
+            del self.states[name]
 
     def get_deployment_handle(self, _: str, app_name: str) -> Any:
         async def describe() -> Any:
@@ -380,3 +398,232 @@ async def test_how_many_may_be_in_flight_counts_what_replicas_take(start, rememb
     remembering.states["m@1"] = {"RUNNING": 2}
     await controller.step()
     assert (await _table(controller)).get_revision("m").max_inflight_requests == 8
+
+
+# -- load and unload
+
+
+@pytest.fixture
+def serving(start, remembering, artifacts) -> Callable[..., Awaitable[Stepped]]:
+    """A controller with the registered model ``m``, which serves."""
+
+    async def serving() -> Stepped:
+        controller = await start()
+        await controller.register(_spec(artifacts), "me", "")
+        await controller.step()
+        remembering.run("m@1")
+        await controller.step()
+        return controller
+
+    return serving
+
+
+async def test_an_unloaded_model_is_refused_before_its_application_goes(serving, remembering):
+    controller = await serving()
+    status = await controller.unload("m", "me", "night")
+    assert (status.state, status.version) == ("unloading", "1")
+    remembering.lingering.add("m@1")
+    await controller.round()
+    with pytest.raises(ModelNotReady, match="it is being unloaded"):
+        (await _table(controller)).get_ready("m")
+    assert remembering.deleted == []
+    controller.now += 10
+    assert await controller.round()
+    assert remembering.deleted == ["m@1"]
+    assert (await controller.status("m")).state == "unloading"
+    del remembering.states["m@1"]
+    assert not await controller.round()
+    status = await controller.status("m")
+    assert (status.state, status.reason, status.replicas_wanted) == ("unloaded", "unloaded", 0)
+    with pytest.raises(ModelNotReady, match="unloaded"):
+        (await _table(controller)).get_ready("m", "1")
+
+
+async def test_a_loaded_model_is_deployed_again(serving, remembering):
+    controller = await serving()
+    await controller.unload("m", "me", "")
+    await controller.step()
+    assert (await controller.load("m", "me", "")).state == "pending"
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
+    remembering.run("m@1")
+    await controller.step()
+    assert (await _table(controller)).get_ready("m")[0].version == "1"
+
+
+async def test_one_loaded_before_its_application_went_serves_on(serving, remembering):
+    controller = await serving()
+    await controller.unload("m", "me", "")
+    await controller.round()
+    await controller.load("m", "me", "")
+    controller.now += 10
+    await controller.round()
+    assert (await _table(controller)).get_ready("m")[0].version == "1"
+    assert remembering.deleted == []
+
+
+async def test_one_loaded_while_its_application_goes_is_ready_only_when_it_is_back(serving, remembering):
+    controller = await serving()
+    remembering.lingering.add("m@1")
+    await controller.unload("m", "me", "")
+    await controller.step()
+    assert remembering.deleted == ["m@1"]
+    await controller.load("m", "me", "")
+    await controller.round()
+    assert remembering.deployed == ["m@1", "m@1"]
+    assert (await controller.status("m")).state == "pending"
+    await controller.round()
+    assert (await controller.status("m")).state == "loading"
+
+
+async def test_an_unload_survives_the_controller(serving, start, remembering):
+    await (await serving()).unload("m", "me", "")
+    following = await start()
+    assert (await following.status("m")).state == "unloading"  # it has not looked yet
+    await following.step()
+    await following.step()
+    assert remembering.deleted == ["m@1"]
+    assert remembering.deployed == ["m@1"]
+    assert (await following.status("m")).state == "unloaded"
+
+
+async def test_a_declared_model_stays_unloaded_over_a_start_and_holds_up_nobody(start, remembering, caplog):
+    await (await start(m="one.fake")).unload("m", "me", "")
+    with caplog.at_level(logging.INFO, module.__name__):
+        following = await start(m="one.fake")
+    assert caplog.messages == ['model "m" stays unloaded: `modelyard load m` runs it again']
+    assert not await following.step()
+    assert (await following.watch("", -1))[1]
+    assert remembering.deployed == []
+    assert (await following.load("m", "me", "")).owner == "declared"
+    await following.step()
+    assert remembering.deployed == ["m@1"]
+
+
+async def test_loading_a_changed_artifact_serves_the_next_revision(serving, remembering, artifacts):
+    controller = await serving()
+    (artifacts / "one.fake").write_text("3")
+    status = await controller.load("m", "me", "retrained")
+    assert (status.state, status.version, status.message) == ("pending", "2", "retrained")
+    await controller.step()
+    table = await _table(controller)
+    assert (table.get_ready("m")[0].version, table.get_model("m").newest.state) == ("1", "pending")
+    remembering.run("m@2")
+    await controller.step()
+    assert (await _table(controller)).get_ready("m")[0].version == "2"
+    assert remembering.deleted == ["m@1"]
+
+
+async def test_loading_what_serves_unchanged_changes_nothing(serving, remembering):
+    controller = await serving()
+    before = await controller.status("m")
+    assert await controller.load("m", "me", "") == before
+    await controller.step()
+    assert remembering.deployed == ["m@1"]
+
+
+async def test_loading_without_the_artifact_is_refused_and_leaves_all_as_it_was(serving, artifacts):
+    controller = await serving()
+    (artifacts / "one.fake").unlink()
+    error = await controller.load("m", "me", "")
+    assert isinstance(error, ModelLoadError)
+    assert "does not exist" in str(error)
+    assert (await _table(controller)).get_ready("m")[0].version == "1"
+
+
+async def test_a_failed_model_is_tried_again_though_serve_has_not_forgotten_it(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.round()
+    remembering.given_up.add("m@1")
+    kept[b"m@1"] = b"no memory"
+    await controller.round()
+    failed = await controller.status("m")
+    assert (failed.state, failed.reason) == ("failed", "no memory")
+    again = await controller.load("m", "me", "")
+    assert (again.state, again.generation) == ("pending", failed.generation + 1)
+    await controller.round()
+    assert (remembering.deleted, remembering.deployed) == (["m@1"], ["m@1", "m@1"])
+    assert (await controller.status("m")).state == "pending"
+    remembering.run("m@1")
+    await controller.round()
+    assert (await controller.status("m")).state == "ready"
+
+
+async def test_a_failed_model_can_be_unloaded_and_then_tried_again(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    kept[b"m@1"] = b"no memory"
+    await controller.step()
+    await controller.unload("m", "me", "")
+    await controller.step()
+    await controller.step()
+    assert (await controller.status("m")).state == "unloaded"
+    await controller.load("m", "me", "")
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
+
+
+async def test_the_table_has_a_new_revision_that_failed_with_its_reason(serving, remembering, artifacts, kept):
+    controller = await serving()
+    await controller.register(_spec(artifacts, "two.fake"), "me", "")
+    await controller.step()
+    kept[b"m@2"] = b"expected a number"
+    await controller.step()
+    model = (await _table(controller)).get_model("m")
+    assert (model.active, model.ready_versions) == ("1", ("1",))
+    assert (model.newest.version, model.newest.state, model.newest.reason) == ("2", "failed", "expected a number")
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_a_model_that_is_not_there_is_neither_loaded_nor_unloaded(serving, verb):
+    controller = await serving()
+    assert isinstance(await getattr(controller, verb)("none", "me", ""), ModelNotFound)
+    await controller.unregister("m", "me", "")
+    assert isinstance(await getattr(controller, verb)("m", "me", ""), Conflict)
+
+
+# -- one bad thing stays one bad thing
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("UPDATE models SET spec = json_set(spec, '$.surplus', 1) WHERE name = 'm'", "surplus"),
+        ("UPDATE models SET wanted = 'asleep' WHERE name = 'm'", "asleep"),
+        ("UPDATE models SET created_at = 'yesterday' WHERE name = 'm'", "yesterday"),
+        ("UPDATE revisions SET content = '{}' WHERE model = 'm'", "framework"),
+    ],
+)
+async def test_a_bad_catalog_row_fails_its_own_model_only(start, remembering, artifacts, statement, reason):
+    controller = await start(good="one.fake")
+    await controller.register(_spec(artifacts), "me", "")
+    with contextlib.closing(sqlite3.connect(artifacts / "catalog.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
+    await controller.round()
+    remembering.run("good@1")
+    await controller.round()
+    table, is_settled = await controller.watch("", -1)
+    assert is_settled
+    assert table.get_ready("good")[0].version == "1"
+    with pytest.raises(ModelNotReady, match=f"its entry in the catalog cannot be used: .*{reason}"):
+        table.get_ready("m")
+    assert (await controller.status("m")).state == "failed"
+    await controller.unregister("m", "me", "")
+    await controller.round()
+    assert (await _table(controller)).find_model("m") is None
+
+
+async def test_a_name_that_is_registered_already_is_left_out_of_the_file(serving, start, remembering, caplog):
+    await serving()
+    following = await start(m="two.fake", other="one.fake")
+    assert "the configuration file declares it too" in caplog.text
+    await following.step()
+    remembering.run("other@1")
+    await following.step()
+    status = await following.status("m")
+    assert (status.owner, status.state, status.version) == ("registered", "ready", "1")
+    assert "the configuration file declares it too" in status.reason
+    assert (await following.status("other")).state == "ready"

@@ -9,13 +9,14 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Deplo
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.serve.applications import Observed, is_revision_application
-from modelyard.serve.plan import plan_model
+from modelyard.serve.plan import failed_plan, plan_model
 
 RUNNING = Observed(running=1, wanted=1)
 STARTING = Observed(running=0, wanted=1)
 CRASHED = Observed(running=0, wanted=1, has_failed=True, message="it gave up")
 DELETING = Observed(is_deleting=True)
 LAST = Observed(running=1, wanted=1, is_deleting=True)
+"""Deleted, with a replica that has not heard of it yet."""
 
 
 def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
@@ -31,6 +32,7 @@ def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
         pytest.param([1], {1: STARTING}, [], "loading", 1, True, [], id="starting"),
         pytest.param([1], {1: RUNNING}, [], "ready", 1, True, [], id="running"),
         pytest.param([1], {1: DELETING}, [], "pending", 1, True, [], id="deleted by somebody"),
+        pytest.param([1], {1: LAST}, [], "pending", 1, True, [], id="loaded while it is being unloaded"),
         pytest.param([1], {}, [1], "failed", 1, False, [], id="artifact missing"),
         pytest.param([1], {1: STARTING}, [1], "failed", 1, False, [], id="one attempt failed"),
         pytest.param([1], {1: CRASHED}, [], "failed", 1, False, [1], id="Serve gave up"),
@@ -40,6 +42,7 @@ def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
         pytest.param([2], {1: DELETING, 2: RUNNING}, [], "ready", 2, True, [], id="the old one goes"),
         pytest.param([2], {1: RUNNING, 2: CRASHED}, [2], "failed", 1, False, [2], id="the new one fails"),
         pytest.param([2], {1: RUNNING}, [2], "failed", 1, False, [], id="the old one stays"),
+        pytest.param([2], {1: LAST, 2: STARTING}, [], "loading", 2, True, [], id="the old one has to go"),
         pytest.param([3], {1: RUNNING, 2: RUNNING, 3: STARTING}, [], "loading", 2, True, [1], id="two old ones"),
         pytest.param([3], {1: RUNNING, 2: CRASHED}, [2], "pending", 1, True, [2], id="repaired after a failure"),
         pytest.param([1, 2], {1: RUNNING, 2: RUNNING}, [], "ready", 2, True, [1], id="labels do not keep the old one"),
@@ -73,6 +76,30 @@ def test_a_removed_model_is_taken_down_then_forgotten(observed, delete, purge):
     plan = plan_model(_model(1, wanted=Wanted.REMOVED), seen, {"m@1"}, {})
     assert plan.serving is None
     assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], purge, False)
+
+
+@pytest.mark.parametrize(
+    ("observed", "state", "delete"),
+    [
+        ({1: RUNNING, 2: STARTING}, "unloading", [1, 2]),
+        ({1: DELETING, 2: CRASHED}, "unloading", [2]),
+        ({2: LAST}, "unloading", []),
+        ({}, "unloaded", []),
+    ],
+    ids=["running", "one gone", "draining", "nothing left"],
+)
+def test_of_an_unloaded_model_nothing_runs_and_nothing_is_forgotten(observed, state, delete):
+    seen = {f"m@{number}": application for number, application in observed.items()}
+    plan = plan_model(_model(2, wanted=Wanted.UNLOADED), seen, {"m@1", "m@2"}, {"m@2": "it had failed"})
+    assert plan.serving == plan.newest
+    assert (plan.newest.number, plan.newest.state, plan.newest.running) == (2, state, 0)
+    assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], False, False)
+
+
+def test_a_model_whose_record_cannot_be_followed_is_left_as_it_is():
+    plan = failed_plan(_model(2), "its entry is broken")
+    assert (plan.newest.state, plan.newest.reason, plan.newest.number) == (ModelState.FAILED, "its entry is broken", 2)
+    assert (plan.deploy, plan.delete, plan.purge) == (False, (), False)
 
 
 def test_a_replica_that_has_not_described_itself_is_loading():

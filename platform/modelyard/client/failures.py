@@ -122,7 +122,8 @@ _FAILED: Final = _matching('model "(.*?)" failed: (.*)', ModelFailed)
 _TENSOR: Final = _matching("(.*?): expected (.*), got (.*)", InvalidTensor)
 _SIZE: Final = _matching(r"(.*): expected at most (\d+) (\w+), got (\d+|more)", _too_large)
 _LATE: Final = _matching(
-    r"deadline exceeded: no answer within ([\d.e+-]+) s", lambda text: DeadlineExceeded(float(text))
+    r"deadline exceeded: no answer within ([\d.e+-]+) s(?:; (.*))?",
+    lambda text, meanwhile: DeadlineExceeded(float(text), meanwhile or ""),
 )
 
 _BY_CODE: Final[Mapping[str, tuple[_Rebuild, ...]]] = {

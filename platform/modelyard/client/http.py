@@ -72,6 +72,18 @@ class HttpTransport:
         params = {"message": message} if message else None
         return _to_status(await self._call("DELETE", f"{_MODELS}/{_segment(name)}", params=params))
 
+    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/load``."""
+        return await self._change(name, "load", message)
+
+    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/unload``."""
+        return await self._change(name, "unload", message)
+
+    async def _change(self, name: str, verb: str, message: str) -> ModelStatus:
+        body = orjson.dumps({"message": message} if message else {})
+        return _to_status(await self._call("POST", f"{_MODELS}/{_segment(name)}/{verb}", content=body))
+
     async def list(self) -> tuple[ModelStatus, ...]:
         """``GET /platform/v1/models``."""
         document = await self._call("GET", _MODELS)

@@ -29,6 +29,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _ACTOR: Final = "python"
 _POLL_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between two looks at a model; the last one repeats."""
+_NOT_COMING: Final = (ModelState.FAILED, ModelState.REMOVING, ModelState.UNLOADING, ModelState.UNLOADED)
 
 
 def open_transport(url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> AdminTransport:
@@ -142,6 +143,16 @@ class AsyncPlatform:
             await self._wait_gone(name, timeout_s)
         return status
 
+    async def load(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+        """See :meth:`Platform.load`."""
+        status = await self._transport.load(name, actor=_ACTOR, message=message)
+        return await self.wait_ready(name, timeout_s=timeout_s) if wait else status
+
+    async def unload(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+        """See :meth:`Platform.unload`."""
+        status = await self._transport.unload(name, actor=_ACTOR, message=message)
+        return await self._wait_unloaded(status, timeout_s) if wait else status
+
     async def list(self) -> tuple[ModelStatus, ...]:
         """See :meth:`Platform.list`."""
         return await self._transport.list()
@@ -157,7 +168,7 @@ class AsyncPlatform:
             status = await self._transport.status(name)
             if status.state is ModelState.READY:
                 return status
-            if status.state in (ModelState.FAILED, ModelState.REMOVING):
+            if status.state in _NOT_COMING:
                 raise ModelNotReady(name, _reason(status))
             if not await waits.pause():
                 raise ModelNotReady(name, f"{_reason(status)} (waited {timeout_s:g} s)")
@@ -184,6 +195,15 @@ class AsyncPlatform:
         """See :meth:`Platform.infer`."""
         revision = "" if version is None else str(version)
         return await self._transport.infer(name, revision, request, timeout_s=timeout_s)
+
+    async def _wait_unloaded(self, status: ModelStatus, timeout_s: float) -> ModelStatus:
+        """The first status in which nothing of the model runs, or in which it is wanted again."""
+        waits = _Waits(timeout_s)
+        while status.state is ModelState.UNLOADING:
+            if not await waits.pause():
+                raise ModelNotReady(status.name, f"still being unloaded (waited {timeout_s:g} s)")
+            status = await self._transport.status(status.name)
+        return status
 
     async def _wait_gone(self, name: str, timeout_s: float) -> None:
         waits = _Waits(timeout_s)
@@ -328,6 +348,45 @@ class Platform:
         """
         return self._loop.run(self._platform.unregister(name, message=message, wait=wait, timeout_s=timeout_s))
 
+    def load(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+        """Runs a model again that was unloaded or has failed, and reads its artifact again.
+
+        Changed contents make the next revision; a model that runs with these very contents is left as it is. It works
+        for models of the configuration file too.
+
+        Args:
+            name: The model.
+            message: Why, for the history.
+            wait: Wait until it is ready.
+            timeout_s: How long to wait.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            ModelLoadError: Its artifact is not there any more; what ran goes on running.
+            Conflict: It is being removed.
+            ModelNotReady: It was waited for, and failed or did not become ready in time.
+        """
+        return self._loop.run(self._platform.load(name, message=message, wait=wait, timeout_s=timeout_s))
+
+    def unload(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+        """Stops all of a model that runs; it answers what it has accepted first.
+
+        The platform keeps the model, over restarts too, until it is loaded (:meth:`load`) or registered again. It
+        works for models of the configuration file too.
+
+        Args:
+            name: The model.
+            message: Why, for the history.
+            wait: Wait until nothing of it runs.
+            timeout_s: How long to wait.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It is being removed.
+            ModelNotReady: It was waited for and is still being unloaded.
+        """
+        return self._loop.run(self._platform.unload(name, message=message, wait=wait, timeout_s=timeout_s))
+
     def list(self) -> tuple[ModelStatus, ...]:
         """All models, by name."""
         return self._loop.run(self._platform.list())
@@ -345,7 +404,7 @@ class Platform:
 
         Raises:
             ModelNotFound: There is none of that name.
-            ModelNotReady: With the reason: as soon as it has failed or is being removed, or when the time is over.
+            ModelNotReady: With the reason: as soon as it has failed, is unloaded or removed, or when the time is over.
         """
         return self._loop.run(self._platform.wait_ready(name, timeout_s))
 

@@ -31,6 +31,7 @@ class RevisionRoute:
         max_inflight_requests: Requests that one ingress replica may hold at once, waiting or being answered.
         request_timeout_s: The longest a request may take, in seconds.
         replicas: Replicas that can answer.
+        num_gpus: GPUs, or the part of one, that a replica has.
     """
 
     model: str
@@ -45,6 +46,7 @@ class RevisionRoute:
     max_inflight_requests: int = 1000
     request_timeout_s: float = 60.0
     replicas: int = 0
+    num_gpus: float = 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -54,13 +56,33 @@ class RevisionRoute:
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """One model: its revisions, the one that answers when the client names none, and its labels."""
+    """One model.
+
+    Attributes:
+        name: The model.
+        active: Number of the revision that answers when the client names none.
+        revisions: The active one and, where that is another, the newest, by number.
+        labels: Numbers by label.
+        created_s: When it was made, in seconds since 1970.
+        generation: Which change of the catalog this follows.
+    """
 
     name: str
     active: str
     revisions: Mapping[str, RevisionRoute]
     labels: Mapping[str, str] = field(default_factory=dict)
     created_s: int = 0
+    generation: int = 0
+
+    @property
+    def newest(self) -> RevisionRoute:
+        """The revision with the highest number, whatever state it is in."""
+        return max(self.revisions.values(), key=lambda revision: int(revision.version))
+
+    @property
+    def ready_versions(self) -> tuple[str, ...]:
+        """Numbers of the revisions that can answer now."""
+        return tuple(number for number, revision in self.revisions.items() if revision.is_ready)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from modelyard.admin import ModelStatus
+from modelyard.admin import AdminTransport, ModelState, ModelStatus
 from modelyard.batching import Call, split
 from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, InternalError, InvalidRequest, ModelyardError
@@ -27,6 +27,8 @@ from modelyard.tensor import Tensors
 PLATFORM_APPLICATION: Final = "platform"
 CONTROLLER_NAME: Final = "Controller"
 _TIMEOUT_S: Final = 30.0
+_READING_TIMEOUT_S: Final = 600.0
+"""For verbs that read the whole artifact."""
 
 
 class HandleTransport:
@@ -41,11 +43,19 @@ class HandleTransport:
 
     async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
-        return _unwrap(await self._ask("register", dict(spec), actor, message))
+        return _unwrap(await self._ask("register", dict(spec), actor, message, timeout_s=_READING_TIMEOUT_S))
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
         return _unwrap(await self._ask("unregister", name, actor, message))
+
+    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return _unwrap(await self._ask("load", name, actor, message, timeout_s=_READING_TIMEOUT_S))
+
+    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return _unwrap(await self._ask("unload", name, actor, message))
 
     async def list(self) -> tuple[ModelStatus, ...]:
         """See ``AdminTransport``."""
@@ -69,9 +79,9 @@ class HandleTransport:
     async def close(self) -> None:
         """Nothing to free: the handle is Serve's."""
 
-    async def _ask(self, verb: str, *args: Any) -> Any:
+    async def _ask(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S) -> Any:
         try:
-            return await asyncio.wait_for(getattr(self._controller, verb).remote(*args), _TIMEOUT_S)
+            return await asyncio.wait_for(getattr(self._controller, verb).remote(*args), timeout_s)
         except Exception as exc:
             # Serve's many ways to say that the controller is away just now.
             raise InternalError(f"the platform's controller does not answer: {type(exc).__name__}") from exc
@@ -125,7 +135,7 @@ class AdminHandlers:
         transport: The way to the controller.
     """
 
-    def __init__(self, transport: HandleTransport) -> None:
+    def __init__(self, transport: AdminTransport) -> None:
         self._transport = transport
 
     def routes(self) -> list[RouteEntry]:
@@ -136,6 +146,8 @@ class AdminHandlers:
             ("POST", models, self.register),
             ("GET", model, self.status),
             ("DELETE", model, self.unregister),
+            ("POST", f"{model}/load", self.load),
+            ("POST", f"{model}/unload", self.unload),
         ]
 
     async def list(self, request: HttpRequest) -> Encoded:
@@ -147,10 +159,8 @@ class AdminHandlers:
         document = load_json(await request.body())
         if not isinstance(document, dict):
             raise InvalidRequest("the request body: expected an object with the model's spec")
-        message = document.pop("message", "")
-        if not isinstance(message, str):
-            raise InvalidRequest("message: expected a string")
-        status = await self._transport.register(document, actor=_actor(request), message=message)
+        message = _pop_message(document)
+        status = await self._transport.register(document, actor=actor_of(request), message=message)
         is_new = status.created_at == status.updated_at
         return encode_json(status.to_dict(), 201 if is_new else 200)
 
@@ -162,11 +172,39 @@ class AdminHandlers:
         """``DELETE /platform/v1/models/{model}?message=…``."""
         query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"))
         message = query.get("message", [""])[0]
-        status = await self._transport.unregister(request.path("model"), actor=_actor(request), message=message)
+        status = await self._transport.unregister(request.path("model"), actor=actor_of(request), message=message)
         return encode_json(status.to_dict(), 202)
 
+    async def load(self, request: HttpRequest) -> Encoded:
+        """``POST /platform/v1/models/{model}/load``, with an optional ``message``; 200 when nothing is left to do."""
+        message = await _read_message(request)
+        status = await self._transport.load(request.path("model"), actor=actor_of(request), message=message)
+        return encode_json(status.to_dict(), 200 if status.state is ModelState.READY else 202)
 
-def _actor(request: HttpRequest) -> str:
+    async def unload(self, request: HttpRequest) -> Encoded:
+        """``POST /platform/v1/models/{model}/unload``, as ``load``."""
+        message = await _read_message(request)
+        status = await self._transport.unload(request.path("model"), actor=actor_of(request), message=message)
+        return encode_json(status.to_dict(), 200 if status.state is ModelState.UNLOADED else 202)
+
+
+async def _read_message(request: HttpRequest) -> str:
+    """The ``message`` of a body that may be empty."""
+    body = await request.body()
+    document = load_json(body) if body.strip() else {}
+    if not isinstance(document, dict):
+        raise InvalidRequest("the request body: expected an object")
+    return _pop_message(document)
+
+
+def _pop_message(document: dict[str, Any]) -> str:
+    message = document.pop("message", "")
+    if not isinstance(message, str):
+        raise InvalidRequest("message: expected a string")
+    return message
+
+
+def actor_of(request: HttpRequest) -> str:
     """Who asks, as far as known: without authentication, from where."""
     client = request.scope.get("client")
     return f"http:{client[0]}" if client else "http"

@@ -8,13 +8,14 @@ keeps the applications, and the ingress replicas keep their last route table.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ray import serve
@@ -23,9 +24,9 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from modelyard.admin import ModelState, ModelStatus
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, load_model_spec
-from modelyard.errors import InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
+from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
 from modelyard.model import find_model_path, get_framework
-from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
+from modelyard.routing import ModelRoute, RouteTable
 from modelyard.serve.applications import (
     Observed,
     RevisionDeployment,
@@ -34,8 +35,9 @@ from modelyard.serve.applications import (
 )
 from modelyard.serve.failures import clear_failure, find_failure
 from modelyard.serve.logs import join_serve_log
-from modelyard.serve.plan import ModelPlan, RevisionState, plan_model
+from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
 from modelyard.serve.replica import DEPLOYMENT_NAME
+from modelyard.serve.views import failed_route, model_route, model_status
 from modelyard.signature import Signature
 from modelyard.store import check_allowed, digest, resolve
 
@@ -48,6 +50,28 @@ _LEAVE_AFTER_S: Final = 1.0
 _LONG_POLL_S: Final = 20.0
 _DIED_LOADING: Final = "its process died while loading; the application's log has the details"
 _ABSENT: Final = "absent"
+_UNUSABLE: Final = "its entry in the catalog cannot be used"
+_LEFT_OUT: Final = (
+    "the configuration file declares it too, which changes nothing: its name is registered at run time. Unregister it "
+    "and start again, or take it out of the file"
+)
+_ATTEMPTS: Final = 3
+_SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one round finds out about one model.
+
+    Attributes:
+        plan: What is to be done.
+        route: What the ingress replicas are told.
+        deployment: Of the newest revision, where its application must exist.
+    """
+
+    plan: ModelPlan
+    route: ModelRoute
+    deployment: RevisionDeployment | None = None
 
 
 class Controller:
@@ -66,7 +90,9 @@ class Controller:
         self._deployed: dict[str, str] = {}
         self._signatures: dict[str, Signature] = {}
         self._failures: dict[str, str] = {}
+        self._again: set[str] = set()
         self._plans: dict[str, ModelPlan] = {}
+        self._left_out: frozenset[str] = frozenset()
         self._table = RouteTable(epoch=uuid.uuid4().hex)
         self._leaving: dict[str, float] = {}
         self._clock = time.monotonic
@@ -117,6 +143,14 @@ class Controller:
         """See ``AdminTransport.unregister``; errors are returned."""
         return await asyncio.to_thread(self._answer, self._unregister, name, actor, message)
 
+    async def load(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.load``; errors are returned."""
+        return await asyncio.to_thread(self._answer, self._load, name, actor, message)
+
+    async def unload(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.unload``; errors are returned."""
+        return await asyncio.to_thread(self._answer, self._unload, name, actor, message)
+
     async def list_models(self) -> tuple[ModelStatus, ...]:
         """See ``AdminTransport.list``."""
         records = await asyncio.to_thread(self._catalog.list_models)
@@ -141,24 +175,70 @@ class Controller:
             artifact = self._check_artifact(spec)
         except ModelLoadError as exc:
             raise InvalidConfig((f"uri: {exc}",)) from exc
+        entry = _make_entry(spec, artifact)
+        old = self._catalog.find_model(spec.name)
         record = self._catalog.put_model(
             spec.name,
             owner=Owner.REGISTERED,
-            spec=spec.to_json(),
-            content=spec.revision_content(),
-            digest=spec.revision_digest(artifact),
+            spec=entry.spec,
+            content=entry.content,
+            digest=entry.digest,
             actor=actor,
             message=message,
+            again=old is not None and self._ask_again(old),
         )
-        self._try_again(application_name(record.name, record.active.number))
         self._wake.set()
         return self._status(record)
 
-    def _try_again(self, application: str) -> None:
-        """Whoever registers a model that has failed, also unchanged, wants another attempt."""
-        if self._failures.pop(application, None) is not None:
-            clear_failure(application)
-            self._deployed.pop(application, None)
+    def _load(self, name: str, actor: str, message: str, attempts: int = _ATTEMPTS) -> ModelStatus:
+        old = self._catalog.get_model(name)
+        entry = self._read_again(old)
+        try:
+            record = self._catalog.load_model(
+                name,
+                content=entry.content,
+                digest=entry.digest,
+                actor=actor,
+                message=message,
+                expected_generation=old.generation,
+                again=self._ask_again(old),
+            )
+        except Conflict:  # it was changed while its artifact was read
+            if attempts == 1:
+                raise
+            return self._load(name, actor, message, attempts - 1)
+        self._wake.set()
+        return self._status(record)
+
+    def _read_again(self, record: ModelRecord) -> ModelEntry:
+        """The model as the catalog has it, with its artifact as it now is.
+
+        Raises:
+            ModelLoadError: The artifact is not there, or the catalog's entry cannot be used.
+        """
+        try:
+            spec = load_model_spec(record.spec)
+        except InvalidConfig as exc:
+            raise ModelLoadError(f"{_UNUSABLE}: {exc}") from exc
+        return _make_entry(spec, self._check_artifact(spec))
+
+    def _ask_again(self, model: ModelRecord) -> bool:
+        """Whoever registers or loads a model that has failed, also unchanged, wants another attempt.
+
+        What is asked for here, before it is written to the catalog, the round that reads it there has begun with.
+        """
+        application = application_name(model.name, newest_revision(model))
+        plan = self._plans.get(model.name)
+        has_failed = application in self._failures or (plan is not None and plan.newest.state is ModelState.FAILED)
+        if has_failed or model.wanted is Wanted.UNLOADED:
+            with self._lock:
+                self._again.add(application)
+        return has_failed
+
+    def _unload(self, name: str, actor: str, message: str) -> ModelStatus:
+        record = self._catalog.unload_model(name, actor=actor, message=message)
+        self._wake.set()
+        return self._status(record)
 
     def _unregister(self, name: str, actor: str, message: str) -> ModelStatus:
         record = self._catalog.remove_model(name, actor=actor, message=message, owner=Owner.REGISTERED)
@@ -181,7 +261,11 @@ class Controller:
         return digest(path)
 
     def _declare(self, specs: Sequence[ModelSpec]) -> None:
-        """Brings the declared models into the catalog. An artifact that is missing fails its own model only."""
+        """Brings the declared models into the catalog.
+
+        An artifact that is missing fails its own model only, and a name that is registered already is left to the
+        registered model.
+        """
         entries: list[ModelEntry] = []
         refused: dict[str, str] = {}
         for spec in specs:
@@ -190,12 +274,16 @@ class Controller:
                 artifact = self._check_artifact(spec)
             except ModelyardError as exc:
                 refused[spec.name] = str(exc)
-            entries.append(
-                ModelEntry(spec.name, spec.to_json(), spec.revision_content(), spec.revision_digest(artifact))
-            )
-        for record in self._catalog.sync_declared(entries):
+            entries.append(_make_entry(spec, artifact))
+        records = self._catalog.sync_declared(entries)
+        for record in records:
             if record.name in refused:
                 self._failures[application_name(record.name, record.active.number)] = refused[record.name]
+            if record.wanted is Wanted.UNLOADED:
+                logger.info('model "%s" stays unloaded: `modelyard load %s` runs it again', record.name, record.name)
+        self._left_out = frozenset(entry.name for entry in entries) - {record.name for record in records}
+        for name in sorted(self._left_out):
+            logger.warning('model "%s": %s', name, _LEFT_OUT)
 
     # -- reconciliation, in a thread of its own
 
@@ -213,39 +301,74 @@ class Controller:
 
     def _reconcile(self) -> bool:
         """One round; True when something is still on its way."""
+        # In this order: an attempt that is asked for comes before the catalog's record that follows it, and what Serve
+        # then says is not older than either.
+        models = self._catalog.list_models()
+        again = self._take_again()
         applications = serve.status().applications
         own = applications.get(self._application)
         if own is None or own.status is ApplicationStatus.DELETING:
             return False  # Serve takes everything down; what it has removed is not to be put up again
-        observed = self._observe(applications)
-        models = self._catalog.list_models()
+        observed = self._begin_again(again, self._observe(applications))
         self._describe(observed)
         by_model: dict[str, dict[str, Observed]] = defaultdict(dict)
         for name, seen in observed.items():
             by_model[name.rpartition("@")[0]][name] = seen
-        plans = {
-            model.name: plan_model(model, by_model.pop(model.name, {}), self._signatures, self._failures)
-            for model in models
-        }
-        self._plans = plans
-        self._publish([model for model in models if not plans[model.name].purge], plans)
-        targets, deleted = [], [name for orphans in by_model.values() for name in orphans]
-        for model in models:
-            plan = plans[model.name]
-            deleted.extend(plan.delete)
-            if plan.deploy:
-                deployment = RevisionDeployment.from_records(model, _revision(model, plan.newest.number))
-                if self._deployed.get(deployment.application) != deployment.fingerprint:
-                    targets.append(deployment)
-            if plan.purge:
-                self._catalog.purge_model(model.name)
-                self._forget(model.name)
+        looks = {model.name: self._look(model, by_model.pop(model.name, {})) for model in models}
+        self._plans = {name: look.plan for name, look in looks.items()}
+        self._publish(models, looks)
+        deleted = [name for orphans in by_model.values() for name in orphans]
+        deleted += [name for look in looks.values() for name in look.plan.delete]
+        targets = [
+            deployment
+            for look in looks.values()
+            if (deployment := look.deployment) and self._deployed.get(deployment.application) != deployment.fingerprint
+        ]
+        self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(targets)
-        settled = (ModelState.READY, ModelState.FAILED)
         return bool(targets or deleted) or any(
-            plan.newest.state not in settled or plan.serving is None for plan in plans.values()
+            look.plan.newest.state not in _SETTLED or look.plan.serving is None for look in looks.values()
         )
+
+    def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
+        """One model's part of a round; a record that cannot be followed fails its own model only."""
+        plan = plan_model(model, observed, self._signatures, self._failures)
+        try:
+            if model.problem:
+                raise InvalidConfig((model.problem,))
+            route = model_route(model, plan, self._signatures, self._config.ingress.max_inflight_per_model)
+            return _Look(plan, route, RevisionDeployment.from_records(model, _newest(model)) if plan.deploy else None)
+        except (InvalidConfig, KeyError, TypeError, ValueError) as exc:
+            if model.wanted is Wanted.SERVING:
+                plan = failed_plan(model, f"{_UNUSABLE}: {exc}; register it again")
+            known = self._plans.get(model.name)
+            if known is None or known.newest != plan.newest:
+                logger.warning('model "%s": %s: %s', model.name, _UNUSABLE, exc)
+            return _Look(plan, failed_route(model, plan))
+
+    def _purge(self, names: Sequence[str]) -> None:
+        for name in names:
+            with contextlib.suppress(Conflict):  # wanted again since this round began
+                self._catalog.purge_model(name)
+                self._forget(name)
+
+    def _take_again(self) -> set[str]:
+        with self._lock:
+            again, self._again = self._again, set()
+        return again
+
+    def _begin_again(self, again: set[str], observed: Mapping[str, Observed]) -> dict[str, Observed]:
+        """Forgets why these applications could not be loaded, and takes down what is left of the last attempt."""
+        seen = dict(observed)
+        for name in again:
+            self._failures.pop(name, None)
+            clear_failure(name)
+            self._deployed.pop(name, None)
+            if name in seen and not seen[name].running and not seen[name].is_deleting:
+                serve.delete(name, _blocking=False)
+                seen[name] = replace(seen[name], has_failed=False, is_deleting=True)
+        return seen
 
     def _forget(self, model: str) -> None:
         """The next model of that name begins at revision 1 again, and is not to inherit this one's failures."""
@@ -289,17 +412,20 @@ class Controller:
                 logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
 
     def _deploy(self, deployments: Sequence[RevisionDeployment]) -> None:
-        if not deployments:
+        targets: list[serve.RunTarget] = []
+        for deployment in deployments:
+            try:
+                targets.append(deployment.to_target())
+            except (KeyError, TypeError, ValueError) as exc:  # must not keep the others from being deployed
+                logger.warning("%s cannot be deployed: %s", deployment.application, exc)
+                self._failures[deployment.application] = f"{_UNUSABLE}: {exc}; register it again"
+        if not targets:
             return
-        for deployment in deployments:
-            clear_failure(deployment.application)
-        serve.run_many(
-            [deployment.to_target() for deployment in deployments],
-            wait_for_ingress_deployment_creation=False,
-            wait_for_applications_running=False,
-        )
-        for deployment in deployments:
-            self._deployed[deployment.application] = deployment.fingerprint
+        for target in targets:
+            clear_failure(target.name)
+        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        names = {target.name for target in targets}
+        self._deployed |= {one.application: one.fingerprint for one in deployments if one.application in names}
 
     def _delete(self, names: Sequence[str], observed: Mapping[str, Observed]) -> None:
         """Takes applications down, once every ingress has had time to send its requests elsewhere."""
@@ -312,11 +438,10 @@ class Controller:
 
     # -- what others see
 
-    def _publish(self, models: Sequence[ModelRecord], plans: Mapping[str, ModelPlan]) -> None:
-        routes = {model.name: self._model_route(model, plans[model.name]) for model in models}
-        done = (ModelState.READY, ModelState.FAILED)
+    def _publish(self, models: Sequence[ModelRecord], looks: Mapping[str, _Look]) -> None:
+        routes = {name: look.route for name, look in looks.items() if not look.plan.purge}
         is_settled = all(
-            plans[model.name].newest.state in done
+            looks[model.name].plan.newest.state in _SETTLED
             for model in models
             if model.owner is Owner.DECLARED and model.wanted is Wanted.SERVING
         )
@@ -330,63 +455,11 @@ class Controller:
         for loop, event in watchers:
             loop.call_soon_threadsafe(event.set)
 
-    def _model_route(self, model: ModelRecord, plan: ModelPlan) -> ModelRoute:
-        serving = plan.serving or RevisionState(plan.newest.number, ModelState.REMOVING, "it is being removed")
-        spec = ModelSpec.model_validate(model.spec)
-        application = application_name(model.name, serving.number)
-        route = RevisionRoute(
-            model=model.name,
-            version=str(serving.number),
-            application=application,
-            framework=spec.framework,
-            state=serving.state.value,
-            reason=serving.reason,
-            signature=self._signatures.get(application),
-            max_batch_size=spec.batching.max_batch_size,
-            batch_wait_timeout_s=spec.batching.batch_wait_timeout_s,
-            max_inflight_requests=min(
-                spec.limits.max_queued_requests + max(1, serving.running) * spec.max_ongoing_requests,
-                self._config.ingress.max_inflight_per_model,
-            ),
-            request_timeout_s=spec.limits.request_timeout_s,
-            replicas=serving.running,
-        )
-        labels = {label: str(number) for label, number in model.labels.items() if number == serving.number}
-        created = int(datetime.fromisoformat(model.created_at).timestamp())
-        return ModelRoute(model.name, route.version, {route.version: route}, labels, created)
-
     def _status(self, record: ModelRecord) -> ModelStatus:
-        plan = self._plans.get(record.name)
-        newest = max(revision.number for revision in record.revisions)
-        if record.wanted is Wanted.REMOVED:
-            state = RevisionState(newest, ModelState.REMOVING, "it answers what it has accepted, then goes")
-        elif plan is None or plan.serving is None or plan.newest.number != newest:
-            state = RevisionState(newest, ModelState.PENDING, "its replicas are being created")
-        elif plan.serving.state is ModelState.READY and plan.newest.state is ModelState.FAILED:
-            reason = f"revision {newest} failed and gets no traffic: {plan.newest.reason}"
-            state = RevisionState(
-                plan.serving.number, ModelState.READY, reason, plan.serving.running, plan.serving.wanted
-            )
-        else:
-            state = plan.newest
-        signature = self._signatures.get(application_name(record.name, state.number))
-        return ModelStatus(
-            name=record.name,
-            framework=record.spec["framework"],
-            uri=record.spec["uri"],
-            owner=record.owner.value,
-            state=state.state,
-            reason=state.reason,
-            version=str(state.number),
-            replicas_ready=state.running,
-            replicas_wanted=state.wanted,
-            url_path=f"/v2/models/{record.name}",
-            created_at=record.created_at,
-            updated_at=record.updated_at,
-            inputs=signature.inputs if signature else (),
-            outputs=signature.outputs if signature else (),
-            message=record.active.message,
-        )
+        status = model_status(record, self._plans.get(record.name), self._signatures)
+        if record.name in self._left_out and record.owner is Owner.REGISTERED and not status.reason:
+            return replace(status, reason=_LEFT_OUT)
+        return status
 
     def check_health(self) -> None:
         """Healthy while reconciliation goes on.
@@ -411,5 +484,11 @@ async def _ask_signature(application: str) -> Signature:
     return signature
 
 
-def _revision(model: ModelRecord, number: int) -> RevisionRecord:
-    return next(revision for revision in model.revisions if revision.number == number)
+def _make_entry(spec: ModelSpec, artifact: str) -> ModelEntry:
+    """What the catalog keeps of a model whose artifact has this digest."""
+    content = spec.revision_content() | {"artifact": artifact}
+    return ModelEntry(spec.name, spec.to_json(), content, spec.revision_digest(artifact))
+
+
+def _newest(model: ModelRecord) -> RevisionRecord:
+    return max(model.revisions, key=lambda revision: revision.number)

@@ -40,6 +40,7 @@ class ModelPlan:
     Attributes:
         serving: The revision that answers (or would, if it were ready); None when the model is being removed.
         newest: State of the newest revision.
+        generation: Of the catalog's record that this follows.
         deploy: The newest revision's application must exist.
         delete: Applications to take down.
         purge: Nothing of it is left: forget it.
@@ -47,6 +48,7 @@ class ModelPlan:
 
     serving: RevisionState | None
     newest: RevisionState
+    generation: int
     deploy: bool = False
     delete: tuple[str, ...] = ()
     purge: bool = False
@@ -61,7 +63,7 @@ def revision_state(number: int, observed: Observed | None, is_described: bool, f
         is_described: A replica has told its signature.
         failure: Why it could not be loaded, as far as known.
     """
-    if observed is not None and observed.running and is_described:
+    if observed is not None and observed.running and is_described and not observed.is_deleting:
         return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted)
     if failure is not None:
         return RevisionState(number, ModelState.FAILED, failure)
@@ -72,13 +74,36 @@ def revision_state(number: int, observed: Observed | None, is_described: bool, f
     return RevisionState(number, ModelState.LOADING, "its replicas are starting", observed.running, observed.wanted)
 
 
+def unloaded_state(number: int, is_running: bool) -> RevisionState:
+    """The newest revision of a model of which nothing is to run.
+
+    Args:
+        number: Its number.
+        is_running: Something of the model still runs, or has not quite gone.
+    """
+    if is_running:
+        return RevisionState(number, ModelState.UNLOADING, "it is being unloaded")
+    return RevisionState(number, ModelState.UNLOADED, "unloaded")
+
+
+def failed_plan(model: ModelRecord, reason: str) -> ModelPlan:
+    """For a model whose record in the catalog cannot be followed: what runs of it is left as it is."""
+    failed = RevisionState(newest_revision(model), ModelState.FAILED, reason)
+    return ModelPlan(failed, failed, model.generation)
+
+
+def newest_revision(model: ModelRecord) -> int:
+    """The highest number of its revisions in use; 0 where the catalog has lost them."""
+    return max((revision.number for revision in model.revisions), default=0)
+
+
 def plan_model(
     model: ModelRecord, observed: Mapping[str, Observed], described: Mapping[str, object], failures: Mapping[str, str]
 ) -> ModelPlan:
     """Decides about one model.
 
     The newest revision is deployed; an older one goes on answering until the newest is ready, and for good if the
-    newest fails.
+    newest fails. Of a model that is unloaded or removed nothing is left running.
 
     Args:
         model: From the catalog.
@@ -86,17 +111,19 @@ def plan_model(
         described: Applications whose signature is known.
         failures: Why applications could not be loaded.
     """
-    numbers = {application_name(model.name, revision.number): revision.number for revision in model.revisions}
-    newest_number = max(numbers.values())
+    newest_number = newest_revision(model)
 
     def state(number: int) -> RevisionState:
         name = application_name(model.name, number)
         return revision_state(number, observed.get(name), name in described, failures.get(name))
 
+    leaving = tuple(name for name, seen in observed.items() if not seen.is_deleting)
+    if model.wanted is Wanted.UNLOADED:
+        gone = unloaded_state(newest_number, is_running=bool(observed))
+        return ModelPlan(gone, gone, model.generation, delete=leaving)
     newest = state(newest_number)
     if model.wanted is Wanted.REMOVED:
-        leaving = tuple(name for name, seen in observed.items() if not seen.is_deleting)
-        return ModelPlan(None, newest, delete=leaving, purge=not observed)
+        return ModelPlan(None, newest, model.generation, delete=leaving, purge=not observed)
     serving = newest
     if newest.state is not ModelState.READY:
         older = [int(name.rpartition("@")[2]) for name in observed]
@@ -108,5 +135,5 @@ def plan_model(
     has_given_up = newest_name in observed and observed[newest_name].has_failed
     if not wants_newest and (has_given_up or serving is not newest):
         kept.discard(newest_name)
-    delete = tuple(name for name, seen in observed.items() if name not in kept and not seen.is_deleting)
-    return ModelPlan(serving, newest, deploy=wants_newest, delete=delete)
+    delete = tuple(name for name in leaving if name not in kept)
+    return ModelPlan(serving, newest, model.generation, deploy=wants_newest, delete=delete)

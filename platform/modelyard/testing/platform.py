@@ -52,7 +52,7 @@ class FakePlatform:
         self.requests.append(request)
         parts = request.url.path.strip("/").split("/")
         try:
-            if parts[:3] == ["platform", "v1", "models"] and len(parts) <= 4:
+            if parts[:3] == ["platform", "v1", "models"] and len(parts) <= 5:
                 return self._answer_admin(request, parts[3:])
             if parts[:2] == ["v2", "models"] and parts[-1] == "infer":
                 return self._answer_infer(request, parts[2], parts[4] if len(parts) == 6 else "")
@@ -63,6 +63,8 @@ class FakePlatform:
             return _to_reply(exc, {} if parts[0] == "v2" else {"code": exc.code})
 
     def _answer_admin(self, request: httpx.Request, names: list[str]) -> httpx.Response:
+        if request.method == "POST" and len(names) == 2:
+            return self._change(names[0], names[1], orjson.loads(request.content))
         if request.method == "POST":
             return self._register(orjson.loads(request.content))
         if not names:
@@ -88,6 +90,26 @@ class FakePlatform:
         )
         return httpx.Response(201 if is_new else 200, json=self._status(record).to_dict())
 
+    def _change(self, name: str, verb: str, document: dict[str, Any]) -> httpx.Response:
+        """``load`` or ``unload``."""
+        message = document.get("message", "")
+        if verb == "unload":
+            record = self.catalog.unload_model(name, message=message)
+            self.coming[name] = [(ModelState.UNLOADING, "")]
+        elif verb == "load":
+            record = self._load(name, message)
+            self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
+        else:
+            raise RouteNotFound(f"no route {verb}")
+        return httpx.Response(202, json=self._status(record).to_dict())
+
+    def _load(self, name: str, message: str) -> ModelRecord:
+        record = self.catalog.find_model(name)
+        if record is None:
+            raise ModelNotFound(name)
+        revision = record.active
+        return self.catalog.load_model(name, content=revision.content, digest=revision.digest, message=message)
+
     def _look(self, name: str) -> ModelStatus:
         """One look at a model, which moves it on to its next state."""
         record = self.catalog.find_model(name)
@@ -102,8 +124,7 @@ class FakePlatform:
         return status
 
     def _status(self, record: ModelRecord) -> ModelStatus:
-        coming = self.coming[record.name]
-        state, reason = coming[0] if coming else (ModelState.READY, "")
+        state, reason = self._state(record)
         return ModelStatus(
             name=record.name,
             framework=record.spec["framework"],
@@ -119,7 +140,13 @@ class FakePlatform:
             updated_at=record.updated_at,
             inputs=(TensorSpec("input-0", "FP64", (-1, 4)),),
             message=record.active.message,
+            generation=record.generation,
         )
+
+    def _state(self, record: ModelRecord) -> tuple[ModelState, str]:
+        if self.coming[record.name]:
+            return self.coming[record.name][0]
+        return (ModelState.UNLOADED, "unloaded") if record.wanted is Wanted.UNLOADED else (ModelState.READY, "")
 
     def _answer_infer(self, request: httpx.Request, name: str, version: str) -> httpx.Response:
         record = self.catalog.find_model(name)
@@ -127,8 +154,8 @@ class FakePlatform:
             raise ModelNotFound(name)
         if version and version not in {*map(str, record.traffic), *record.labels}:
             raise ModelNotFound(name, version)
-        if self.coming[name]:
-            state, reason = self.coming[name][0]
+        state, reason = self._state(record)
+        if state is not ModelState.READY:
             raise ModelNotReady(name, f"{state}: {reason}")
         length = request.headers.get("inference-header-content-length")
         decoded = v2.decode_infer(request.content, int(length) if length else None)

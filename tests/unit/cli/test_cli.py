@@ -58,6 +58,8 @@ def test_a_model_goes_through_its_life(shell: Shell) -> None:
     assert shell.json(*REGISTER, "--wait", "-m", "first")["state"] == "ready"
     assert [model["name"] for model in shell.json("list")["models"]] == ["iris"]
     assert shell.json("status", "iris")["message"] == "first"
+    assert shell.json("unload", "iris", "--wait", "-m", "night")["state"] == "unloaded"
+    assert shell.json("load", "iris", "--wait")["state"] == "ready"
     assert shell.json("unregister", "iris", "--wait")["state"] == "removing"
     assert shell.json("list") == {"models": []}
 
@@ -163,5 +165,5 @@ def test_the_version_is_printed(shell: Shell) -> None:
 def test_help_names_every_verb(shell: Shell) -> None:
     status, out, _ = shell.run("--help")
     assert status == 0
-    for verb in ("serve", "register", "list", "status", "unregister", "predict", "version"):
+    for verb in ("serve", "register", "list", "status", "load", "unload", "unregister", "predict", "version"):
         assert f" {verb} " in out

@@ -31,6 +31,7 @@ EXAMPLES: list[ModelyardError] = [
     errors.Unsupported("cannot explain"),
     errors.ModelNotReady("iris", "failed: no\nfile"),
     errors.DeadlineExceeded(0.25),
+    errors.DeadlineExceeded(60.0, "the model goes on loading"),
     errors.ModelLoadError("needs scikit-learn 1.5"),
 ]
 

@@ -94,6 +94,45 @@ def test_waiting_ends_when_the_time_is_over(platform: Platform, fake: FakePlatfo
         platform.wait_ready("iris", timeout_s=0)
 
 
+def test_an_unloaded_model_answers_nothing_until_it_is_loaded(platform: Platform, fake: FakePlatform) -> None:
+    _register(platform)
+    assert platform.unload("iris", message="night").state is ModelState.UNLOADING
+    status = platform.unload("iris", wait=True)
+    assert (status.state, status.reason, status.version) == (ModelState.UNLOADED, "unloaded", "1")
+    with pytest.raises(ModelNotReady, match="unloaded"):
+        platform.predict("iris", [[1.0]])
+    assert platform.load("iris", wait=True).state is ModelState.READY
+    assert platform.predict("iris", [[1.0]]).model_version == "1"
+    assert [event.message for event in fake.catalog.list_events("iris")] == ["", "night", "first"]
+
+
+def test_waiting_for_an_unloaded_model_ends_at_once(platform: Platform) -> None:
+    _register(platform)
+    platform.unload("iris", wait=True)
+    with pytest.raises(ModelNotReady, match="unloaded: unloaded"):
+        platform.wait_ready("iris")
+
+
+def test_loading_says_why_it_failed(platform: Platform, fake: FakePlatform) -> None:
+    _register(platform)
+    platform.unload("iris", wait=True)
+    fake.coming["iris"] = [(ModelState.LOADING, ""), (ModelState.FAILED, "no such file")]
+    with pytest.raises(ModelNotReady, match="failed: no such file"):
+        platform.load("iris", wait=True)
+
+
+def test_unloading_that_takes_too_long_is_told(platform: Platform, fake: FakePlatform) -> None:
+    _register(platform)
+    with pytest.raises(ModelNotReady, match="still being unloaded"):
+        platform.unload("iris", wait=True, timeout_s=0)
+
+
+def test_what_is_unknown_is_neither_loaded_nor_unloaded(platform: Platform) -> None:
+    for verb in (platform.load, platform.unload):
+        with pytest.raises(ModelNotFound):
+            verb("iris")
+
+
 def test_an_unregistered_model_is_gone_after_waiting(platform: Platform) -> None:
     _register(platform)
     assert platform.unregister("iris", message="old", wait=True).state is ModelState.REMOVING

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What others see of a model: its entry in the route table, and its status.
+
+Made from the catalog's record and the plan of the controller's last round; nothing else decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from modelyard.admin import ModelState, ModelStatus
+from modelyard.catalog import ModelRecord, Wanted
+from modelyard.config import ModelSpec, parse_model_spec
+from modelyard.routing import ModelRoute, RevisionRoute
+from modelyard.serve.applications import application_name
+from modelyard.serve.plan import ModelPlan, RevisionState, newest_revision, unloaded_state
+from modelyard.signature import Signature
+
+
+def model_route(
+    model: ModelRecord, plan: ModelPlan, signatures: Mapping[str, Signature], max_inflight: int
+) -> ModelRoute:
+    """What the ingress replicas are told.
+
+    Args:
+        model: From the catalog.
+        plan: Of the same round.
+        signatures: Of applications, as far as known.
+        max_inflight: Requests to any one model that an ingress replica may hold.
+
+    Raises:
+        InvalidConfig: The record's spec is none.
+        ValueError: Its date is none.
+    """
+    spec = parse_model_spec(model.spec)
+    serving = _serving(plan)
+    shown = {serving.number: serving} | ({plan.newest.number: plan.newest} if plan.serving else {})
+    revisions = {
+        str(number): _revision_route(spec, state, signatures, max_inflight) for number, state in sorted(shown.items())
+    }
+    labels = {label: str(number) for label, number in model.labels.items() if number == serving.number}
+    created = int(datetime.fromisoformat(model.created_at).timestamp())
+    return ModelRoute(model.name, str(serving.number), revisions, labels, created, model.generation)
+
+
+def _revision_route(
+    spec: ModelSpec, state: RevisionState, signatures: Mapping[str, Signature], max_inflight: int
+) -> RevisionRoute:
+    application = application_name(spec.name, state.number)
+    taken = spec.limits.max_queued_requests + max(1, state.running) * spec.max_ongoing_requests
+    return RevisionRoute(
+        model=spec.name,
+        version=str(state.number),
+        application=application,
+        framework=spec.framework,
+        state=state.state.value,
+        reason=state.reason,
+        signature=signatures.get(application),
+        max_batch_size=spec.batching.max_batch_size,
+        batch_wait_timeout_s=spec.batching.batch_wait_timeout_s,
+        max_inflight_requests=min(taken, max_inflight),
+        request_timeout_s=spec.limits.request_timeout_s,
+        replicas=state.running,
+        num_gpus=spec.resources.num_gpus,
+    )
+
+
+def failed_route(model: ModelRecord, plan: ModelPlan) -> ModelRoute:
+    """What the ingress replicas are told of a model whose record cannot be followed."""
+    state = _serving(plan)
+    version, application = str(state.number), application_name(model.name, state.number)
+    route = RevisionRoute(model.name, version, application, "", state.state.value, state.reason)
+    return ModelRoute(model.name, version, {version: route}, generation=model.generation)
+
+
+def _serving(plan: ModelPlan) -> RevisionState:
+    return plan.serving or RevisionState(plan.newest.number, ModelState.REMOVING, "it is being removed")
+
+
+def model_status(record: ModelRecord, plan: ModelPlan | None, signatures: Mapping[str, Signature]) -> ModelStatus:
+    """What an operator sees.
+
+    Args:
+        record: From the catalog, as it is now.
+        plan: Of the last round, which may have begun before the record changed; None before the first.
+        signatures: Of applications, as far as known.
+    """
+    state = _shown_state(record, plan)
+    signature = signatures.get(application_name(record.name, state.number))
+    return ModelStatus(
+        name=record.name,
+        framework=str(record.spec.get("framework", "")),
+        uri=str(record.spec.get("uri", "")),
+        owner=record.owner.value,
+        state=state.state,
+        reason=state.reason,
+        version=str(state.number),
+        replicas_ready=state.running,
+        replicas_wanted=state.wanted,
+        url_path=f"/v2/models/{record.name}",
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        inputs=signature.inputs if signature else (),
+        outputs=signature.outputs if signature else (),
+        message=record.active.message if record.revisions else "",
+        generation=record.generation,
+    )
+
+
+def _shown_state(record: ModelRecord, plan: ModelPlan | None) -> RevisionState:
+    """The revision to speak of, and its state: what the last round saw, where the record has not outdated it."""
+    newest = newest_revision(record)
+    pending = RevisionState(newest, ModelState.PENDING, "its replicas are being created")
+    if record.wanted is Wanted.REMOVED:
+        return RevisionState(newest, ModelState.REMOVING, "it answers what it has accepted, then goes")
+    is_current = plan is not None and plan.generation == record.generation
+    if record.wanted is Wanted.UNLOADED:
+        return plan.newest if plan is not None and is_current else unloaded_state(newest, is_running=True)
+    if plan is None or plan.serving is None or plan.newest.number != newest:
+        return pending
+    if not is_current and plan.newest.state not in (ModelState.READY, ModelState.LOADING):
+        return pending
+    if plan.serving.state is ModelState.READY and plan.newest.state is ModelState.FAILED:
+        return replace(plan.serving, reason=f"revision {newest} failed and gets no traffic: {plan.newest.reason}")
+    return plan.newest
