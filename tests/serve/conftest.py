@@ -19,6 +19,7 @@ from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
 from modelyard.protocol.http import Encoded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
+from modelyard.serve.events import CloudEvents
 from modelyard.serve.http import HttpRequest, make_app
 from modelyard.serve.runner import ModelRunner
 from modelyard.serve.v1 import V1Handlers
@@ -145,7 +146,7 @@ class Edge:
         self.is_ready = True
         inference = [*V2Handlers(self.plane, lambda: self.is_ready).routes(), *V1Handlers(self.plane).routes()]
         admin = [("GET", "/platform/v1/models/{model}", _status), ("GET", "/platform/v1/broken", _break)]
-        self.app = make_app([*inference, *admin], _MAX_BODY_BYTES, _lifespan, 1024)
+        self.app = make_app(CloudEvents().wrap([*inference, *admin]), _MAX_BODY_BYTES, _lifespan, 1024)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://edge")
 
     async def post(self, path: str, content: bytes | None = None, headers: dict[str, str] | None = None):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from modelyard.config.problems import join_path, mask_url, problems_of
-from modelyard.config.spec import Integer, ModelSpec, Number, Section, Text, check_framework
+from modelyard.config.spec import Flag, Integer, ModelSpec, Number, Section, Text, check_framework
 from modelyard.errors import InvalidConfig
 
 _SQLITE = "sqlite:///"
@@ -32,6 +32,24 @@ class CatalogConfig(Section):
         return value
 
 
+class CloudEventsConfig(Section):
+    """How requests that come as CloudEvents are answered."""
+
+    response_type: Text = Field(
+        default="io.kserve.inference.response", min_length=1, description="The attribute `type` of replies."
+    )
+    response_source: Text | None = Field(
+        default=None,
+        min_length=1,
+        description="The attribute `source` of replies; left out, `io.kserve.inference.` and the model's name.",
+    )
+    merge_attributes: Flag = Field(
+        default=False,
+        description="Replies take over the request's other attributes (subject, extensions); id and time are always "
+        "new.",
+    )
+
+
 class IngressConfig(Section):
     """The deployment that answers HTTP and gRPC."""
 
@@ -50,6 +68,9 @@ class IngressConfig(Section):
         ge=1,
         description="Replies from this many bytes on are compressed (gzip or deflate) for clients that say they take "
         "it; null never compresses. Compressed requests are read in any case.",
+    )
+    cloudevents: CloudEventsConfig = Field(
+        default=CloudEventsConfig(), description="How requests that come as CloudEvents are answered."
     )
     max_inflight_per_model: Integer = Field(
         default=1000,

@@ -53,13 +53,13 @@ class HttpRequest:
         max_body_bytes: Beyond that the body is refused.
     """
 
-    __slots__ = ("_max_body_bytes", "_receive", "headers", "is_read", "scope")
+    __slots__ = ("headers", "is_read", "max_body_bytes", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._receive = receive
-        self._max_body_bytes = max_body_bytes
+        self.receive = receive
+        self.max_body_bytes = max_body_bytes
         self.is_read = False
 
     def path(self, name: str) -> str:
@@ -97,31 +97,31 @@ class HttpRequest:
         header = self.headers.get(b"content-encoding")
         encoding = None if header is None else find_encoding(header.decode("latin-1"))
         body = await self._receive_body()
-        return body if encoding is None else await inflate_body(body, encoding, self._max_body_bytes)
+        return body if encoding is None else await inflate_body(body, encoding, self.max_body_bytes)
 
     async def _receive_body(self) -> bytes:
         length = self.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:_MAX_DIGITS]) > self._max_body_bytes:
-            raise TooLarge("request body", self._max_body_bytes, int(length[:_MAX_DIGITS]))
-        message = await self._receive()
+        if length.isdigit() and int(length[:_MAX_DIGITS]) > self.max_body_bytes:
+            raise TooLarge("request body", self.max_body_bytes, int(length[:_MAX_DIGITS]))
+        message = await self.receive()
         first: bytes = message.get("body", b"")
         if not message.get("more_body", False):
             self.is_read = True
             return self._checked(first)
         chunks, size = [first], len(first)
         while message.get("more_body", False):
-            message = await self._receive()
+            message = await self.receive()
             chunk = message.get("body", b"")
             size += len(chunk)
-            if size > self._max_body_bytes:
-                raise TooLarge("request body", self._max_body_bytes)
+            if size > self.max_body_bytes:
+                raise TooLarge("request body", self.max_body_bytes)
             chunks.append(chunk)
         self.is_read = True
         return b"".join(chunks)
 
     def _checked(self, body: bytes) -> bytes:
-        if len(body) > self._max_body_bytes:
-            raise TooLarge("request body", self._max_body_bytes, len(body))
+        if len(body) > self.max_body_bytes:
+            raise TooLarge("request body", self.max_body_bytes, len(body))
         return body
 
     def _check_type(self) -> None:

@@ -30,6 +30,7 @@ from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve import edge, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.caller import RevisionCaller
+from modelyard.serve.events import CloudEvents
 from modelyard.serve.http import make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
@@ -146,8 +147,9 @@ class Ingress:
             V1Handlers(self._plane),
             AdminHandlers(HandleTransport(self._controller)),
         )
-        routes = [route for group in handlers for route in group.routes()]
-        limits = self._config.ingress
+        limits, own = self._config.ingress, self._config.ingress.cloudevents
+        events = CloudEvents(own.response_type, own.response_source, own.merge_attributes)
+        routes = events.wrap(route for group in handlers for route in group.routes())
         app = make_app(routes, limits.max_body_bytes, self._lifespan, limits.compression_min_bytes)
         edge.serve_locally(app)
         return app
