@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of every HTTP route: what it takes, what it answers, and which errors of the tree it can end in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from modelyard.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidConfig,
+    InvalidRequest,
+    InvalidTensor,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotReady,
+    ModelyardError,
+    Overloaded,
+    RouteNotFound,
+    TooLarge,
+    Unsupported,
+    UnsupportedMediaType,
+)
+
+Fault: TypeAlias = type[ModelyardError]
+
+JSON: Final = "application/json"
+BINARY: Final = "application/octet-stream"
+HTML: Final = "text/html"
+
+V1_VARIANTS: Final = ("", "/versions/{version}", "/labels/{version}")
+V2_VARIANTS: Final = ("", "/versions/{version}")
+
+_FIND: Final[tuple[Fault, ...]] = (ModelNotFound, ModelNotReady)
+_BODY: Final[tuple[Fault, ...]] = (InvalidRequest, TooLarge, UnsupportedMediaType)
+_INFER: Final[tuple[Fault, ...]] = (
+    *_FIND, *_BODY, InvalidTensor, Overloaded, ModelFailed, Unsupported, DeadlineExceeded,
+)  # fmt: skip
+
+_DEADLINE: Final = "Timeout"
+_JSON_LENGTH: Final = "JsonLength"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One row of the table: a method and a path, and the same under each of the path's variants.
+
+    Attributes:
+        method: The HTTP method.
+        path: As the routes write it; ``*`` is where a variant goes.
+        name: Identifies it among all, for clients that are generated.
+        tag: Heading under which it is shown.
+        summary: What it does, in a few words.
+        description: What a caller should know besides; Markdown.
+        variants: What ``*`` stands for: nothing, a version, a label.
+        body: Schema of what it takes; empty where it takes nothing.
+        body_types: Media types of that.
+        body_required: An empty body is refused.
+        answers: Schema of the answer by status; empty for a body that is no JSON.
+        answer_types: Media types of the answers.
+        parameters: Headers and query parameters it looks at, by their names among the components.
+        faults: Errors it can end in; every operation also has ``InternalError``.
+    """
+
+    method: str
+    path: str
+    name: str
+    tag: str
+    summary: str
+    description: str = ""
+    variants: tuple[str, ...] = ("",)
+    body: str = ""
+    body_types: tuple[str, ...] = (JSON,)
+    body_required: bool = True
+    answers: Mapping[int, str] = field(default_factory=lambda: {200: ""})
+    answer_types: tuple[str, ...] = (JSON,)
+    parameters: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    def routes(self) -> Iterator[tuple[str, str]]:
+        """Path and a name of its own, for each variant."""
+        for variant in self.variants:
+            kind = variant.strip("/").partition("/")[0].removesuffix("s")
+            yield self.path.replace("*", variant), f"{self.name}_of_{kind}" if kind else self.name
+
+
+_MODEL_V2: Final = "/v2/models/{model}"
+_MODEL_V1: Final = "/v1/models/{model}"
+_PLATFORM: Final = "/platform/v1/models"
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        method="POST",
+        path=f"{_MODEL_V2}*/infer",
+        name="infer",
+        tag="Open Inference Protocol",
+        summary="Ask a model",
+        description=(
+            "Tensors as JSON, or binary after the JSON, whose length the header `Inference-Header-Content-Length` "
+            "then tells. With a value of 0 there the whole body is the model's single input. `NaN` and `Infinity` are "
+            "read and written as bare tokens."
+        ),
+        variants=V2_VARIANTS,
+        body="InferRequest",
+        body_types=(JSON, BINARY),
+        answers={200: "InferResponse"},
+        answer_types=(JSON, BINARY),
+        parameters=(_DEADLINE, _JSON_LENGTH),
+        faults=_INFER,
+    ),
+    Operation(
+        method="GET",
+        path=f"{_MODEL_V2}*",
+        name="model_metadata",
+        tag="Open Inference Protocol",
+        summary="What a model takes and gives",
+        variants=V2_VARIANTS,
+        answers={200: "ModelMetadata"},
+        faults=_FIND,
+    ),
+    Operation(
+        method="GET",
+        path=f"{_MODEL_V2}*/ready",
+        name="model_ready",
+        tag="Open Inference Protocol",
+        summary="Whether a model can answer now",
+        variants=V2_VARIANTS,
+        answers={200: "ModelReady"},
+        faults=_FIND,
+    ),
+    Operation(
+        method="GET",
+        path="/v2/models",
+        name="v2_models",
+        tag="Open Inference Protocol",
+        summary="All models",
+        answers={200: "ModelList"},
+    ),
+    Operation(
+        method="GET",
+        path="/v2",
+        name="server_metadata",
+        tag="Open Inference Protocol",
+        summary="Name, version and extensions of the server",
+        answers={200: "ServerMetadata"},
+    ),
+    Operation(
+        method="GET",
+        path="/v2/health/live",
+        name="live",
+        tag="Open Inference Protocol",
+        summary="Whether the process runs",
+        answers={200: "Live"},
+    ),
+    Operation(
+        method="GET",
+        path="/v2/health/ready",
+        name="ready",
+        tag="Open Inference Protocol",
+        summary="Whether requests can be answered now",
+        answers={200: "Ready", 503: "Ready"},
+    ),
+    Operation(
+        method="POST",
+        path=f"{_MODEL_V1}*:predict",
+        name="predict",
+        tag="KServe v1 and TensorFlow Serving",
+        summary="Ask a model",
+        description=(
+            "`instances` has a row in each element: a value, a list, or an object by input or column name; the answer "
+            "is `predictions`. `inputs` has a column in each; the answer is `outputs`."
+        ),
+        variants=V1_VARIANTS,
+        body="PredictRequest",
+        answers={200: "PredictResponse"},
+        parameters=(_DEADLINE,),
+        faults=_INFER,
+    ),
+    Operation(
+        method="POST",
+        path=f"{_MODEL_V1}*:explain",
+        name="explain",
+        tag="KServe v1 and TensorFlow Serving",
+        summary="Ask a model why",
+        description="501 where the model cannot explain.",
+        variants=V1_VARIANTS,
+        body="PredictRequest",
+        answers={200: "ExplainResponse"},
+        parameters=(_DEADLINE,),
+        faults=_INFER,
+    ),
+    Operation(
+        method="GET",
+        path=f"{_MODEL_V1}*",
+        name="model_status",
+        tag="KServe v1 and TensorFlow Serving",
+        summary="Whether a model can answer now",
+        variants=V1_VARIANTS,
+        answers={200: "ModelStatus"},
+        faults=_FIND,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/models",
+        name="v1_models",
+        tag="KServe v1 and TensorFlow Serving",
+        summary="All models",
+        answers={200: "ModelList"},
+    ),
+    Operation(
+        method="GET",
+        path=_PLATFORM,
+        name="list_models",
+        tag="Platform",
+        summary="All models as an operator sees them",
+        answers={200: "Models"},
+    ),
+    Operation(
+        method="POST",
+        path=_PLATFORM,
+        name="register_model",
+        tag="Platform",
+        summary="Register a model, or change one",
+        description="Answers when the change is kept, not when the model is ready: 201 for a new model, 200 for one "
+        "that was there.",
+        body="Registration",
+        answers={200: "Model", 201: "Model"},
+        faults=(*_BODY, InvalidConfig, Conflict),
+    ),
+    Operation(
+        method="GET",
+        path=f"{_PLATFORM}/{{model}}",
+        name="get_model",
+        tag="Platform",
+        summary="One model as an operator sees it",
+        answers={200: "Model"},
+        faults=(ModelNotFound,),
+    ),
+    Operation(
+        method="DELETE",
+        path=f"{_PLATFORM}/{{model}}",
+        name="unregister_model",
+        tag="Platform",
+        summary="Take a model away",
+        description="It answers what it has accepted first; then it is not found any more.",
+        answers={202: "Model"},
+        parameters=("Message",),
+        faults=(ModelNotFound, Conflict),
+    ),
+    Operation(
+        method="GET",
+        path="/openapi.json",
+        name="document",
+        tag="Documentation",
+        summary="This document",
+        answers={200: "Document"},
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        name="documentation",
+        tag="Documentation",
+        summary="This document as a page to read and try",
+        answer_types=(HTML,),
+    ),
+    Operation(
+        method="GET",
+        path="/docs/{file}",
+        name="documentation_file",
+        tag="Documentation",
+        summary="A script, style or picture of the pages",
+        answer_types=("text/javascript", "text/css", "image/png"),
+        faults=(RouteNotFound,),
+    ),
+    Operation(
+        method="GET",
+        path=f"{_MODEL_V2}*/openapi.json",
+        name="model_document",
+        tag="Documentation",
+        summary="The document of one model, with a request that it answers",
+        variants=V2_VARIANTS,
+        answers={200: "Document"},
+        faults=_FIND,
+    ),
+    Operation(
+        method="GET",
+        path=f"{_MODEL_V2}*/docs",
+        name="model_documentation",
+        tag="Documentation",
+        summary="The document of one model as a page to read and try",
+        variants=V2_VARIANTS,
+        answer_types=(HTML,),
+        faults=_FIND,
+    ),
+    Operation(
+        method="GET",
+        path="/",
+        name="alive",
+        tag="Health",
+        summary="Whether the process runs",
+        answers={200: "Alive"},
+    ),
+)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON that the routes speak, as JSON Schema.
+
+Answers may grow members, so their schemas name what is there and forbid nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+from modelyard.tensor import DATATYPES
+
+Schema: TypeAlias = dict[str, Any]
+
+
+def ref(name: str, kind: str = "schemas") -> Schema:
+    """A reference to a component."""
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def list_of(items: Schema, **more: Any) -> Schema:
+    """A list of what ``items`` says."""
+    return {"type": "array", "items": items, **more}
+
+
+def object_of(properties: Mapping[str, Schema], required: Iterable[str] | None = None, **more: Any) -> Schema:
+    """An object; all properties are required unless told otherwise."""
+    names = list(properties) if required is None else list(required)
+    found: Schema = {"type": "object", "properties": dict(properties), **more}
+    return found | {"required": names} if names else found
+
+
+def text(description: str = "", **more: Any) -> Schema:
+    """A string."""
+    return {"type": "string", **({"description": description} if description else {}), **more}
+
+
+_NAMES: Final = list_of(text())
+_DATATYPE: Final = text(enum=list(DATATYPES))
+_DIMENSIONS: Final = list_of({"type": "integer", "minimum": 0}, description="Row-major; the first is the rows.")
+_DATA: Final = list_of(
+    {"type": ["number", "string", "boolean", "array", "null"]},
+    description="Row-major, flat or nested as the shape says. `null` among floats is NaN.",
+)
+_SPEC: Final = object_of(
+    {
+        "name": text(),
+        "datatype": _DATATYPE,
+        "shape": list_of({"type": "integer"}, description="-1 is a variable dimension."),
+    }
+)
+_OPENAI_MODEL: Final = {
+    "id": text(),
+    "object": {"const": "model"},
+    "created": {"type": "integer", "description": "Seconds since 1970."},
+    "owned_by": text(),
+}
+_V1_BODY: Final = {
+    "signature_name": {"type": ["string", "null"], "description": "Read, and of no effect."},
+    "outputs": {
+        "type": ["array", "null"],
+        "items": text(),
+        "description": "Names of the outputs wanted; the model's default without.",
+    },
+    "parameters": {"anyOf": [ref("Parameters"), {"type": "null"}]},
+}
+_V1_FORMS: Final = {
+    "instances": {"type": "array", "minItems": 1, "items": {}, "description": "One row each."},
+    "inputs": {"type": ["object", "array"], "description": "A column each, by input name."},
+}
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Error": object_of({"error": text("One sentence: what, where, expected, got.")}),
+    "AdminError": object_of(
+        {
+            "error": text("One sentence: what, where, expected, got."),
+            "code": text("Names the kind of error; stable."),
+            "problems": list_of(text(), description="One sentence each, beginning with the key's path."),
+        },
+        required=("error", "code"),
+    ),
+    "Parameters": {
+        "type": "object",
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "description": "`timeout` (µs), `priority`, `binary_data_output` and `content_type` speak to the server; all "
+        "others are the model's.",
+    },
+    "RequestInput": object_of(
+        {
+            "name": text(minLength=1),
+            "shape": _DIMENSIONS,
+            "datatype": _DATATYPE,
+            "data": _DATA,
+            "parameters": ref("Parameters"),
+        },
+        required=("name", "shape", "datatype"),
+        description="With `binary_data_size` among the parameters in place of `data`, the bytes follow the JSON.",
+    ),
+    "RequestedOutput": object_of({"name": text(), "parameters": ref("Parameters")}, required=("name",)),
+    "InferRequest": object_of(
+        {
+            "id": text("Comes back in the answer."),
+            "parameters": ref("Parameters"),
+            "inputs": list_of(ref("RequestInput")),
+            "outputs": list_of(
+                ref("RequestedOutput"), description="The outputs wanted, in order; the model's default without."
+            ),
+        },
+        required=("inputs",),
+    ),
+    "ResponseOutput": object_of(
+        {
+            "name": text(),
+            "shape": _DIMENSIONS,
+            "datatype": _DATATYPE,
+            "data": list_of({"type": ["number", "string", "boolean"]}, description="Flat, row-major."),
+            "parameters": ref("Parameters"),
+        },
+        required=("name", "shape", "datatype"),
+    ),
+    "InferResponse": object_of(
+        {
+            "model_name": text(),
+            "model_version": text(),
+            "id": text(),
+            "parameters": ref("Parameters"),
+            "outputs": list_of(ref("ResponseOutput")),
+        },
+        required=("model_name", "outputs"),
+    ),
+    "ModelMetadata": object_of(
+        {
+            "name": text(),
+            "versions": _NAMES,
+            "platform": text("The framework."),
+            "inputs": list_of(_SPEC),
+            "outputs": list_of(_SPEC),
+        }
+    ),
+    "ModelReady": object_of({"name": text(), "ready": {"type": "boolean"}}),
+    "ServerMetadata": object_of({"name": text(), "version": text(), "extensions": _NAMES}),
+    "Live": object_of({"live": {"type": "boolean"}}),
+    "Ready": object_of({"ready": {"type": "boolean"}}),
+    "Alive": object_of({"status": {"const": "alive"}}),
+    "PredictRequest": {
+        "type": "object",
+        "properties": {**_V1_FORMS, **_V1_BODY},
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    },
+    "PredictResponse": {
+        "type": "object",
+        "properties": {"predictions": {"type": "array", "description": "One for each row."}, "outputs": {}},
+        "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
+    },
+    "ExplainResponse": object_of({"explanations": {"description": "Laid out as predictions or outputs are."}}),
+    "ModelList": object_of({"models": _NAMES, "object": {"const": "list"}, "data": list_of(object_of(_OPENAI_MODEL))}),
+    "ModelStatus": object_of(
+        {
+            "name": text(),
+            "ready": {"type": "boolean"},
+            **_OPENAI_MODEL,
+            "model_version_status": list_of({"type": "object"}, description="As TensorFlow Serving has it."),
+        }
+    ),
+    "Model": object_of(
+        {
+            "name": text(),
+            "framework": text(),
+            "uri": text("Where its artifact is."),
+            "owner": text("`declared` in the configuration file, or `registered` at run time."),
+            "state": text(),
+            "reason": text("Why it is in this state; empty when ready."),
+            "version": text("Number of the active revision; empty before there is one."),
+            "replicas_ready": {"type": "integer"},
+            "replicas_wanted": {"type": "integer"},
+            "url_path": text("Where to send requests."),
+            "created_at": text("ISO 8601, UTC."),
+            "updated_at": text("ISO 8601, UTC."),
+            "inputs": list_of(_SPEC),
+            "outputs": list_of(_SPEC),
+            "message": text("What the last change was for."),
+        }
+    ),
+    "Models": object_of({"models": list_of(ref("Model"))}),
+    "Document": {"type": "object", "description": "An OpenAPI 3.1 document."},
+}
+
+PARAMETERS: Final[Mapping[str, Schema]] = {
+    "RequestId": {
+        "name": "x-request-id",
+        "in": "header",
+        "description": "Names the request in the answer and in the server's log; a new one is made without.",
+        "schema": text(minLength=1),
+    },
+    "Timeout": {
+        "name": "x-request-timeout-ms",
+        "in": "header",
+        "description": "The deadline, in milliseconds; the model's own limit counts where it is shorter.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "JsonLength": {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "description": "Bytes of JSON at the body's start, tensors in binary follow; without it all of it is JSON.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "Message": {
+        "name": "message",
+        "in": "query",
+        "description": "What the change is for, for the history.",
+        "schema": text(),
+    },
+}
+
+HEADERS: Final[Mapping[str, Schema]] = {
+    "RequestId": {"description": "The caller's, or a new one.", "schema": text()},
+    "RetryAfter": {"description": "Seconds until trying again is worth while.", "schema": {"type": "integer"}},
+    "JsonLength": {
+        "description": "Bytes of JSON at the body's start, where tensors in binary follow.",
+        "schema": {"type": "integer"},
+    },
+}
