@@ -12,12 +12,15 @@ import numpy as np
 
 from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.signature import TensorSpec
-from modelyard.tensor import DATATYPES, Array, Tensors
+from modelyard.tensor import DATATYPES, Array, Tensors, to_bytes_array
 
 INPUT: Final = "input-0"
 
 Adapter: TypeAlias = Callable[[Tensors], Any]
 """Makes the estimator's argument out of the named arrays."""
+
+Value: TypeAlias = str | float
+"""One value of a column, as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +31,42 @@ class Inputs:
         specs: The inputs.
         adapt: Named arrays to the estimator's argument.
         columns: Names of the matrix's columns; empty where it has none or the input is no matrix.
-        example: Text that text inputs most likely take, by input name.
+        known: Values the estimator knows, by input name: text, a number, or for a matrix a list with None for each
+            column where any number does.
     """
 
     specs: tuple[TensorSpec, ...]
     adapt: Adapter
     columns: tuple[str, ...] = ()
-    example: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_row(self, number: float) -> dict[str, Any]:
+        """One made-up row by input name, as JSON values.
+
+        Args:
+            number: Stands where any number does.
+        """
+        return {spec.name: self._to_value(spec, number) for spec in self.specs}
+
+    def _to_value(self, spec: TensorSpec, number: float) -> Any:
+        filler: float | str = "" if spec.datatype == "BYTES" else number
+        known = self.known.get(spec.name)
+        if known is None:
+            return np.full([max(dim, 1) for dim in spec.shape[1:]], filler, dtype=object).tolist()
+        return [filler if value is None else value for value in known] if isinstance(known, list) else known
 
     def to_example(self, number: float) -> Any:
-        """The estimator's argument for one made-up row, every number of which is ``number``."""
-        row = {}
-        for spec in self.specs:
-            shape = tuple(max(dim, 1) for dim in spec.shape)
-            value = self.example.get(spec.name, b"") if spec.datatype == "BYTES" else number
-            row[spec.name] = np.empty(shape, dtype=DATATYPES[spec.datatype].dtype)
-            row[spec.name][...] = value
-        return self.adapt(row)
+        """The estimator's argument for that row."""
+        row = self.to_row(number)
+        arrays = {spec.name: np.array([row[spec.name]], dtype=object) for spec in self.specs}
+        return self.adapt(
+            {
+                spec.name: to_bytes_array(arrays[spec.name])
+                if spec.datatype == "BYTES"
+                else arrays[spec.name].astype(DATATYPES[spec.datatype].dtype)
+                for spec in self.specs
+            }
+        )
 
 
 def derive_inputs(estimator: Any, methods: Sequence[str]) -> Inputs:
@@ -56,13 +78,16 @@ def derive_inputs(estimator: Any, methods: Sequence[str]) -> Inputs:
     """
     if _takes_documents(estimator):
         spec = TensorSpec(INPUT, "BYTES", (-1,))
-        return Inputs((spec,), lambda inputs: _to_strings(INPUT, inputs[INPUT]).tolist(), example={INPUT: b"text"})
+        return Inputs((spec,), lambda inputs: _to_strings(INPUT, inputs[INPUT]).tolist(), known={INPUT: "text"})
     names = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
     width = int(getattr(estimator, "n_features_in_", -1))
-    texts = _find_text_columns(estimator, range(max(width, 0)), names)
+    known = _find_known_values(estimator, range(max(width, 0)), names)
+    texts = {index for index, value in known.items() if isinstance(value, str)}
     if texts and (names or len(texts) < width):
-        return _columns(names, width, texts)
-    return _matrix(names, width, texts) if texts or not names else _numbers(estimator, methods, names)
+        return _columns(names, width, known)
+    if texts or not names:
+        return _matrix(names, width, known, "BYTES" if texts else "FP64")
+    return _numbers(estimator, methods, names, known)
 
 
 def inputs_from_option(specs: tuple[TensorSpec, ...], estimator: Any) -> Inputs:
@@ -86,22 +111,24 @@ def inputs_from_option(specs: tuple[TensorSpec, ...], estimator: Any) -> Inputs:
     return Inputs(specs, _table_adapter(names))
 
 
-def _columns(names: tuple[str, ...], width: int, texts: Mapping[int, str]) -> Inputs:
+def _columns(names: tuple[str, ...], width: int, known: Mapping[int, Value]) -> Inputs:
     """One input for each column of a table, or of a matrix of objects, which has numbers in place of names."""
     shown = names or tuple(f"x{index}" for index in range(width))
-    specs = tuple(TensorSpec(name, "BYTES" if index in texts else "FP64", (-1,)) for index, name in enumerate(shown))
-    example = {shown[index]: text.encode() for index, text in texts.items()}
-    return Inputs(specs, _table_adapter(shown) if names else _object_matrix_adapter(shown), example=example)
+    specs = tuple(
+        TensorSpec(name, "BYTES" if isinstance(known.get(index), str) else "FP64", (-1,))
+        for index, name in enumerate(shown)
+    )
+    by_name = {shown[index]: value for index, value in known.items()}
+    return Inputs(specs, _table_adapter(shown) if names else _object_matrix_adapter(shown), known=by_name)
 
 
-def _matrix(names: tuple[str, ...], width: int, texts: Mapping[int, str]) -> Inputs:
-    datatype = "BYTES" if texts else "FP64"
+def _matrix(names: tuple[str, ...], width: int, known: Mapping[int, Value], datatype: str) -> Inputs:
     spec = TensorSpec(INPUT, datatype, (-1, width))
-    example = {INPUT: [texts[index].encode() for index in range(width)]} if texts else {}
-    return Inputs((spec,), _matrix_adapter(INPUT, datatype), columns=names, example=example)
+    row = {INPUT: [known.get(index) for index in range(width)]} if known else {}
+    return Inputs((spec,), _matrix_adapter(INPUT, datatype), columns=names, known=row)
 
 
-def _numbers(estimator: Any, methods: Sequence[str], names: tuple[str, ...]) -> Inputs:
+def _numbers(estimator: Any, methods: Sequence[str], names: tuple[str, ...], known: Mapping[int, Value]) -> Inputs:
     """A table of numbers, taken as a plain matrix where the estimator answers the same.
 
     Building a DataFrame for each request and checking its names in each step costs more than most predictions: 545 of
@@ -110,7 +137,7 @@ def _numbers(estimator: Any, methods: Sequence[str], names: tuple[str, ...]) -> 
     """
     import pandas as pd
 
-    inputs = _matrix(names, len(names), {})
+    inputs = _matrix(names, len(names), known, "FP64")
     rows = np.array([[0.0], [1.0], [0.5], [-2.0]]) * np.arange(1, len(names) + 1)
     parts = [part for part in walk_parts(estimator) if "feature_names_in_" in vars(part)]
     kept = [part.feature_names_in_ for part in parts]
@@ -233,8 +260,10 @@ def _takes_documents(estimator: Any) -> bool:
     return _takes_documents(steps[0][1]) if steps else False
 
 
-def _find_text_columns(part: Any, indices: Sequence[int], names: Sequence[str]) -> dict[int, str]:
-    """Columns that hold text, each with a value the estimator knows, as its fitted encoders say.
+def _find_known_values(part: Any, indices: Sequence[int], names: Sequence[str]) -> dict[int, Value]:
+    """A value that the estimator takes, for each column of which its fitted encoders and imputers tell one.
+
+    Columns that hold text are among them always: what they hold cannot be told otherwise.
 
     Args:
         part: An estimator, or what stands in its place ("drop", "passthrough").
@@ -245,17 +274,27 @@ def _find_text_columns(part: Any, indices: Sequence[int], names: Sequence[str]) 
         return {}
     if hasattr(part, "build_analyzer"):
         return dict.fromkeys(indices, "text")
-    known = getattr(part, "categories_", None)
-    if known is None:
-        known = [[value] for value in getattr(part, "statistics_", ())]  # what an imputer puts in a gap
-    found: dict[int, str] = {}
-    for index, values in zip(indices, known, strict=False):
-        example = next((value for value in values if isinstance(value, str)), None)
-        if example is not None:
-            found[index] = str(example)
+    told = getattr(part, "categories_", None)
+    if told is None:
+        told = [[value] for value in getattr(part, "statistics_", ())]  # what an imputer puts in a gap
+    found: dict[int, Value] = {}
+    for index, values in zip(indices, told, strict=False):
+        value = _first_value(values)
+        if value is not None:
+            found[index] = value
     for child, columns in _children(part):
-        found |= _find_text_columns(child, indices if columns is None else _resolve(columns, indices, names), names)
+        found |= _find_known_values(child, indices if columns is None else _resolve(columns, indices, names), names)
     return found
+
+
+def _first_value(values: Any) -> Value | None:
+    """The first text among an encoder's categories, else the first finite number."""
+    listed = list(values)
+    text = next((value for value in listed if isinstance(value, str)), None)
+    if text is not None:
+        return str(text)
+    numbers = (float(value) for value in listed if isinstance(value, (bool, int, float, np.bool_, np.number)))
+    return next((number for number in numbers if np.isfinite(number)), None)
 
 
 def _children(part: Any) -> Iterator[tuple[Any, Any]]:

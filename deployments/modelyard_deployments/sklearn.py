@@ -40,6 +40,8 @@ from modelyard_deployments._sklearn_inputs import (
 
 _OUTPUT: Final = "output-0"
 _METHODS: Final = ("predict", "predict_proba", "decision_function", "transform")
+_TRIED: Final = (0.0, 1.0, 0.5)
+"""Numbers of the made-up row that tells an answer's datatype and shape."""
 
 
 class InputOption(BaseModel):
@@ -155,6 +157,7 @@ def _set_n_jobs(estimator: Any, n_jobs: int) -> None:
 
 def _to_signature(estimator: Any, methods: Sequence[str], inputs: Inputs) -> Signature:
     specs = {method: _to_spec(estimator, method, inputs) for method in methods}
+    example = _find_example(estimator, "predict" if "predict" in specs else "transform", inputs)
     if "predict" in specs:
         outputs = (TensorSpec(_OUTPUT, specs["predict"].datatype, specs["predict"].shape),)
     else:
@@ -165,12 +168,13 @@ def _to_signature(estimator: Any, methods: Sequence[str], inputs: Inputs) -> Sig
         on_request=tuple(specs.values()),
         columns=inputs.columns,
         any_input_name=len(inputs.specs) == 1 and inputs.specs[0].name == INPUT,
+        example=example,
     )
 
 
 def _to_spec(estimator: Any, method: str, inputs: Inputs) -> TensorSpec:
     """Datatype and shape of a method's answer, tried on one row; where that fails, what its classes say."""
-    for number in (0.0, 1.0, 0.5):
+    for number in _TRIED:
         answers = try_methods(estimator, [method], inputs.to_example(number))
         if answers:
             return TensorSpec(method, datatype_of(answers[0]), (-1, *answers[0].shape[1:]))
@@ -178,6 +182,14 @@ def _to_spec(estimator: Any, method: str, inputs: Inputs) -> TensorSpec:
     if method == "predict":
         return TensorSpec(method, "FP64" if classes is None else datatype_of(np.asarray(classes)), (-1,))
     return TensorSpec(method, "FP64", (-1, -1 if classes is None else len(classes)))
+
+
+def _find_example(estimator: Any, method: str, inputs: Inputs) -> dict[str, Any]:
+    """A row that the estimator answers, by input name; empty where zeros do."""
+    for number in _TRIED:
+        if try_methods(estimator, [method], inputs.to_example(number)):
+            return inputs.to_row(number) if number or inputs.known else {}
+    return inputs.to_row(0.0) if inputs.known else {}
 
 
 _VALUE_FAULTS: Final = (

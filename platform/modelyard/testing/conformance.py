@@ -19,6 +19,9 @@ import numpy as np
 
 from modelyard.errors import InvalidRequest
 from modelyard.model import Model
+from modelyard.protocol import v1, v2
+from modelyard.protocol.http import dump_json
+from modelyard.protocol.openapi import to_infer_example, to_predict_example
 from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, to_protocol_array
 
 
@@ -185,6 +188,20 @@ def check_unknown_output_is_refused(model: Model, case: Case) -> None:
         raise AssertionError("an unknown output is refused")
 
 
+def check_documented_example_is_answered(model: Model, case: Case) -> None:
+    """The request that the model's documentation shows is answered, sent as v2 and as v1."""
+    signature = model.signature
+    shown = to_infer_example(signature, ""), to_predict_example(signature, "")
+    if signature.decoupled or None in shown:
+        return
+    v2_body, v1_body = (dump_json(example.body) for example in shown if example is not None)
+    for request in (v2.decode_infer(v2_body, None), v1.decode_predict(v1_body, signature)[0]):
+        answers = _predict(model, request.inputs, tuple(spec.name for spec in signature.outputs))
+        _require(
+            all(answer.shape[:1] == (1,) for answer in answers.values()) or not signature.batch_axis, "it has a row"
+        )
+
+
 CHECKS: Final[tuple[Callable[[Model, Case], None], ...]] = (
     check_signature_is_complete,
     check_answers_are_the_librarys,
@@ -198,6 +215,7 @@ CHECKS: Final[tuple[Callable[[Model, Case], None], ...]] = (
     check_columns_make_the_matrix,
     check_missing_and_unknown_inputs_are_refused,
     check_unknown_output_is_refused,
+    check_documented_example_is_answered,
 )
 """Each takes a model and its case, and raises AssertionError with a sentence where the model breaks the rule."""
 

@@ -185,6 +185,31 @@ def text_columns_without_names(folder: Path) -> Case:
     return Case(inputs=inputs, expected={"output-0": model.predict(rows)})
 
 
+def numbers_as_categories(folder: Path) -> Case:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    rows = np.array([[7.0, 10.0], [8.0, 20.0], [9.0, 10.0], [7.0, 30.0]])
+    model = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(rows, [1, 2, 3, 4])
+    return _matrix_case(model, folder, rows, "predict", "predict_proba")
+
+
+def table_with_numbers_as_categories(folder: Path) -> Case:
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+
+    table = _mixed_table().drop(columns="heating").assign(rooms=lambda table: table["rooms"] + 10)
+    columns = make_column_transformer(
+        (OneHotEncoder(), ["rooms"]), (OrdinalEncoder(), ["town"]), remainder="drop", verbose_feature_names_out=False
+    )
+    model = make_pipeline(columns, Ridge()).fit(table, table["area"])
+    _save(model, folder)
+    return Case(inputs=_table_inputs(table[:5]), expected={"output-0": model.predict(table[:5])})
+
+
 def documents(folder: Path) -> Case:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
