@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 
 from modelyard.errors import InternalError, ModelyardError
+from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors
 
 GroupKey: TypeAlias = tuple[object, ...]
@@ -22,6 +23,10 @@ GroupKey: TypeAlias = tuple[object, ...]
 
 MAX_PRIORITY: Final = 2**64 - 1
 _LAST: Final = MAX_PRIORITY + 1
+
+BATCH_ID: Final = "batchId"
+"""An output that no model computes: the same text for all rows that were predicted in one call."""
+_BATCH_ID_SPEC: Final = TensorSpec(BATCH_ID, "BYTES", (-1,))
 
 W = TypeVar("W")
 
@@ -143,3 +148,21 @@ def check_rows(outputs: Tensors, call: Call) -> None:
         if array.ndim == 0 or array.shape[0] != expected:
             got = f"shape {list(array.shape)}"
             raise InternalError(f'output "{name}": expected {expected} rows as in the inputs, got {got}')
+
+
+def report_batch_id(signature: Signature) -> Signature:
+    """The signature with :data:`BATCH_ID` to ask for; unchanged where the model streams or has such an output."""
+    if signature.decoupled or has_output(signature, BATCH_ID):
+        return signature
+    return replace(signature, on_request=(*signature.on_request, _BATCH_ID_SPEC))
+
+
+def reports_batch_id(signature: Signature) -> bool:
+    """Whether :func:`report_batch_id` made this signature."""
+    last = signature.on_request[-1] if signature.on_request else None
+    return last is not None and last.name == BATCH_ID and last == _BATCH_ID_SPEC  # comparing names alone is fast
+
+
+def has_output(signature: Signature, name: str) -> bool:
+    """Whether a client may ask for this output."""
+    return any(spec.name == name for spec in (*signature.outputs, *signature.on_request))

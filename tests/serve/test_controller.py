@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
+from modelyard.batching import reports_batch_id
 from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelNotReady
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
@@ -627,3 +628,12 @@ async def test_a_name_that_is_registered_already_is_left_out_of_the_file(serving
     assert (status.owner, status.state, status.version) == ("registered", "ready", "1")
     assert "the configuration file declares it too" in status.reason
     assert (await following.status("other")).state == "ready"
+
+
+async def test_ids_of_batches_are_reported_where_the_setting_says_so_in_place(serving, artifacts):
+    controller = await serving()
+    assert not reports_batch_id((await _table(controller)).get_ready("m")[1])
+    await controller.register(_spec(artifacts, batching={"report_batch_id": True}), "me", "")
+    await controller.step()
+    revision, signature = (await _table(controller)).get_ready("m")
+    assert (revision.version, reports_batch_id(signature)) == ("1", True)

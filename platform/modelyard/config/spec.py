@@ -49,6 +49,11 @@ class Batching(Section):
         description="Seconds a request waits for others to share its call. 0 adds no wait: requests that arrive "
         "while a call runs go together in the next one.",
     )
+    report_batch_id: Flag = Field(
+        default=False,
+        description="Replies to v1 `:predict` begin with `message` and `batchId`, as those of KServe's batcher: "
+        "requests that were predicted in one call have the same batchId.",
+    )
 
 
 class Autoscaling(Section):

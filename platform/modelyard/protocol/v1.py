@@ -240,6 +240,22 @@ def encode_predict(response: InferenceResponse, form: Form) -> Encoded:
     return encode_json({form.value: _encode_outputs(response, form)})
 
 
+def encode_batched(response: InferenceResponse, batch_id: str, form: Form) -> Encoded:
+    """As :func:`encode_predict`, with what KServe's batcher adds.
+
+    Args:
+        response: Without the batch's id.
+        batch_id: Of the call of the model that this was answered in.
+        form: As for :func:`encode_predict`.
+
+    Raises:
+        InvalidRequest: As for :func:`encode_predict`.
+
+    Source: KServe ``pkg/batcher/handler.go``, ``Response``.
+    """
+    return encode_json({"message": "", "batchId": batch_id, form.value: _encode_outputs(response, form)})
+
+
 def encode_explain(response: InferenceResponse, form: Form) -> Encoded:
     """``explanations``, laid out as :func:`encode_predict` lays out ``predictions`` or ``outputs``.
 

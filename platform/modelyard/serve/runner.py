@@ -19,7 +19,22 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Final
 
-from modelyard.batching import Answer, Call, GroupKey, check_rows, enqueue, group_key, merge, part, split
+import numpy as np
+
+from modelyard.batching import (
+    BATCH_ID,
+    Answer,
+    Call,
+    GroupKey,
+    check_rows,
+    enqueue,
+    group_key,
+    has_output,
+    merge,
+    part,
+    split,
+)
+from modelyard.dataplane import new_id
 from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.model import Model
 from modelyard.statistics import Statistics
@@ -273,7 +288,7 @@ class ModelRunner:
         """In the model's thread. A request that breaks the batch fails alone: the others are predicted again."""
         begun_ns = monotonic_ns()
         try:
-            raw = self._model.predict(call.inputs, call.outputs, call.parameters)
+            raw = self._ask(call)
             infer_ns = monotonic_ns() - begun_ns
             answer = Answer(merged=self._to_outputs(raw, call))
             return _Done(answer, infer_ns, monotonic_ns() - begun_ns - infer_ns)
@@ -287,9 +302,18 @@ class ModelRunner:
 
     def _predict_part(self, call: Call) -> Tensors | ModelyardError:
         try:
-            return self._to_outputs(self._model.predict(call.inputs, call.outputs, call.parameters), call)
+            return self._to_outputs(self._ask(call), call)
         except BaseException as exc:  # noqa: BLE001  # as above; nothing of this thread's may end the process
             return self._as_error(exc)
+
+    def _ask(self, call: Call) -> Tensors:
+        if BATCH_ID not in call.outputs or has_output(self._model.signature, BATCH_ID):
+            return self._model.predict(call.inputs, call.outputs, call.parameters)
+        names = tuple(name for name in call.outputs if name != BATCH_ID)
+        if not names:  # a model is always asked for something
+            names = tuple(spec.name for spec in self._model.signature.outputs)
+        answers = self._model.predict(call.inputs, names, call.parameters)
+        return {**answers, BATCH_ID: np.full(sum(call.rows) or 1, new_id().encode(), dtype=object)}
 
     def _to_outputs(self, raw: Tensors, call: Call) -> Tensors:
         outputs = {name: to_protocol_array(raw[name]) for name in call.outputs}

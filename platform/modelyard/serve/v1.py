@@ -6,11 +6,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from modelyard.batching import BATCH_ID, reports_batch_id
 from modelyard.dataplane import DataPlane
 from modelyard.errors import Unsupported
+from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from modelyard.protocol import tfserving, v1
 from modelyard.protocol.http import Encoded
 from modelyard.serve.http import Handler, HttpRequest, RouteEntry
+from modelyard.signature import Signature
 
 
 class V1Handlers:
@@ -38,8 +43,11 @@ class V1Handlers:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:predict``."""
         revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
         decoded, form = v1.decode_predict(await request.body(), signature)
+        reports = reports_batch_id(signature)
+        if reports:
+            decoded = _ask_batch_id(decoded, signature)
         response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
-        return v1.encode_predict(response, form)
+        return v1.encode_batched(*_take_batch_id(response), form) if reports else v1.encode_predict(response, form)
 
     async def explain(self, request: HttpRequest) -> Encoded:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:explain``; 501 where the model cannot."""
@@ -69,6 +77,19 @@ class V1Handlers:
         """``GET /v1/models/{model}[/versions/{version}|/labels/{label}]/metadata``."""
         revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
         return tfserving.encode_metadata(revision.model, revision.version, signature)
+
+
+def _ask_batch_id(request: InferenceRequest, signature: Signature) -> InferenceRequest:
+    asked = request.outputs or tuple(RequestedOutput(spec.name) for spec in signature.outputs)
+    others = (output for output in asked if output.name != BATCH_ID)
+    return replace(request, outputs=(*others, RequestedOutput(BATCH_ID)))
+
+
+def _take_batch_id(response: InferenceResponse) -> tuple[InferenceResponse, str]:
+    """The answer without the id, and the id; empty where there was no row to predict."""
+    outputs = dict(response.outputs)
+    ids = outputs.pop(BATCH_ID)
+    return replace(response, outputs=outputs), ids[0].decode() if ids.size else ""
 
 
 def _with_versions(method: str, path: str, handler: Handler) -> list[RouteEntry]:

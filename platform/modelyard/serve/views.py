@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from modelyard.admin import ModelState, ModelStatus
+from modelyard.batching import report_batch_id
 from modelyard.catalog import ModelRecord, Wanted
 from modelyard.config import ModelSpec, parse_model_spec
 from modelyard.routing import ModelRoute, RevisionRoute
@@ -49,6 +50,9 @@ def _revision_route(
     spec: ModelSpec, state: RevisionState, signatures: Mapping[str, Signature], max_inflight: int
 ) -> RevisionRoute:
     application = application_name(spec.name, state.number)
+    signature = signatures.get(application)
+    if signature is not None and spec.batching.report_batch_id:
+        signature = report_batch_id(signature)
     taken = spec.limits.max_queued_requests + max(1, state.running) * spec.max_ongoing_requests
     return RevisionRoute(
         model=spec.name,
@@ -57,7 +61,7 @@ def _revision_route(
         framework=spec.framework,
         state=state.state.value,
         reason=state.reason,
-        signature=signatures.get(application),
+        signature=signature,
         max_batch_size=spec.batching.max_batch_size,
         batch_wait_timeout_s=spec.batching.batch_wait_timeout_s,
         max_inflight_requests=min(taken, max_inflight),

@@ -114,8 +114,8 @@ def test_every_problem_is_reported_at_once() -> None:
 
 
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
-    (problem,) = _problems({"models": [_model(batching={"zzz": 1})]})
-    assert problem == "models[0].batching.zzz: unknown key; expected one of max_batch_size, batch_wait_timeout_s"
+    (problem,) = _problems({"controller": {"zzz": 1}})
+    assert problem == "controller.zzz: unknown key; expected one of num_cpus, reconcile_interval_s"
 
 
 def test_framework_options_are_checked_against_the_framework() -> None:
