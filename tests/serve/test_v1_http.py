@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import openai
 import pytest
 
 ROWS = json.dumps({"instances": [[1, 2, 3, 4], [5, 6, 7, 8]]}).encode()
@@ -110,3 +111,43 @@ async def test_a_model_that_is_not_ready_is_503_with_its_state(make_edge, model,
 async def test_the_status_of_what_is_not_there_is_404(make_edge, path):
     reply = await make_edge().client.get(path)
     assert (reply.status_code, list(reply.json())) == (404, ["error"])
+
+
+# -- the paths that KServe, TensorFlow Serving and OpenAI share
+
+
+@pytest.fixture
+async def openai_client(make_edge):
+    async with openai.AsyncOpenAI(
+        base_url="http://edge/v1", api_key="none", http_client=make_edge().client, max_retries=0
+    ) as client:
+        yield client
+
+
+async def test_openais_client_lists_and_retrieves_models(openai_client):
+    listed = {model.id: model async for model in await openai_client.models.list()}
+    assert set(listed) == {"iris", "a.b-c_d", "late", "bad"}
+    found = await openai_client.models.retrieve("iris")
+    assert (found.id, found.object, found.owned_by) == ("iris", "model", "modelyard")
+    assert (found.created, listed["iris"].object) == (1_700_000_000, "model")
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "body"),
+    [
+        ("nope", openai.NotFoundError, 'model "nope" is not found'),
+        ("late", openai.InternalServerError, 'model "late" is not ready: it starts'),
+    ],
+)
+async def test_openais_client_raises_its_own_errors(openai_client, model, error, body):
+    with pytest.raises(error) as caught:
+        await openai_client.models.retrieve(model)
+    assert caught.value.body == body
+
+
+async def test_kserves_client_finds_its_fields_where_openais_does(make_edge):
+    client = make_edge().client
+    listed = (await client.get("/v1/models")).json()
+    assert listed["models"] == [model["id"] for model in listed["data"]]
+    one = (await client.get("/v1/models/iris")).json()
+    assert {"name", "ready", "id", "object", "created", "owned_by", "model_version_status"} == one.keys()
