@@ -30,6 +30,7 @@ from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve import edge, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.caller import RevisionCaller
+from modelyard.serve.documents import DocumentHandlers
 from modelyard.serve.events import CloudEvents
 from modelyard.serve.http import make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
@@ -146,6 +147,7 @@ class Ingress:
             V2Handlers(self._plane, self._is_ready),
             V1Handlers(self._plane),
             AdminHandlers(HandleTransport(self._controller)),
+            DocumentHandlers(self._plane),
         )
         limits, own = self._config.ingress, self._config.ingress.cloudevents
         events = CloudEvents(own.response_type, own.response_source, own.merge_attributes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -22,8 +22,6 @@ from modelyard.protocol.openapi.operations import JSON, OPERATIONS, Operation
 from modelyard.protocol.openapi.schemas import SCHEMAS, Schema, list_of, object_of, text
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES
-
-_OWN: Final = frozenset({"InferRequest", "InferResponse", "PredictRequest", "PredictResponse"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def build_model_document(model: Described, server_url: str) -> dict[str, Any]:
             described["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": example.command}]
             described["description"] = "\n\n".join((_block(example.command), described.get("description", "")))
         paths.setdefault(path, {})[operation.method.lower()] = described
-    schemas = {name: schema for name, schema in SCHEMAS.items() if name not in _OWN} | _schemas(model.signature)
+    schemas = {**SCHEMAS, **_schemas(model.signature)}
     return {
         "openapi": OPENAPI,
         "info": {
@@ -73,8 +71,30 @@ def build_model_document(model: Described, server_url: str) -> dict[str, Any]:
         },
         "servers": [{"url": server_url}],
         "paths": paths,
-        "components": to_components(schemas),
+        "components": _used(to_components(schemas), paths),
     }
+
+
+def _used(components: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
+    """The components that the paths refer to, directly or by others."""
+    found: dict[str, dict[str, Any]] = {}
+    waiting = list(_references(paths))
+    while waiting:
+        _, _, kind, name = waiting.pop().split("/")
+        if name not in found.setdefault(kind, {}):
+            found[kind][name] = components[kind][name]
+            waiting.extend(_references(components[kind][name]))
+    return found
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)
 
 
 def _routes(model: Described) -> Iterator[tuple[Operation, str, str]]:
@@ -115,11 +135,12 @@ def _about(model: Described, examples: Mapping[str, Example], server_url: str) -
     parts.append(_table("output", signature.outputs))
     if signature.on_request:
         parts.append(_table("output when asked for", signature.on_request))
-    parts.extend(_block(example.command) for example in examples.values())
-    if not examples:
-        raw = to_raw_command(signature, f"{server_url}/v2/models/{quote(model.name)}/infer")
-        parts.append(_block(raw) if raw else "")
-    return "\n\n".join(part for part in parts if part)
+    commands = [example.command for example in examples.values()]
+    if not commands:
+        commands = [to_raw_command(signature, f"{server_url}/v2/models/{quote(model.name)}/infer")]
+    if any(commands):
+        parts.extend(("To ask it from a shell:", *map(_block, commands)))
+    return "\n\n".join(parts)
 
 
 def _table(title: str, specs: tuple[TensorSpec, ...]) -> str:
