@@ -111,7 +111,7 @@ def test_headers_are_lower_case_and_the_length_is_right() -> None:
 
 
 def test_the_model_list_is_kserves_and_openais() -> None:
-    document = json.loads(v1.encode_model_list(["a", "b"], created_s=5).body)
+    document = json.loads(v1.encode_model_list({"a": 3, "b": 5}).body)
     assert document["models"] == ["a", "b"]
     assert document["object"] == "list"
     assert document["data"][1] == {"id": "b", "object": "model", "created": 5, "owned_by": "modelyard"}

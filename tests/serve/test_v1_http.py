@@ -129,7 +129,7 @@ async def test_openais_client_lists_and_retrieves_models(openai_client):
     assert set(listed) == {"iris", "a.b-c_d", "late", "bad"}
     found = await openai_client.models.retrieve("iris")
     assert (found.id, found.object, found.owned_by) == ("iris", "model", "modelyard")
-    assert (found.created, listed["iris"].object) == (1_700_000_000, "model")
+    assert (found.created, listed["iris"].created, listed["iris"].object) == (1_700_000_000, 1_700_000_000, "model")
 
 
 @pytest.mark.parametrize(

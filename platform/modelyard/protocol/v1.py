@@ -9,7 +9,7 @@ Source: KServe "Data Plane (V1)"; TensorFlow Serving "RESTful API", "Predict API
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from itertools import chain
@@ -292,15 +292,16 @@ def _encode_rows(response: InferenceResponse, values: dict[str, Any]) -> Any:
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
-def encode_model_list(names: Iterable[str], created_s: int = 0) -> Encoded:
+def encode_model_list(created_s: Mapping[str, int]) -> Encoded:
     """All models, in one object that KServe's and OpenAI's clients both read.
+
+    Args:
+        created_s: When each was made, in seconds since 1970, by name.
 
     Source: KServe "Data Plane (V1)", "List Models"; OpenAI API reference, "List models".
     """
-    listed = list(names)
-    return encode_json(
-        {"models": listed, "object": "list", "data": [_openai_model(name, created_s) for name in listed]}
-    )
+    listed = [_openai_model(name, since) for name, since in created_s.items()]
+    return encode_json({"models": list(created_s), "object": "list", "data": listed})
 
 
 def encode_model_status(name: str, ready: bool, reason: str, versions: list[dict[str, Any]], created_s: int) -> Encoded:

@@ -60,8 +60,7 @@ class V1Handlers:
 
     async def list(self, request: HttpRequest) -> Encoded:
         """``GET /v1/models``."""
-        models = self._plane.table.models
-        return v1.encode_model_list(models, min((model.created_s for model in models.values()), default=0))
+        return v1.encode_model_list({name: model.created_s for name, model in self._plane.table.models.items()})
 
     async def status(self, request: HttpRequest) -> Encoded:
         """``GET /v1/models/{model}[/versions/{version}|/labels/{label}]``; 503 where it cannot answer."""

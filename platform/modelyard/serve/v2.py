@@ -56,7 +56,7 @@ class V2Handlers:
 
     async def list(self, request: HttpRequest) -> Encoded:
         """``GET /v2/models``, as KServe has it."""
-        return v1.encode_model_list(self._plane.table.models)
+        return v1.encode_model_list({name: model.created_s for name, model in self._plane.table.models.items()})
 
     async def server_metadata(self, request: HttpRequest) -> Encoded:
         """``GET /v2``."""
