@@ -39,7 +39,13 @@ def test_a_revision_that_is_not_ready_says_why(table: RouteTable):
         table.get_ready("m", "canary")
 
 
-@pytest.mark.parametrize("state", ["pending", "loading", "failed", "removing"])
+def test_the_newest_revision_has_the_highest_number_whatever_its_state():
+    revisions = {"9": _revision("9"), "10": _revision("10", "failed")}
+    model = ModelRoute("m", "9", revisions)
+    assert (model.newest.version, model.ready_versions) == ("10", ("9",))
+
+
+@pytest.mark.parametrize("state", ["pending", "loading", "failed", "unloading", "unloaded", "removing"])
 def test_only_ready_is_ready(state: str):
     table = RouteTable("e", 1, {"m": ModelRoute("m", "1", {"1": _revision("1", state)})})
     with pytest.raises(ModelNotReady, match=state):

@@ -84,6 +84,12 @@ class IngressConfig(Section):
         description="Seconds any request may take before it is answered with 504; a model's own limit and a client's "
         "own deadline win where they are shorter.",
     )
+    load_timeout_s: Number = Field(
+        default=600.0,
+        gt=0,
+        description="Seconds a v2 repository request waits until the model is loaded (or no longer routed to) before "
+        "it is answered with 504, unless the client gives a deadline of its own; the change goes on.",
+    )
 
 
 class ControllerConfig(Section):

@@ -36,6 +36,7 @@ from modelyard.serve.http import make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.replica import RevisionHandle, session_id
+from modelyard.serve.repository import Repository, RepositoryHandlers
 from modelyard.serve.rpc import GrpcMethods
 from modelyard.serve.v1 import V1Handlers
 from modelyard.serve.v2 import V2Handlers
@@ -48,6 +49,7 @@ INGRESS_NAME: Final = "Ingress"
 _LANE_SCAN_S: Final = 0.25
 _RETRY_S: Final = 0.5
 _STATISTICS_TIMEOUT_S: Final = 10.0
+_LEAVING: Final = (ModelState.UNLOADING, ModelState.UNLOADED, ModelState.REMOVING)
 
 
 class Callers:
@@ -86,7 +88,7 @@ class Callers:
             route.application: route
             for model in table.models.values()
             for route in model.revisions.values()
-            if route.state != ModelState.REMOVING
+            if route.state not in _LEAVING
         }
         for application, route in routes.items():
             caller = self._callers.get(application)
@@ -133,6 +135,8 @@ class Ingress:
         self._controller = controller
         self._callers = Callers()
         self._plane = DataPlane(self._callers)
+        self._admin = HandleTransport(controller)
+        self._repository = Repository(self._plane, self._admin, self._config.ingress.load_timeout_s)
         self._grpc = GrpcMethods(self._plane, self._is_ready, self._config.ingress.max_body_bytes)
         services.serve_locally(self._grpc)
         self._settled = False
@@ -146,7 +150,8 @@ class Ingress:
         handlers = (
             V2Handlers(self._plane, self._is_ready),
             V1Handlers(self._plane),
-            AdminHandlers(HandleTransport(self._controller)),
+            RepositoryHandlers(self._repository),
+            AdminHandlers(self._admin),
             DocumentHandlers(self._plane),
         )
         limits, own = self._config.ingress, self._config.ingress.cloudevents
@@ -177,7 +182,7 @@ class Ingress:
             try:
                 newest, is_settled = await self._controller.watch.remote(table.epoch, table.version)
                 if newest.version and (newest.epoch, newest.version) != (table.epoch, table.version):
-                    self._plane.table = newest
+                    self._plane.follow(newest)
                     await self._callers.update(newest)
                 if is_settled:
                     self._settled = True

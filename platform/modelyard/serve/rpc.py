@@ -107,7 +107,7 @@ class GrpcMethods:
         """ModelMetadata."""
         try:
             revision, signature = self._plane.get_ready(message.name, message.version)
-            versions = tuple(self._plane.table.get_model(revision.model).revisions)
+            versions = self._plane.table.get_model(revision.model).ready_versions
             return codec.encode_model_metadata(revision.model, versions, revision.framework, signature)
         except Exception as exc:  # noqa: BLE001  # the edge
             fail(context, exc, "ModelMetadata")

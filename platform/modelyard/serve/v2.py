@@ -16,7 +16,7 @@ from modelyard.protocol.http import Encoded, encode_json
 from modelyard.serve.http import Handler, HttpRequest, RouteEntry
 from modelyard.version import __version__
 
-EXTENSIONS: Final = ("binary_tensor_data", "parameters")
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "model_repository(unload_dependents)", "parameters")
 _MAX_DIGITS: Final = 18
 
 
@@ -77,7 +77,7 @@ class V2Handlers:
     async def model_metadata(self, request: HttpRequest) -> Encoded:
         """``GET /v2/models/{model}[/versions/{version}]``."""
         revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
-        versions = tuple(self._plane.table.get_model(revision.model).revisions)
+        versions = self._plane.table.get_model(revision.model).ready_versions
         return v2.encode_model_metadata(revision.model, versions, revision.framework, signature)
 
     async def model_ready(self, request: HttpRequest) -> Encoded:
