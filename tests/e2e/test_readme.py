@@ -24,6 +24,10 @@ CELLS = [
     for column, cell in zip(COLUMNS, cells[2:], strict=True)
     if cell.strip() == "yes"
 ]
+EXPLAINS = {
+    cells[0].strip(" `"): cells[COLUMNS.index("`:explain`") + 2].strip()
+    for cells in (line.strip("|").split("|") for line in TABLE if line.startswith("| `"))
+}
 MODELS = {"sklearn": ("breast-cancer", 30), "xgboost": ("iris-xgboost", 4), "lightgbm": ("iris-lightgbm", 4)}
 NAMED = {"sklearn": "housing", "xgboost": "iris-xgboost", "lightgbm": "iris-lightgbm"}
 
@@ -45,7 +49,8 @@ def curls() -> list[str]:
 def test_readme_has_commands_to_test() -> None:
     assert len(curls()) >= 3
     assert len(blocks("python")) >= 2
-    assert len(CELLS) == len(MODELS) * len(COLUMNS)
+    assert set(EXPLAINS.values()) == {"yes", "no"}
+    assert len(CELLS) == len(MODELS) * len(COLUMNS) - list(EXPLAINS.values()).count("no")
 
 
 @pytest.mark.parametrize("command", curls())
@@ -54,7 +59,7 @@ def test_a_curl_command_of_the_readme_is_answered(platform: PlatformProcess, com
         ["bash", "-c", localise(command, platform) + " --fail --silent"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert '"predictions":[' in done.stdout or '"outputs":[' in done.stdout
+    assert any(f'"{name}":[' in done.stdout for name in ("predictions", "outputs", "explanations"))
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -87,6 +92,9 @@ def test_a_yes_of_the_table_is_true(platform: PlatformProcess, http: httpx.Clien
         body = {"instances": rows.tolist(), "outputs": ["predict_proba"]}
         found = http.post(f"/v1/models/{name}:predict", json=body).json()["predictions"]
         assert np.sum(found, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    elif column == "`:explain`":
+        body = {"instances": rows.tolist()}
+        assert len(http.post(f"/v1/models/{name}:explain", json=body).json()["explanations"]) == 2
     else:
         assert column == "columns by name"
         refused = http.post(f"/v1/models/{NAMED[framework]}:predict", json={"instances": [{"this": 1, "that": 2}]})
@@ -95,3 +103,9 @@ def test_a_yes_of_the_table_is_true(platform: PlatformProcess, http: httpx.Clien
         assert len(known) >= 4
         record = {name: "gas" if name == "heating" else "north" if name == "district" else 1 for name in known}
         assert http.post(f"/v1/models/{NAMED[framework]}:predict", json={"instances": [record]}).status_code == 200
+
+
+@pytest.mark.parametrize("framework", [name for name, cell in EXPLAINS.items() if cell == "no"])
+def test_what_the_table_says_explains_nothing_is_501(http: httpx.Client, framework: str) -> None:
+    name, width = MODELS[framework]
+    assert http.post(f"/v1/models/{name}:explain", json={"instances": [[1] * width]}).status_code == 501
