@@ -126,6 +126,7 @@ def test_numbers_in_structured_data_stay_what_they_are() -> None:
         (structured(data=...), "the CloudEvent: expected data, got none"),
         (structured(data=None), "the CloudEvent: expected data, got none"),
         (structured(data=..., data_base64="%"), "expected base64"),
+        (structured(data=..., data_base64="é"), "expected base64"),
         (structured(data=..., data_base64=7), "expected a string, got 7"),
         (structured(data=..., data_base64="e30=", time=5), "expected a string, got 5"),
         (structured(specversion="2.0"), "Attribute 'specversion' must be '1.0'"),

@@ -12,7 +12,6 @@ Source: CloudEvents 1.0.2, "HTTP Protocol Binding" and "JSON Event Format"; KSer
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -129,7 +128,7 @@ def _take_data(document: dict[str, Any]) -> bytes:
     if encoded is not None:
         try:
             return base64.b64decode(check_text(encoded, "the CloudEvent's data"), validate=True)
-        except binascii.Error:
+        except ValueError:  # also of characters beyond ASCII
             raise InvalidRequest("the CloudEvent's data: expected base64, got something else") from None
     if document.get("data") is None:
         raise InvalidRequest("the CloudEvent: expected data, got none")
