@@ -18,12 +18,14 @@ import httpx
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from modelyard.client import HttpTransport
 from modelyard.config import ModelSpec
+from modelyard.dataplane import DataPlane
+from modelyard.protocol.openapi import OPERATIONS
 from modelyard.routing import ModelRoute, RouteTable
-from modelyard.serve.documents import DocumentHandlers
-from modelyard.serve.http import make_app
-from modelyard.serve.v1 import V1Handlers
-from modelyard.serve.v2 import V2Handlers
+from modelyard.serve.http import RouteEntry, make_app
+from modelyard.serve.ingress import http_routes
+from modelyard.serve.repository import Repository
 
 MODEL_PAGES = ("/v2/models/iris/docs", "/v2/models/iris/versions/1/docs")
 MODEL_DOCUMENTS = ("/v2/models/iris/openapi.json", "/v2/models/iris/versions/1/openapi.json")
@@ -34,13 +36,33 @@ async def _lifespan(_app: object) -> AsyncIterator[None]:
     yield
 
 
+def every_route(plane: DataPlane) -> list[RouteEntry]:
+    admin = HttpTransport("http://platform.test")
+    return http_routes(plane, lambda: True, Repository(plane, admin), admin)
+
+
+def served() -> set[tuple[str, str]]:
+    return {(method, path) for method, path, _ in every_route(DataPlane(None))}
+
+
+def described() -> set[tuple[str, str]]:
+    return {(operation.method, path) for operation in OPERATIONS for path, _ in operation.routes()}
+
+
+def test_every_route_that_is_served_is_described() -> None:
+    assert served() - described() == set()
+
+
+def test_every_route_that_is_described_is_served() -> None:
+    assert described() - served() == set()
+
+
 class Site:
-    """The documents beside inference, and a client of both."""
+    """The whole HTTP surface but for a controller, and a client of it."""
 
     def __init__(self, edge) -> None:
         self.plane = edge.plane
-        handlers = (V2Handlers(edge.plane, lambda: True), V1Handlers(edge.plane), DocumentHandlers(edge.plane))
-        app = make_app([route for group in handlers for route in group.routes()], 4096, _lifespan)
+        app = make_app(every_route(edge.plane), 4096, _lifespan)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge")
 
 
@@ -53,6 +75,7 @@ async def test_the_document_of_the_surface_is_valid(make_site) -> None:
     reply = await make_site().client.get("/openapi.json")
     assert (reply.status_code, reply.headers["content-type"]) == (200, "application/json")
     OpenAPIV31SpecValidator(reply.json()).validate()
+    assert set(reply.json()["paths"]) == {path for _, path in served()}
     registration = reply.json()["components"]["schemas"]["Registration"]
     assert set(registration["properties"]) == {*ModelSpec.model_fields, "message"}
 
@@ -67,7 +90,7 @@ async def test_the_document_of_a_model_is_valid_and_its_example_is_answered(make
         for operation in document["paths"].values()
         if "x-codeSamples" in operation.get("post", {})
     ]
-    assert len(commands) == 2
+    assert len(commands) >= 2
     for command in commands:
         words = shlex.split(command)
         reply = await site.client.post(words[1], content=words[words.index("-d") + 1])

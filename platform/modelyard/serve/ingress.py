@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 from tritonclient.grpc import service_pb2 as pb
 
-from modelyard.admin import ModelState
+from modelyard.admin import AdminTransport, ModelState
 from modelyard.batching import Call
 from modelyard.config import PlatformConfig
 from modelyard.dataplane import DataPlane
@@ -32,7 +32,7 @@ from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.documents import DocumentHandlers
 from modelyard.serve.events import CloudEvents
-from modelyard.serve.http import make_app
+from modelyard.serve.http import RouteEntry, make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.replica import RevisionHandle, session_id
@@ -121,6 +121,27 @@ class Callers:
                 await caller.connect(paths)
 
 
+def http_routes(
+    plane: DataPlane, is_ready: Callable[[], bool], repository: Repository, admin: AdminTransport
+) -> list[RouteEntry]:
+    """Every route there is; of two that fit, the earlier wins.
+
+    Args:
+        plane: What answers inference.
+        is_ready: Whether this ingress replica can answer at all.
+        repository: Loads and unloads models.
+        admin: The way to the controller.
+    """
+    handlers = (
+        V2Handlers(plane, is_ready),
+        V1Handlers(plane),
+        RepositoryHandlers(repository),
+        AdminHandlers(admin),
+        DocumentHandlers(plane),
+    )
+    return [route for group in handlers for route in group.routes()]
+
+
 class Ingress:
     """The Serve deployment; method names of gRPC services are fixed by their definitions.
 
@@ -147,16 +168,9 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The HTTP application; Serve asks for it after the constructor."""
-        handlers = (
-            V2Handlers(self._plane, self._is_ready),
-            V1Handlers(self._plane),
-            RepositoryHandlers(self._repository),
-            AdminHandlers(self._admin),
-            DocumentHandlers(self._plane),
-        )
         limits, own = self._config.ingress, self._config.ingress.cloudevents
         events = CloudEvents(own.response_type, own.response_source, own.merge_attributes)
-        routes = events.wrap(route for group in handlers for route in group.routes())
+        routes = events.wrap(http_routes(self._plane, self._is_ready, self._repository, self._admin))
         app = make_app(routes, limits.max_body_bytes, self._lifespan, limits.compression_min_bytes)
         edge.serve_locally(app)
         return app

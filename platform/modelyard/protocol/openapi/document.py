@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from modelyard.errors import InternalError, ModelyardError
-from modelyard.protocol.openapi.operations import BINARY, JSON, OPERATIONS, Fault, Operation
+from modelyard.protocol.openapi.operations import BINARY, EVENT, JSON, OPERATIONS, Fault, Operation
 from modelyard.protocol.openapi.schemas import HEADERS, PARAMETERS, SCHEMAS, Schema, ref, text
 
 OPENAPI: Final = "3.1.1"
@@ -27,8 +27,14 @@ routes that manage models. Each model has a page of its own with a request that 
   path may end in a slash.
 * JSON is read whatever text type it is sent as, curl's default included. Bodies may be compressed with gzip or deflate,
   both ways.
+* Inference also takes CloudEvents, structured or with `ce-` headers, and answers them with one.
 """
-_PATH: Final = {"model": "Name of the model.", "version": "A version's number or a label.", "file": "Name of the file."}
+_PATH: Final = {
+    "model": "Name of the model.",
+    "version": "A version's number or a label.",
+    "file": "Name of the file.",
+    "region": "Name of the region.",
+}
 _ADMIN_PREFIX: Final = "/platform/"
 
 
@@ -106,7 +112,9 @@ def _path_item(path: str, models: Sequence[str]) -> dict[str, Any]:
 
 def _content(kind: str, schema: str) -> dict[str, Any]:
     if kind == JSON:
-        return {"schema": ref(schema) if schema else {}}
+        return {"schema": ref(schema)}
+    if kind == EVENT:
+        return {"schema": ref("CloudEvent")}
     return {"schema": text(format="binary") if kind == BINARY else text()}
 
 
@@ -114,11 +122,10 @@ def _answer(operation: Operation, status: int, schema: str) -> dict[str, Any]:
     headers = {"x-request-id": ref("RequestId", "headers")}
     if BINARY in operation.answer_types:
         headers["Inference-Header-Content-Length"] = ref("JsonLength", "headers")
-    return {
-        "description": HTTPStatus(status).phrase,
-        "headers": headers,
-        "content": {kind: _content(kind, schema) for kind in operation.answer_types},
-    }
+    found: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
+    if schema or operation.answer_types != (JSON,):
+        found["content"] = {kind: _content(kind, schema) for kind in operation.answer_types}
+    return found
 
 
 _ERRORS: Final = ("Error", "AdminError")

@@ -103,6 +103,21 @@ def _to_body(row: Any, signature: Signature) -> dict[str, Any]:
     return {"instances": [row]}
 
 
+def to_generate_example(signature: Signature, url: str) -> Example | None:
+    """For ``generate`` and its stream: one flat object; None where it is too long to read.
+
+    Args:
+        signature: The model's.
+        url: Of the route.
+    """
+    row = to_row(signature)
+    if row is None:
+        return None
+    body = {name: np.array(value, dtype=object).reshape(-1).tolist() for name, value in row.items()}
+    body = {name: values[0] if len(values) == 1 else values for name, values in body.items()}
+    return Example(body, _to_command(url, body, False))
+
+
 def to_raw_command(signature: Signature, url: str) -> str:
     """A command that sends a row of zeros as raw bytes, for a row too long to read; empty where that cannot work.
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -14,14 +14,25 @@ from modelyard.protocol.openapi.document import OPENAPI, describe_operation, to_
 from modelyard.protocol.openapi.example import (
     BINARY_ONLY,
     Example,
+    to_generate_example,
     to_infer_example,
     to_predict_example,
     to_raw_command,
 )
-from modelyard.protocol.openapi.operations import JSON, OPERATIONS, Operation
+from modelyard.protocol.openapi.operations import JSON, NOT_THERE, OPERATIONS, Operation
 from modelyard.protocol.openapi.schemas import SCHEMAS, Schema, list_of, object_of, text
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES
+
+_EXAMPLES: Final = {
+    "infer": to_infer_example,
+    "predict": to_predict_example,
+    "explain": to_predict_example,
+    "generate": to_generate_example,
+    "generate_stream": to_generate_example,
+}
+_SHOWN: Final = ("infer", "predict")
+"""Of a model that has them, the requests shown at the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +62,13 @@ def build_model_document(model: Described, server_url: str) -> dict[str, Any]:
         server_url: Where the reader reached the platform, without a slash at its end.
     """
     paths: dict[str, dict[str, Any]] = {}
-    examples: dict[str, Example] = {}
+    shown: list[Example] = []
     for operation, path, name in _routes(model):
         described = describe_operation(operation, name)
         example = _find_example(operation, model.signature, f"{server_url}{path}")
         if example is not None:
-            examples[path] = example
+            if model.signature.decoupled or operation.name in _SHOWN:
+                shown.append(example)
             described["requestBody"]["content"][JSON]["example"] = example.body
             described["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": example.command}]
             described["description"] = "\n\n".join((_block(example.command), described.get("description", "")))
@@ -67,7 +79,7 @@ def build_model_document(model: Described, server_url: str) -> dict[str, Any]:
         "info": {
             "title": model.name,
             "version": model.number,
-            "description": _about(model, examples, server_url),
+            "description": _about(model, shown, server_url),
         },
         "servers": [{"url": server_url}],
         "paths": paths,
@@ -112,20 +124,24 @@ def _routes(model: Described) -> Iterator[tuple[Operation, str, str]]:
 
 
 def _suits(operation: Operation, signature: Signature) -> bool:
-    return bool(signature.explanations) or operation.name != "explain"
+    """Whether this model can do it."""
+    if operation.tag == NOT_THERE:
+        return False
+    if operation.name == "explain":
+        return bool(signature.explanations)
+    return not signature.decoupled or operation.name not in ("infer", "predict")
 
 
 def _find_example(operation: Operation, signature: Signature, url: str) -> Example | None:
-    if operation.name == "infer":
-        return to_infer_example(signature, url)
-    return to_predict_example(signature, url) if operation.name in ("predict", "explain") else None
+    make = _EXAMPLES.get(operation.name)
+    return None if make is None else make(signature, url)
 
 
 def _block(command: str) -> str:
     return f"```console\n{command}\n```"
 
 
-def _about(model: Described, examples: Mapping[str, Example], server_url: str) -> str:
+def _about(model: Described, shown: Sequence[Example], server_url: str) -> str:
     """Tables of inputs and outputs, and commands to paste."""
     signature = model.signature
     parts = [f"Version {model.number}, framework `{model.framework}`."]
@@ -135,7 +151,7 @@ def _about(model: Described, examples: Mapping[str, Example], server_url: str) -
     parts.append(_table("output", signature.outputs))
     if signature.on_request:
         parts.append(_table("output when asked for", signature.on_request))
-    commands = [example.command for example in examples.values()]
+    commands = [example.command for example in shown]
     if not commands:
         commands = [to_raw_command(signature, f"{server_url}/v2/models/{quote(model.name)}/infer")]
     if any(commands):

@@ -14,6 +14,7 @@ from modelyard.errors import (
     InvalidRequest,
     InvalidTensor,
     ModelFailed,
+    ModelLoadError,
     ModelNotFound,
     ModelNotReady,
     ModelyardError,
@@ -29,6 +30,8 @@ Fault: TypeAlias = type[ModelyardError]
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
 HTML: Final = "text/html"
+EVENT: Final = "application/cloudevents+json"
+EVENT_STREAM: Final = "text/event-stream"
 
 V1_VARIANTS: Final = ("", "/versions/{version}", "/labels/{version}")
 V2_VARIANTS: Final = ("", "/versions/{version}")
@@ -39,6 +42,10 @@ _INFER: Final[tuple[Fault, ...]] = (
     *_FIND, *_BODY, InvalidTensor, Overloaded, ModelFailed, Unsupported, DeadlineExceeded,
 )  # fmt: skip
 
+_OIP: Final = "Open Inference Protocol"
+_V1: Final = "KServe v1 and TensorFlow Serving"
+_REPOSITORY: Final = "Model repository"
+NOT_THERE: Final = "Not supported"
 _DEADLINE: Final = "Timeout"
 _JSON_LENGTH: Final = "JsonLength"
 
@@ -90,12 +97,28 @@ _MODEL_V2: Final = "/v2/models/{model}"
 _MODEL_V1: Final = "/v1/models/{model}"
 _PLATFORM: Final = "/platform/v1/models"
 
+_UNSUPPORTED: Final = (
+    ("system shared memory", "/v2/systemsharedmemory/status", ("GET",)),
+    ("system shared memory", "/v2/systemsharedmemory/unregister", ("POST",)),
+    ("system shared memory", "/v2/systemsharedmemory/region/{region}/status", ("GET",)),
+    ("system shared memory", "/v2/systemsharedmemory/region/{region}/register", ("POST",)),
+    ("system shared memory", "/v2/systemsharedmemory/region/{region}/unregister", ("POST",)),
+    ("CUDA shared memory", "/v2/cudasharedmemory/status", ("GET",)),
+    ("CUDA shared memory", "/v2/cudasharedmemory/unregister", ("POST",)),
+    ("CUDA shared memory", "/v2/cudasharedmemory/region/{region}/status", ("GET",)),
+    ("CUDA shared memory", "/v2/cudasharedmemory/region/{region}/register", ("POST",)),
+    ("CUDA shared memory", "/v2/cudasharedmemory/region/{region}/unregister", ("POST",)),
+    ("trace settings", "/v2/trace/setting", ("GET", "POST")),
+    ("trace settings", "/v2/models/{model}/trace/setting", ("GET", "POST")),
+    ("log settings", "/v2/logging", ("GET", "POST")),
+)
+
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{_MODEL_V2}*/infer",
         name="infer",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="Ask a model",
         description=(
             "Tensors as JSON, or binary after the JSON, whose length the header `Inference-Header-Content-Length` "
@@ -104,9 +127,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         ),
         variants=V2_VARIANTS,
         body="InferRequest",
-        body_types=(JSON, BINARY),
+        body_types=(JSON, BINARY, EVENT),
         answers={200: "InferResponse"},
-        answer_types=(JSON, BINARY),
+        answer_types=(JSON, BINARY, EVENT),
         parameters=(_DEADLINE, _JSON_LENGTH),
         faults=_INFER,
     ),
@@ -114,7 +137,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=f"{_MODEL_V2}*",
         name="model_metadata",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="What a model takes and gives",
         variants=V2_VARIANTS,
         answers={200: "ModelMetadata"},
@@ -124,7 +147,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=f"{_MODEL_V2}*/ready",
         name="model_ready",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="Whether a model can answer now",
         variants=V2_VARIANTS,
         answers={200: "ModelReady"},
@@ -134,7 +157,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/v2/models",
         name="v2_models",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="All models",
         answers={200: "ModelList"},
     ),
@@ -142,7 +165,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/v2",
         name="server_metadata",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="Name, version and extensions of the server",
         answers={200: "ServerMetadata"},
     ),
@@ -150,7 +173,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/v2/health/live",
         name="live",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="Whether the process runs",
         answers={200: "Live"},
     ),
@@ -158,7 +181,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path="/v2/health/ready",
         name="ready",
-        tag="Open Inference Protocol",
+        tag=_OIP,
         summary="Whether requests can be answered now",
         answers={200: "Ready", 503: "Ready"},
     ),
@@ -166,7 +189,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="POST",
         path=f"{_MODEL_V1}*:predict",
         name="predict",
-        tag="KServe v1 and TensorFlow Serving",
+        tag=_V1,
         summary="Ask a model",
         description=(
             "`instances` has a row in each element: a value, a list, or an object by input or column name; the answer "
@@ -174,7 +197,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         ),
         variants=V1_VARIANTS,
         body="PredictRequest",
+        body_types=(JSON, EVENT),
         answers={200: "PredictResponse"},
+        answer_types=(JSON, EVENT),
         parameters=(_DEADLINE,),
         faults=_INFER,
     ),
@@ -182,12 +207,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="POST",
         path=f"{_MODEL_V1}*:explain",
         name="explain",
-        tag="KServe v1 and TensorFlow Serving",
+        tag=_V1,
         summary="Ask a model why",
         description="501 where the model cannot explain.",
         variants=V1_VARIANTS,
         body="PredictRequest",
+        body_types=(JSON, EVENT),
         answers={200: "ExplainResponse"},
+        answer_types=(JSON, EVENT),
         parameters=(_DEADLINE,),
         faults=_INFER,
     ),
@@ -195,7 +222,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         method="GET",
         path=f"{_MODEL_V1}*",
         name="model_status",
-        tag="KServe v1 and TensorFlow Serving",
+        tag=_V1,
         summary="Whether a model can answer now",
         variants=V1_VARIANTS,
         answers={200: "ModelStatus"},
@@ -203,9 +230,19 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path=f"{_MODEL_V1}*/metadata",
+        name="model_signature",
+        tag=_V1,
+        summary="What a model takes and gives, as TensorFlow Serving says it",
+        variants=V1_VARIANTS,
+        answers={200: "SignatureDef"},
+        faults=_FIND,
+    ),
+    Operation(
+        method="GET",
         path="/v1/models",
         name="v1_models",
-        tag="KServe v1 and TensorFlow Serving",
+        tag=_V1,
         summary="All models",
         answers={200: "ModelList"},
     ),
@@ -248,6 +285,64 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers={202: "Model"},
         parameters=("Message",),
         faults=(ModelNotFound, Conflict),
+    ),
+    Operation(
+        method="POST",
+        path=f"{_PLATFORM}/{{model}}/load",
+        name="load_model",
+        tag="Platform",
+        summary="Have a model run, with its artifact as it now is",
+        description="200 where it runs already with these contents, else 202.",
+        body="Change",
+        body_required=False,
+        answers={200: "Model", 202: "Model"},
+        faults=(*_BODY, ModelNotFound, ModelLoadError, Conflict),
+    ),
+    Operation(
+        method="POST",
+        path=f"{_PLATFORM}/{{model}}/unload",
+        name="unload_model",
+        tag="Platform",
+        summary="Have nothing of a model run until it is loaded again",
+        description="200 where nothing of it runs, else 202: it answers what it has accepted first.",
+        body="Change",
+        body_required=False,
+        answers={200: "Model", 202: "Model"},
+        faults=(*_BODY, ModelNotFound, Conflict),
+    ),
+    Operation(
+        method="POST",
+        path="/v2/repository/index",
+        name="repository_index",
+        tag=_REPOSITORY,
+        summary="Every version of every model, and its state",
+        body="IndexRequest",
+        body_required=False,
+        answers={200: "Index"},
+        faults=_BODY,
+    ),
+    Operation(
+        method="POST",
+        path="/v2/repository/models/{model}/load",
+        name="repository_load",
+        tag=_REPOSITORY,
+        summary="Load a model, and wait until it answers",
+        description="The parameters `config` and `file:…` are 501: a model is loaded from where it was registered.",
+        body="RepositoryRequest",
+        body_required=False,
+        parameters=(_DEADLINE,),
+        faults=(*_FIND, *_BODY, ModelLoadError, Unsupported, DeadlineExceeded, Conflict),
+    ),
+    Operation(
+        method="POST",
+        path="/v2/repository/models/{model}/unload",
+        name="repository_unload",
+        tag=_REPOSITORY,
+        summary="Unload a model, and wait until it takes no more requests",
+        body="RepositoryRequest",
+        body_required=False,
+        parameters=(_DEADLINE,),
+        faults=(*_FIND, *_BODY, DeadlineExceeded, Conflict),
     ),
     Operation(
         method="GET",

@@ -180,9 +180,54 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "inputs": list_of(_SPEC),
             "outputs": list_of(_SPEC),
             "message": text("What the last change was for."),
+            "generation": {"type": "integer", "description": "Counts the changes of what is wanted of it."},
         }
     ),
     "Models": object_of({"models": list_of(ref("Model"))}),
+    "Change": object_of({"message": text("What the change is for, for the history.")}, required=()),
+    "IndexRequest": object_of({"ready": {"type": "boolean", "description": "Only what is ready."}}, required=()),
+    "Index": list_of(
+        object_of(
+            {
+                "name": text(),
+                "version": text(),
+                "state": text(enum=["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]),
+                "reason": text("Why it is not ready."),
+            },
+            required=("name", "version", "state"),
+        )
+    ),
+    "RepositoryRequest": object_of({"parameters": ref("Parameters")}, required=()),
+    "SignatureDef": object_of(
+        {
+            "model_spec": object_of({"name": text(), "signature_name": text(), "version": text()}),
+            "metadata": object_of({"signature_def": {"type": "object"}}),
+        }
+    ),
+    "GenerateRequest": {
+        "type": "object",
+        "properties": {"id": text(), "parameters": {"type": "object"}},
+        "additionalProperties": {"type": ["string", "number", "boolean", "array", "null"]},
+    },
+    "GenerateResponse": object_of(
+        {"id": text(), "model_name": text(), "model_version": text()}, required=("model_name", "model_version")
+    ),
+    "ModelConfig": object_of(
+        {
+            "name": text(),
+            "backend": text(),
+            "max_batch_size": {"type": "integer"},
+            "input": list_of({"type": "object"}),
+            "output": list_of({"type": "object"}),
+        }
+    ),
+    "Statistics": object_of(
+        {"model_stats": list_of(object_of({"name": text(), "version": text()}, additionalProperties=True))}
+    ),
+    "CloudEvent": object_of(
+        {"specversion": text(), "id": text(), "type": text(), "source": text(), "data": {"type": "object"}},
+        required=("specversion", "id", "type", "source"),
+    ),
     "Document": {"type": "object", "description": "An OpenAPI 3.1 document."},
 }
 
