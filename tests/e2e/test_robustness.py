@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tritonclient.grpc
+import tritonclient.http
 from conftest import KNOWN_OUTPUT
 from load import Load
 from made_models import write_constant, write_sleeper
@@ -84,11 +86,14 @@ def kill(pids: set[int]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_registered_models_survive_a_restart_under_plain_serve_run(make_folder: Callable[[], Path]) -> None:
+def test_registered_and_unloaded_models_survive_a_restart_under_plain_serve_run(
+    make_folder: Callable[[], Path],
+) -> None:
     process = PlatformProcess(make_folder(), small_document(), (str(BIN / "serve"), "run"))
     write_constant(process.folder / "models" / "mine", 3.0)
     with running(process), Platform.connect(process.url) as client:
         client.register("mine", framework="sklearn", uri="models/mine", message="kept", wait=True)
+        client.unload("iris-lightgbm", wait=True)
         with tritonclient.grpc.InferenceServerClient(process.grpc) as grpc:
             assert grpc.is_model_ready("mine")
         assert process.stop() == 0
@@ -97,6 +102,9 @@ def test_registered_models_survive_a_restart_under_plain_serve_run(make_folder: 
         assert client.wait_ready("mine").message == "kept"
         assert client.predict("mine", [[0.0]]).outputs["output-0"].tolist() == [3.0]
         assert client.predict("iris-sklearn", ROW).model_version == "1"
+        assert client.status("iris-lightgbm").state is ModelState.UNLOADED
+        assert not process.replicas("iris-lightgbm@1")
+        assert client.load("iris-lightgbm", wait=True).version == "1"
         assert process.stop() == 0
 
 
@@ -152,6 +160,28 @@ def test_a_killed_controller_stops_no_request_and_comes_back(second: PlatformPro
     assert set(load.statuses) == {200}, load.refusals
     assert replicas(second) == before
     assert len(second.replicas("platform", "Controller") - killed) == 1
+
+
+def test_an_unload_survives_the_controller(second: PlatformProcess) -> None:
+    killed = second.replicas("platform", "Controller")
+    with Load(second.url, "iris-sklearn", ROW) as load, Platform.connect(second.url, timeout_s=10) as client:
+        (version,) = {name for name in second.all_replicas() if name.startswith("iris-lightgbm@")}
+        client.unload("iris-lightgbm")
+        kill(killed)
+        wait_until(lambda: not second.replicas(version), 60, "the model's process to end")
+        wait_until(lambda: second.replicas("platform", "Controller") - killed, 60, "another controller")
+
+        def state() -> ModelState | None:
+            with suppress(ModelyardError):
+                return client.status("iris-lightgbm").state
+            return None
+
+        wait_until(lambda: state() is ModelState.UNLOADED, 60, "the controller to say so", 0.5)
+        with tritonclient.http.InferenceServerClient(second.host) as triton:
+            assert not triton.is_model_ready("iris-lightgbm")
+            triton.load_model("iris-lightgbm")
+            assert triton.is_model_ready("iris-lightgbm")
+    assert set(load.statuses) == {200}, load.refusals
 
 
 def test_a_killed_model_replica_costs_no_request_an_unclean_answer(second: PlatformProcess) -> None:
