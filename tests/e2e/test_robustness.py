@@ -200,6 +200,20 @@ def test_a_killed_model_replica_costs_no_request_an_unclean_answer(second: Platf
     assert set(other.statuses) == {200}
 
 
+def test_a_replica_that_comes_back_does_not_serve_other_files_as_the_same_version(second: PlatformProcess) -> None:
+    folder = second.folder / "models" / "changed"
+    write_constant(folder, 1.0)
+    with Platform.connect(second.url) as client:
+        client.register("changed", framework="sklearn", uri="models/changed", wait=True)
+        write_constant(folder, 2.0)
+        kill(second.replicas("changed@1"))
+        wait_until(lambda: client.status("changed").state is ModelState.FAILED, 60, "the model to fail", 0.25)
+        assert "have changed since this revision was registered" in client.status("changed").reason
+        assert client.load("changed", wait=True).version == "2"
+        assert client.predict("changed", [[0.0]]).outputs["output-0"].tolist() == [2.0]
+        client.unregister("changed", wait=True)
+
+
 def test_a_request_that_kills_its_replica_does_not_kill_the_platform(second: PlatformProcess) -> None:
     write_sleeper(second.folder / "models" / "sleeper")
     with Platform.connect(second.url) as client, Load(second.url, "iris-sklearn", ROW, 2) as load:

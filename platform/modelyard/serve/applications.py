@@ -75,6 +75,7 @@ class RevisionDeployment:
             uri=self.content["uri"],
             options=dict(self.content["options"]),
             digest=self.digest,
+            artifact=self.content.get("artifact", ""),
         )
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
         restart_text = json.dumps(asdict(revision), sort_keys=True)

@@ -33,7 +33,7 @@ from modelyard.serve.logs import join_serve_log
 from modelyard.serve.runner import ModelRunner
 from modelyard.signature import Signature
 from modelyard.statistics import Statistics, merge_statistics
-from modelyard.store import resolve
+from modelyard.store import check_unchanged, resolve
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class RevisionSpec:
         framework: Name of its framework.
         uri: Where the artifact is.
         options: The framework's options.
-        digest: Digest of the artifact's contents when the revision was made.
+        digest: Identity of the revision.
+        artifact: Digest of the artifact's contents when the revision was made; empty where nobody wrote it down.
     """
 
     model: str
@@ -61,6 +62,7 @@ class RevisionSpec:
     uri: str
     options: dict[str, Any]
     digest: str
+    artifact: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,10 @@ class ModelReplica:
         self._stopped = False
         self._replica: str = serve.get_replica_context().replica_tag
         try:
-            self._model: Model = load_model(spec.framework, resolve(spec.uri), spec.options)
+            path = resolve(spec.uri)
+            if spec.artifact:
+                check_unchanged(path, spec.artifact)
+            self._model: Model = load_model(spec.framework, path, spec.options)
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.
             reason = str(exc) if isinstance(exc, ModelyardError) else f"{type(exc).__name__}: {exc}"

@@ -17,6 +17,7 @@ from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError
 
 _SUPPORTED: Final = "a path or a file:// URL (remote stores are not supported yet)"
 _CHUNK_BYTES: Final = 1024 * 1024
+_PYTHON_CACHE: Final = "__pycache__"
 
 
 def resolve(uri: str) -> Path:
@@ -70,7 +71,8 @@ def check_allowed(path: Path, roots: Sequence[str]) -> None:
 def digest(path: Path) -> str:
     """``sha256:`` and a hash over the artifact's relative file names and contents.
 
-    Equal for equal contents wherever they lie; a file is read in pieces, links are followed.
+    Equal for equal contents wherever they lie; a file is read in pieces, links are followed. What Python itself keeps
+    beside modules that it imports does not count, or loading an artifact would change it.
 
     Raises:
         ModelLoadError: There is no artifact, it cannot be read, or it holds something that is not a file.
@@ -84,6 +86,23 @@ def digest(path: Path) -> str:
     except OSError as exc:
         raise ModelLoadError(f"the artifact cannot be read: {exc.strerror}") from exc
     return f"sha256:{total.hexdigest()}"
+
+
+def check_unchanged(path: Path, registered: str) -> None:
+    """Refuses an artifact that is not the registered one any more: a revision is what it was registered as.
+
+    Args:
+        path: From :func:`resolve`.
+        registered: Its digest at the time.
+
+    Raises:
+        ModelLoadError: It holds something else, or cannot be read.
+    """
+    if digest(path) != registered:
+        raise ModelLoadError(
+            "the artifact's files have changed since this revision was registered: load or register the model again, "
+            "and they are its next revision"
+        )
 
 
 def _file_digest(file: Path) -> bytes:
@@ -102,9 +121,10 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
         yield path.name, path
         return
     for folder, names in _walk(path):
-        for name in names:
-            file = folder / name
-            yield file.relative_to(path).as_posix(), file
+        if folder.name != _PYTHON_CACHE:
+            for name in names:
+                file = folder / name
+                yield file.relative_to(path).as_posix(), file
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:

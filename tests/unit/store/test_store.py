@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError
-from modelyard.store import check_allowed, digest, resolve
+from modelyard.store import check_allowed, check_unchanged, digest, resolve
 
 
 @pytest.fixture
@@ -49,6 +49,21 @@ def test_what_does_not_exist_still_resolves(model: Path) -> None:
 def test_other_schemes_are_refused(uri: str, problem: str) -> None:
     with pytest.raises(InvalidConfig, match=f"^uri: .*{problem}"):
         resolve(uri)
+
+
+def test_what_was_registered_is_taken_and_what_changed_since_is_refused(model: Path) -> None:
+    registered = digest(model)
+    check_unchanged(model, registered)
+    (model / "model.joblib").write_bytes(b"another")
+    with pytest.raises(ModelLoadError, match="have changed since this revision was registered"):
+        check_unchanged(model, registered)
+
+
+def test_what_python_keeps_beside_modules_does_not_count(model: Path) -> None:
+    before = digest(model)
+    (model / "sub" / "__pycache__").mkdir()
+    (model / "sub" / "__pycache__" / "code.cpython-312.pyc").write_bytes(b"compiled")
+    assert digest(model) == before
 
 
 def test_equal_contents_have_equal_digests_wherever_they_lie(model: Path, tmp_path: Path) -> None:
