@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 
 from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
-from modelyard.errors import InvalidRequest
+from modelyard.errors import InvalidRequest, ModelNotFound
 from modelyard.inference import InferenceRequest, RequestedOutput
-from modelyard.routing import RevisionRoute
+from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.tensor import Tensors
 
 ROUTE = RevisionRoute("m", "3", "m@3", "fake", "ready", request_timeout_s=10.0)
@@ -100,3 +101,21 @@ async def test_without_a_batch_axis_there_are_no_rows_to_merge(plane, fake, tran
     signature = replace(fake().signature, batch_axis=False)
     await plane.infer(ROUTE, signature, InferenceRequest(ROWS))
     assert transport.calls[0][0].rows == (0,)
+
+
+async def test_who_waits_for_a_table_hears_of_the_first_that_has_what_he_looks_for(plane):
+    waiting = [asyncio.create_task(plane.until(lambda table: table.version >= 2 or None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for version in (1, 2, 3):
+        plane.follow(RouteTable("e", version))
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(asyncio.gather(*waiting), 1) == [True, True]
+    assert await plane.until(lambda table: table.version) == 3
+
+
+async def test_what_looking_at_a_table_raises_ends_the_waiting(plane):
+    waiting = asyncio.create_task(plane.until(lambda table: table.get_model("m") if table.version else None))
+    await asyncio.sleep(0)
+    plane.follow(RouteTable("e", 1))
+    with pytest.raises(ModelNotFound):
+        await asyncio.wait_for(waiting, 1)
