@@ -200,7 +200,7 @@ class TooLarge(ModelyardError):
         what: What is too large, for example ``request body``.
         limit: The limit, in ``unit``.
         got: The size found, in ``unit``; None where it was not read to the end.
-        unit: ``bytes``, ``rows`` or ``elements``.
+        unit: ``bytes``, ``characters``, ``rows`` or ``elements``.
     """
 
     http_status = 413

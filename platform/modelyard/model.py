@@ -161,10 +161,14 @@ def find_model_path(root: Path, framework: Framework, model_file: str | None) ->
         ModelLoadError: There is no such file, none that the framework recognises, or several.
     """
     if model_file is not None:
-        chosen = (root / model_file).resolve()
+        try:
+            chosen = (root / model_file).resolve()
+            exists = chosen.exists()
+        except (OSError, ValueError) as exc:  # too long, or with characters that no file's name has
+            raise ModelLoadError(f'model_file "{model_file[:80]}" is no name that a file can have') from exc
         if not chosen.is_relative_to(root.resolve()):
             raise ModelLoadError(f'model_file "{model_file}" lies outside the model\'s directory')
-        if not chosen.exists():
+        if not exists:
             raise ModelLoadError(f'model_file "{model_file}" does not exist; the directory holds {_listing(root)}')
         return chosen
     if not root.exists():

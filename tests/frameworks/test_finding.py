@@ -101,6 +101,13 @@ def test_model_file_outside_the_folder_is_refused(fake_distribution: None, tmp_p
         load_model("fake", tmp_path, {"model_file": outside})
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"])
+def test_a_model_file_that_no_file_can_be_is_refused(fake_distribution: None, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelLoadError, match="is no name that a file can have") as caught:
+        load_model("fake", tmp_path, {"model_file": name})
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.txt").write_text("tree\n")
     monkeypatch.setitem(sys.modules, "lightgbm", None)

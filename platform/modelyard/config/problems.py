@@ -18,6 +18,8 @@ from pydantic.fields import FieldInfo
 _SECRET_KEY: Final = re.compile(r"pass|secret|token|credential|api_?key|access_?key|private|auth", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
 _MAX_SHOWN: Final = 80
+_MAX_PROBLEMS: Final = 20
+"""Whoever sends more is not helped by more, and all of them are too much for one reply."""
 _TYPES: Final[Mapping[type, str]] = {
     int: "an integer",
     float: "a number",
@@ -30,14 +32,18 @@ _TYPES: Final[Mapping[type, str]] = {
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], where: str = "") -> tuple[str, ...]:
-    """One sentence for each finding, beginning with the key's path.
+    """One sentence for each of the first findings, beginning with the key's path; the last may say how many follow.
 
     Args:
         error: What pydantic found.
         model: The model that was validated; its fields say what was expected.
         where: Path of the validated data inside the whole, ``models[2]``.
     """
-    return tuple(sentence for item in error.errors() for sentence in _sentences(item, model, where))
+    found = error.errors(include_url=False)
+    sentences = [sentence for item in found[:_MAX_PROBLEMS] for sentence in _sentences(item, model, where)]
+    if len(found) > _MAX_PROBLEMS:
+        sentences.append(f"and {len(found) - _MAX_PROBLEMS} more problems")
+    return tuple(sentences)
 
 
 def _sentences(item: Mapping[str, Any], model: type[BaseModel], where: str) -> Iterable[str]:
@@ -49,6 +55,9 @@ def _sentences(item: Mapping[str, Any], model: type[BaseModel], where: str) -> I
         return (f"{path}: expected {_expected(model, loc) or 'a value'}, got nothing",)
     if item["type"] == "value_error":
         return (f"{path or 'configuration'}: {item['ctx']['error']}",)
+    if item["type"] == "string_too_long":
+        limit, length = item["ctx"]["max_length"], len(item["input"])
+        return (f"{path}: expected a text of at most {limit} characters, got {length}",)
     expected = _expected(model, loc) or _lower_first(str(item["msg"]))
     return (f"{path or 'configuration'}: expected {expected}, got {shown(item['input'], path)}",)
 
@@ -60,7 +69,8 @@ def join_path(where: str, *loc: int | str) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif part != "[key]":  # pydantic's mark for a bad key of a mapping; the key itself is already in the path
-            path += f".{part}" if path else part
+            name = part if len(part) <= _MAX_SHOWN else f"{part[:_MAX_SHOWN]}…"
+            path += f".{name}" if path else name
     return path
 
 
@@ -94,7 +104,7 @@ def mask_url(text: str) -> str:
 
 def _nearest(key: str, model: type[BaseModel] | None) -> str:
     names = list(model.model_fields) if model is not None else []
-    near = difflib.get_close_matches(key, names, n=1)
+    near = difflib.get_close_matches(key[:_MAX_SHOWN], names, n=1)
     if near:
         return f'; did you mean "{near[0]}"?'
     return f"; expected one of {', '.join(names)}" if names else ""

@@ -208,9 +208,12 @@ class ModelSpec(Section):
         description="Name of the model in every protocol and URL: 1 to 63 letters, digits, `.`, `_` and `-`, "
         "beginning with a letter or digit.",
     )
-    framework: Text = Field(min_length=1, description="Name of the framework that loads it, for example `sklearn`.")
+    framework: Text = Field(
+        min_length=1, max_length=100, description="Name of the framework that loads it, for example `sklearn`."
+    )
     uri: Text = Field(
         min_length=1,
+        max_length=4096,
         description="Where the artifact is: a path or `file://` URL of a file or directory. A relative path counts "
         "from the platform's working directory, also when a client on another machine registers it.",
     )

@@ -94,6 +94,21 @@ def check_flag(parameters: Parameters, name: str, where: str) -> bool | None:
     raise expected(f'{where} "{name}"', "true or false", value)
 
 
+def check_depth(value: Any, limit: int, where: str) -> None:
+    """Refuses JSON that is nested deeper than what comes after a decoder can follow.
+
+    Raises:
+        InvalidRequest: There are more lists and objects inside each other than ``limit``.
+    """
+    level = [value]
+    for _ in range(limit + 1):
+        nested = [item for item in level if type(item) in (dict, list)]
+        level = [child for item in nested for child in (item.values() if type(item) is dict else item)]
+        if not level:
+            return
+    raise InvalidRequest(f"{where}: expected at most {limit} objects and lists inside each other, got more")
+
+
 def check_parameters(value: Any, where: str) -> dict[str, Any]:
     """A ``parameters`` object; empty where it is absent or null.
 

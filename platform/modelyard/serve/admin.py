@@ -15,8 +15,9 @@ from ray.serve.handle import DeploymentHandle
 from modelyard.admin import AdminTransport, ModelState, ModelStatus
 from modelyard.batching import Call, split
 from modelyard.dataplane import DataPlane
-from modelyard.errors import DeadlineExceeded, InternalError, InvalidRequest, ModelyardError
+from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError, TooLarge
 from modelyard.inference import InferenceRequest, InferenceResponse
+from modelyard.protocol.fields import check_depth, check_object, check_text
 from modelyard.protocol.http import Encoded, encode_json, load_json
 from modelyard.routing import RevisionRoute
 from modelyard.serve.http import HttpRequest, RouteEntry
@@ -26,6 +27,10 @@ from modelyard.tensor import Tensors
 
 PLATFORM_APPLICATION: Final = "platform"
 CONTROLLER_NAME: Final = "Controller"
+_MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+"""Of a model's description: Serve's own messages end at 4 MiB."""
+_MAX_DEPTH: Final = 64
+_MAX_MESSAGE_CHARS: Final = 4096
 _TIMEOUT_S: Final = 30.0
 _READING_TIMEOUT_S: Final = 600.0
 """For verbs that read the whole artifact."""
@@ -156,9 +161,7 @@ class AdminHandlers:
 
     async def register(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models``: a ``ModelSpec`` and an optional ``message``."""
-        document = load_json(await request.body())
-        if not isinstance(document, dict):
-            raise InvalidRequest("the request body: expected an object with the model's spec")
+        document = await _read_document(request)
         message = _pop_message(document)
         status = await self._transport.register(document, actor=actor_of(request), message=message)
         is_new = status.created_at == status.updated_at
@@ -171,7 +174,7 @@ class AdminHandlers:
     async def unregister(self, request: HttpRequest) -> Encoded:
         """``DELETE /platform/v1/models/{model}?message=…``."""
         query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"))
-        message = query.get("message", [""])[0]
+        message = _check_message(query.get("message", [""])[0])
         status = await self._transport.unregister(request.path("model"), actor=actor_of(request), message=message)
         return encode_json(status.to_dict(), 202)
 
@@ -190,17 +193,31 @@ class AdminHandlers:
 
 async def _read_message(request: HttpRequest) -> str:
     """The ``message`` of a body that may be empty."""
+    return _pop_message(await _read_document(request, b"{}"))
+
+
+async def _read_document(request: HttpRequest, default: bytes = b"") -> dict[str, Any]:
+    """The JSON object in a body, small and flat enough for the way to the controller.
+
+    Args:
+        request: The request.
+        default: Stands for an empty body.
+    """
     body = await request.body()
-    document = load_json(body) if body.strip() else {}
-    if not isinstance(document, dict):
-        raise InvalidRequest("the request body: expected an object")
-    return _pop_message(document)
+    if len(body) > _MAX_DOCUMENT_BYTES:
+        raise TooLarge("request body", _MAX_DOCUMENT_BYTES, len(body))
+    document = check_object(load_json(body if body.strip() else default), "the request body")
+    check_depth(document, _MAX_DEPTH, "the request body")
+    return document
 
 
 def _pop_message(document: dict[str, Any]) -> str:
-    message = document.pop("message", "")
-    if not isinstance(message, str):
-        raise InvalidRequest("message: expected a string")
+    return _check_message(check_text(document.pop("message", ""), "message"))
+
+
+def _check_message(message: str) -> str:
+    if len(message) > _MAX_MESSAGE_CHARS:
+        raise TooLarge("message", _MAX_MESSAGE_CHARS, len(message), "characters")
     return message
 
 

@@ -27,9 +27,12 @@ def resolve(uri: str) -> Path:
         uri: A path, relative to the working directory or absolute, or a ``file://`` URL.
 
     Raises:
-        InvalidConfig: The scheme is not supported, or a ``file://`` URL names another host.
+        InvalidConfig: The scheme is not supported, a ``file://`` URL names another host, or no file can have this path.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as exc:
+        raise InvalidConfig((f"uri: expected {_SUPPORTED}, got a malformed URL",)) from exc
     if not parts.scheme and not uri.startswith("//"):
         text = uri
     elif parts.scheme == "file" and parts.netloc in ("", "localhost"):
@@ -40,7 +43,13 @@ def resolve(uri: str) -> Path:
         raise InvalidConfig((f'uri: expected {_SUPPORTED}, got the scheme "{parts.scheme or "//"}"',))
     if not text or "\0" in text:
         raise InvalidConfig(("uri: expected a path, got an empty or malformed one",))
-    return Path(text).resolve()
+    try:
+        path = Path(text).resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as exc:  # too long, a circle of links, unreadable, no UTF-8
+        reason = exc.strerror if isinstance(exc, OSError) else "not a path"
+        raise InvalidConfig((f"uri: expected a path, got one that cannot be looked at: {reason}",)) from exc
+    return path
 
 
 def check_allowed(path: Path, roots: Sequence[str]) -> None:

@@ -209,3 +209,22 @@ def test_a_stored_spec_reads_back_equal() -> None:
 def test_a_client_need_not_know_the_framework() -> None:
     spec = parse_model_spec(_model(framework="third-party"))
     assert len(check_framework(spec)) == 1
+
+
+def test_of_many_problems_the_first_are_told_and_the_rest_counted() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parse_model_spec(_model(**{f"key{i}": 1 for i in range(5000)}))
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[-1] == "and 4980 more problems"
+
+
+def test_a_key_is_repeated_as_far_as_a_reader_needs() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        parse_model_spec(_model(**{"k" * 100_000: 1}))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(("key", "limit"), [("uri", 4096), ("framework", 100)])
+def test_a_text_that_is_too_long_is_refused_with_its_limit(key: str, limit: int) -> None:
+    with pytest.raises(InvalidConfig, match=f"{key}: expected a text of at most {limit} characters, got {limit + 1}"):
+        parse_model_spec(_model(**{key: "a" * (limit + 1)}))

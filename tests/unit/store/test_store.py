@@ -29,6 +29,15 @@ def test_paths_and_file_urls_mean_the_same(model: Path) -> None:
     assert {resolve(uri) for uri in uris} == {model / "a b"}
 
 
+@pytest.mark.parametrize(
+    "uri", ["//[", "file://[x", "http://\u2100", "a" * 300, "file:///" + "a" * 300, "a/" * 2500, "\ud800", "circle"]
+)
+def test_a_path_that_no_file_can_have_is_refused(model: Path, uri: str) -> None:
+    (model.parent.parent / "circle").symlink_to("circle")
+    with pytest.raises(InvalidConfig, match="uri: expected a path"):
+        resolve(uri)
+
+
 def test_what_does_not_exist_still_resolves(model: Path) -> None:
     assert resolve("models/none") == model.parent / "none"
 
