@@ -197,6 +197,7 @@ def test_a_load_that_fails_says_why_and_leaves_the_old_version_answering(
         write_broken(folder)
         with pytest.raises(InferenceServerException, match=f'model "{NAME}" cannot be loaded: .*joblib') as caught:
             triton.load_model(NAME)
+        wait_until(lambda: not platform.replicas(f"{NAME}@2"), 30, "the broken version's process to end")
         assert caught.value.status() == "503"
         assert [(entry["version"], entry["state"]) for entry in index_of(triton)] == [
             ("1", "READY"),
@@ -204,6 +205,7 @@ def test_a_load_that_fails_says_why_and_leaves_the_old_version_answering(
         ]
         with pytest.raises(InferenceServerException, match="cannot be loaded"):
             triton.load_model(NAME)
+        wait_until(lambda: not platform.replicas(f"{NAME}@2"), 30, "the broken version's process to end")
         write_constant(folder, 3.0)
         triton.load_model(NAME)
     assert ask(triton).as_numpy("output-0").tolist() == [3.0]
