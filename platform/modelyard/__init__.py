@@ -13,14 +13,28 @@ if TYPE_CHECKING:
     from modelyard.admin import ModelStatus
     from modelyard.client import AsyncPlatform, Platform
     from modelyard.config import ModelSpec
+    from modelyard.model import Model
+    from modelyard.signature import Signature, TensorSpec
 
-__all__ = ["AsyncPlatform", "ModelSpec", "ModelStatus", "Platform", "__version__"]
+__all__ = [
+    "AsyncPlatform",
+    "Model",
+    "ModelSpec",
+    "ModelStatus",
+    "Platform",
+    "Signature",
+    "TensorSpec",
+    "__version__",
+]
 
 _HOMES = {
     "AsyncPlatform": "modelyard.client",
+    "Model": "modelyard.model",
     "ModelSpec": "modelyard.config",
     "ModelStatus": "modelyard.admin",
     "Platform": "modelyard.client",
+    "Signature": "modelyard.signature",
+    "TensorSpec": "modelyard.signature",
 }
 
 

@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from modelyard.errors import ModelLoadError
-from modelyard.tensor import Array, to_protocol_array
+from modelyard.errors import InvalidRequest, ModelLoadError
+from modelyard.tensor import Array, datatype_of, to_protocol_array
 
 Labels: TypeAlias = tuple[str, ...] | tuple[int, ...]
 """The ``classes`` option: what the model's class 0, 1, 2 … are called."""
@@ -48,3 +48,32 @@ def pick_labels(scores: Array, labels: Array, threshold: float = 0.5) -> Array:
     index = scores.argmax(axis=1) if scores.ndim > 1 else (scores > threshold).astype(np.intp)
     picked: Array = labels[index]
     return picked
+
+
+def to_top_classes(scores: Array, count: int, labels: Sequence[str], batch_axis: bool) -> Array:
+    """The best classes of each row as ``value:index[:label]``: BYTES ``[rows, count]``, or ``[count]`` without rows.
+
+    Args:
+        scores: Numbers; all dimensions but the rows' are taken as one.
+        count: How many; the number of classes where that is smaller.
+        labels: Names of the classes; those that have none get no label.
+        batch_axis: Dimension 0 counts rows.
+
+    Raises:
+        InvalidRequest: The output has no numbers.
+
+    Source: Triton "Classification Extension".
+    """
+    if scores.dtype.kind not in "iufbV" or scores.ndim == 0:
+        raise InvalidRequest(f"classification: expected an output of numbers, got {datatype_of(scores)}")
+    rows = scores.reshape(scores.shape[0], -1) if batch_axis else scores.reshape(1, -1)
+    ranked = rows.astype(np.float64) if rows.dtype.kind in "fV" else rows.astype(object)
+    # Equal ones keep their order, and what is no number comes last.
+    order = np.argsort(-ranked, axis=1, kind="stable")[:, :count]
+    form = "{:.6f}:{}" if rows.dtype.kind in "fV" else "{:d}:{}"
+    top = np.empty(order.shape, dtype=object)
+    for row, places in enumerate(order.tolist()):
+        for column, place in enumerate(places):
+            label = f":{labels[place]}" if place < len(labels) else ""
+            top[row, column] = (form.format(ranked[row, place], place) + label).encode()
+    return top if batch_axis else top[0]

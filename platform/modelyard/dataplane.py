@@ -14,12 +14,13 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final, Protocol, TypeVar
 
 from modelyard.batching import MAX_PRIORITY, Call
+from modelyard.classes import to_top_classes
 from modelyard.errors import InvalidRequest, Unsupported
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.signature import Signature
 from modelyard.statistics import Statistics
-from modelyard.tensor import Parameters, Tensors
+from modelyard.tensor import Array, Parameters, Tensors
 
 _OWN_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "timeout", "priority", "headers"})
 """Parameters that speak to the server; all others are the model's."""
@@ -119,9 +120,10 @@ class DataPlane:
         else:
             outputs = await self._transport.call(revision, call, _timeout_s(revision, request, timeout_s))
         ident = request.id or new_id()
-        return InferenceResponse(
-            revision.model, revision.version, ident, {name: outputs[name] for name in call.outputs}
-        )
+        named = {name: outputs[name] for name in call.outputs}
+        if request.outputs:
+            named = _classify(named, request, signature)
+        return InferenceResponse(revision.model, revision.version, ident, named)
 
     async def stream(
         self, revision: RevisionRoute, signature: Signature, request: InferenceRequest, timeout_s: float | None = None
@@ -147,6 +149,8 @@ class DataPlane:
         async with contextlib.aclosing(answers):
             async for outputs in answers:
                 named = {name: outputs[name] for name in call.outputs if name in outputs}
+                if request.outputs:
+                    named = _classify(named, request, signature)
                 yield InferenceResponse(revision.model, revision.version, ident, named)
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
@@ -176,6 +180,24 @@ def _to_call(signature: Signature, request: InferenceRequest) -> Call:
     if not request.parameters:
         return Call(inputs, (rows,), names, {})
     return Call(inputs, (rows,), names, _model_parameters(request.parameters), _priority(request.parameters))
+
+
+def _classify(outputs: dict[str, Array], request: InferenceRequest, signature: Signature) -> dict[str, Array]:
+    """The outputs, those asked for with ``classification`` as their best classes.
+
+    Raises:
+        InvalidRequest: It is not a number of classes, or the output has no numbers.
+    """
+    for output in request.outputs:
+        count = output.parameters.get("classification", 0)
+        if type(count) is not int or count < 0:
+            where = f'output "{output.name}" parameters "classification"'
+            raise InvalidRequest(f"{where}: expected a number of classes, got {count!r}")
+        if count and output.name in outputs:
+            labels = signature.labels.get(output.name, ())
+            scores = outputs[output.name]
+            outputs[output.name] = to_top_classes(scores, count, labels, signature.batch_axis)
+    return outputs
 
 
 def _priority(parameters: Parameters) -> int:

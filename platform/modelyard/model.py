@@ -65,6 +65,17 @@ class Model(ABC):
             InvalidRequest: The values (not their shape) are the client's mistake, for example an unknown category.
         """
 
+    def load(self, path: Path, settings: Mapping[str, Any]) -> None:  # noqa: B027  # many need nothing more
+        """Reads what the model needs; called once, first, for models of the framework ``custom``.
+
+        Args:
+            path: The model's folder.
+            settings: The option ``settings``, as the user wrote them.
+
+        Raises:
+            Exception: Whatever it raises is the reason that ``status`` shows.
+        """
+
     def stream(
         self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters
     ) -> Iterator[Tensors] | AsyncIterator[Tensors]:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +23,9 @@ KNOWN_OUTPUT = {
 """Lines that Ray itself prints in a clean run, and why."""
 
 MAX_BODY_BYTES = 1_000_000
+
+CUSTOM = Path(__file__).parent / "custom"
+"""Models as users write them, see ``framework: custom``."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,6 +55,7 @@ def make_folder(models: Path) -> Iterator[object]:
     def make() -> Path:
         folders.append(Path(tempfile.mkdtemp(prefix="my-")))
         shutil.copytree(models, folders[-1] / "models")
+        shutil.copytree(CUSTOM, folders[-1] / "models", dirs_exist_ok=True)
         return folders[-1]
 
     yield make
@@ -62,11 +67,18 @@ def make_folder(models: Path) -> Iterator[object]:
 def platform(make_folder: object) -> Iterator[PlatformProcess]:
     """The platform all tests share; afterwards nothing of it may be left, and its output has to be clean."""
     document = base_document()
-    document["applications"][0]["args"]["ingress"] = {"max_body_bytes": MAX_BODY_BYTES}
+    arguments = document["applications"][0]["args"]
+    arguments["ingress"] = {"max_body_bytes": MAX_BODY_BYTES}
+    arguments["models"] += [_custom("scores", "model:Scores"), _custom("words", "model:Words")]
     with running(PlatformProcess(make_folder(), document)) as process:  # type: ignore[operator]
         yield process
         assert process.stop() == 0
         assert process.unexplained(KNOWN_OUTPUT) == []
+
+
+def _custom(name: str, entrypoint: str) -> dict[str, Any]:
+    spec = {"name": name, "framework": "custom", "uri": f"models/{name}", "options": {"entrypoint": entrypoint}}
+    return {**spec, "resources": {"num_cpus": 0.05}}
 
 
 @pytest.fixture(scope="session")

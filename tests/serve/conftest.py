@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
 import httpx
@@ -20,10 +20,12 @@ from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
 from modelyard.protocol.http import Encoded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.events import CloudEvents
+from modelyard.serve.extensions import ExtensionHandlers
 from modelyard.serve.http import HttpRequest, make_app
 from modelyard.serve.runner import ModelRunner
 from modelyard.serve.v1 import V1Handlers
 from modelyard.serve.v2 import V2Handlers
+from modelyard.statistics import Statistics
 from modelyard.tensor import Parameters, Tensors
 from modelyard.testing import FakeModel, FakeOptions
 
@@ -127,6 +129,12 @@ class RunnerTransport:
             raise part
         return part
 
+    def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        return self._runner.stream(call)
+
+    async def statistics(self, revision: RevisionRoute) -> Statistics:
+        return self._runner.statistics
+
 
 class Edge:
     """The application, its model, and a client of it."""
@@ -144,7 +152,11 @@ class Edge:
         }
         self.plane.table = RouteTable("e", 1, models)
         self.is_ready = True
-        inference = [*V2Handlers(self.plane, lambda: self.is_ready).routes(), *V1Handlers(self.plane).routes()]
+        inference = [
+            *ExtensionHandlers(self.plane).routes(),
+            *V2Handlers(self.plane, lambda: self.is_ready).routes(),
+            *V1Handlers(self.plane).routes(),
+        ]
         admin = [("GET", "/platform/v1/models/{model}", _status), ("GET", "/platform/v1/broken", _break)]
         self.app = make_app(CloudEvents().wrap([*inference, *admin]), _MAX_BODY_BYTES, _lifespan, 1024)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://edge")

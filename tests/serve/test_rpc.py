@@ -15,7 +15,8 @@ from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, ModelFailed, Overloaded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
-from modelyard.serve.rpc import GrpcMethods
+from modelyard.serve.repository import Repository
+from modelyard.serve.rpc import HealthService, InferenceService
 from modelyard.tensor import Tensors
 
 Code = grpc.StatusCode
@@ -25,9 +26,17 @@ Health = health_pb2.HealthCheckResponse
 class Context:
     """Remembers what a method says of its call."""
 
-    def __init__(self) -> None:
+    def __init__(self, **metadata: str) -> None:
         self.code: grpc.StatusCode | None = None
         self.details = ""
+        self.trailing: dict[str, str] = {}
+        self._metadata = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    def set_trailing_metadata(self, trailing_metadata: tuple[tuple[str, str], ...]) -> None:
+        self.trailing = dict(trailing_metadata)
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code
@@ -54,14 +63,23 @@ def transport() -> Answering:
 
 
 @pytest.fixture
-def methods(transport, fake) -> GrpcMethods:
+def methods(transport, fake) -> InferenceService:
     route = RevisionRoute("iris", "1", "iris@1", "fake", "ready", signature=fake().signature)
     late = replace(route, model="late", state="loading", reason="it starts")
     plane = DataPlane(transport)
     plane.table = RouteTable(
         "e", 1, {"iris": ModelRoute("iris", "1", {"1": route}), "late": ModelRoute("late", "1", {"1": late})}
     )
-    return GrpcMethods(plane, lambda: True)
+    return InferenceService(plane, _no_repository(plane), lambda: True)
+
+
+@pytest.fixture
+def health(methods) -> HealthService:
+    return HealthService(methods._plane, lambda: True)
+
+
+def _no_repository(plane: DataPlane) -> Repository:
+    return Repository(plane, None)  # type: ignore[arg-type]  # these tests load nothing
 
 
 def _request(model: str = "iris", version: str = "", datatype: str = "FP64", columns: int = 4) -> pb.ModelInferRequest:
@@ -73,7 +91,7 @@ def _request(model: str = "iris", version: str = "", datatype: str = "FP64", col
 
 async def test_raw_in_is_raw_out(methods):
     context = Context()
-    response = await methods.infer(_request(), context)
+    response = await methods.ModelInfer(_request(), context)
     assert (context.code, response.model_name, response.model_version, response.id) == (None, "iris", "1", "7")
     assert np.frombuffer(response.raw_output_contents[0]).tolist() == [4]
 
@@ -92,11 +110,11 @@ async def test_raw_in_is_raw_out(methods):
 )
 async def test_a_wrong_request_has_its_code_and_the_next_is_answered(methods, request_, code, text):
     context = Context()
-    await methods.infer(request_, context)
+    await methods.ModelInfer(request_, context)
     assert context.code is code
     assert text in context.details
     after = Context()
-    await methods.infer(_request(), after)
+    await methods.ModelInfer(_request(), after)
     assert after.code is None
 
 
@@ -111,14 +129,14 @@ async def test_a_wrong_request_has_its_code_and_the_next_is_answered(methods, re
 async def test_an_error_behind_the_edge_has_its_code(methods, transport, error, code):
     transport.error = error
     context = Context()
-    await methods.infer(_request(), context)
+    await methods.ModelInfer(_request(), context)
     assert (context.code, context.details) == (code, str(error))
 
 
 async def test_a_message_over_the_limit_is_resource_exhausted(methods):
-    small = GrpcMethods(methods._plane, lambda: True, max_body_bytes=63)
+    small = InferenceService(methods._plane, _no_repository(methods._plane), lambda: True, max_body_bytes=63)
     context = Context()
-    await small.infer(_request(), context)
+    await small.ModelInfer(_request(), context)
     assert context.code is Code.RESOURCE_EXHAUSTED
     assert context.details == "request message: expected at most 63 bytes, got 64"
 
@@ -126,7 +144,7 @@ async def test_a_message_over_the_limit_is_resource_exhausted(methods):
 async def test_what_breaks_inside_is_not_told(methods, transport, caplog):
     transport.error = KeyError("/secret/path")
     context = Context()
-    await methods.infer(_request(), context)
+    await methods.ModelInfer(_request(), context)
     assert context.code is Code.INTERNAL
     assert "secret" not in context.details
     assert "/secret/path" in caplog.text
@@ -142,17 +160,17 @@ async def test_what_breaks_inside_is_not_told(methods, transport, caplog):
         ("iris", "9", False, Code.NOT_FOUND),
     ],
 )
-def test_model_ready_tells_the_truth(methods, model, version, ready, code):
+async def test_model_ready_tells_the_truth(methods, model, version, ready, code):
     context = Context()
-    reply = methods.model_ready(pb.ModelReadyRequest(name=model, version=version), context)
+    reply = await methods.ModelReady(pb.ModelReadyRequest(name=model, version=version), context)
     assert (reply.ready, context.code) == (ready, code)
 
 
-def test_metadata_is_the_models_own(methods):
-    reply = methods.model_metadata(pb.ModelMetadataRequest(name="iris"), Context())
+async def test_metadata_is_the_models_own(methods):
+    reply = await methods.ModelMetadata(pb.ModelMetadataRequest(name="iris"), Context())
     assert [(spec.name, spec.datatype, list(spec.shape)) for spec in reply.inputs] == [("input-0", "FP64", [-1, 4])]
     context = Context()
-    methods.model_metadata(pb.ModelMetadataRequest(name="nope"), context)
+    await methods.ModelMetadata(pb.ModelMetadataRequest(name="nope"), context)
     assert context.code is Code.NOT_FOUND
 
 
@@ -165,17 +183,17 @@ def test_metadata_is_the_models_own(methods):
         ("late", Health.NOT_SERVING),
     ],
 )
-def test_health_of_services_and_models(methods, service, status):
-    assert methods.check(health_pb2.HealthCheckRequest(service=service), Context()).status == status
+async def test_health_of_services_and_models(health, service, status):
+    assert (await health.Check(health_pb2.HealthCheckRequest(service=service), Context())).status == status
 
 
-def test_health_of_an_unknown_service_is_not_found(methods):
+async def test_health_of_an_unknown_service_is_not_found(health):
     context = Context()
-    methods.check(health_pb2.HealthCheckRequest(service="nope"), context)
+    await health.Check(health_pb2.HealthCheckRequest(service="nope"), context)
     assert context.code is Code.NOT_FOUND
 
 
-async def test_watching_an_unknown_service_begins_with_that(methods):
-    stream = methods.watch(health_pb2.HealthCheckRequest(service="nope"))
+async def test_watching_an_unknown_service_begins_with_that(health):
+    stream = health.Watch(health_pb2.HealthCheckRequest(service="nope"), Context())
     assert (await anext(stream)).status == Health.SERVICE_UNKNOWN
     await stream.aclose()

@@ -183,7 +183,10 @@ def _encode_infer(request: InferenceRequest) -> tuple[bytes, list[bytes | memory
     if request.id:
         document["id"] = request.id
     if request.outputs:
-        document["outputs"] = [{"name": output.name} for output in request.outputs]
+        document["outputs"] = [
+            {"name": output.name, "parameters": {**output.parameters, "binary_data": True}}
+            for output in request.outputs
+        ]
     try:
         return orjson.dumps(document), blobs
     except TypeError as exc:  # a parameter or a name that JSON cannot carry

@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as pb
 
-from modelyard.errors import InvalidRequest, InvalidTensor
+from modelyard.admin import IndexEntry
+from modelyard.errors import InvalidRequest, InvalidTensor, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
+from modelyard.protocol.errors import to_message
 from modelyard.protocol.fields import check_shape, check_unique, decode_content
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import (
@@ -190,3 +193,51 @@ def _specs(specs: tuple[TensorSpec, ...]) -> list[Any]:
         pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
         for spec in specs
     ]
+
+
+def encode_config(config: dict[str, Any]) -> pb.ModelConfigResponse:
+    """The document of :func:`~modelyard.protocol.triton.to_config` as a message."""
+    return ParseDict({"config": config}, pb.ModelConfigResponse(), ignore_unknown_fields=True)
+
+
+def encode_statistics(statistics: dict[str, Any]) -> pb.ModelStatisticsResponse:
+    """The document of :func:`~modelyard.protocol.triton.to_statistics` as a message."""
+    return ParseDict(statistics, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
+
+
+def encode_index(entries: Iterable[IndexEntry]) -> pb.RepositoryIndexResponse:
+    """The repository's index."""
+    message = pb.RepositoryIndexResponse()
+    for entry in entries:
+        message.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
+    return message
+
+
+def decode_repository_parameters(parameters: Any) -> Parameters:
+    """The parameters of a load or unload; a file's contents are left out, for only its name matters here.
+
+    Raises:
+        InvalidRequest: One is empty.
+    """
+    decoded = _decode_parameters(parameters, "parameters")
+    return {name: "" if isinstance(value, bytes) else value for name, value in decoded.items()}
+
+
+def encode_stream(response: pb.ModelInferResponse, is_final: bool) -> pb.ModelStreamInferResponse:
+    """One answer within a stream.
+
+    Args:
+        response: The answer; changed in place.
+        is_final: No other answer to the same request follows.
+
+    Source: Triton "Decoupled Backends and Models".
+    """
+    response.parameters["triton_final_response"].bool_param = is_final
+    return pb.ModelStreamInferResponse(infer_response=response)
+
+
+def encode_stream_error(model: str, ident: str, error: ModelyardError) -> pb.ModelStreamInferResponse:
+    """What went wrong with one request within a stream, which goes on."""
+    response = pb.ModelInferResponse(model_name=model, id=ident)
+    response.parameters["triton_final_response"].bool_param = True
+    return pb.ModelStreamInferResponse(error_message=to_message(error), infer_response=response)

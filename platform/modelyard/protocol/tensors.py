@@ -19,6 +19,7 @@ import numpy as np
 from modelyard.errors import InvalidRequest, InvalidTensor
 from modelyard.protocol.fields import MAX_RANK, show
 from modelyard.protocol.http import holds_word
+from modelyard.signature import TensorSpec
 from modelyard.tensor import DATATYPES, Array, Datatype, describe, element_count
 
 _BOUNDS: Final = {
@@ -228,6 +229,45 @@ def to_shape(array: Array, datatype: Datatype, shape: tuple[int, ...], where: st
     if count and len(nested) > 1 and nested != [dim for dim in shape if dim != 1]:
         raise InvalidTensor(where, describe(datatype.name, shape), f"data nested as {list(array.shape)}")
     return array.reshape(shape)
+
+
+def fill_shape(spec: TensorSpec, count: int, batch_axis: bool, where: str) -> tuple[int, ...]:
+    """The shape of data that comes without one: one row where requests have rows, the rest in the variable dimension.
+
+    Args:
+        spec: The input.
+        count: How many elements came.
+        batch_axis: The first dimension counts rows.
+        where: What it is, for the message.
+
+    Raises:
+        InvalidTensor: More than one dimension is left open.
+    """
+    dims = list(spec.shape)
+    if batch_axis and dims and dims[0] == -1:
+        dims[0] = 1
+    variable = [axis for axis, dim in enumerate(dims) if dim == -1]
+    if len(variable) > 1:
+        raise InvalidTensor(where, "at most one variable dimension in data without a shape", str(spec))
+    known = 1
+    for dim in dims:
+        known *= abs(dim)
+    for axis in variable:
+        dims[axis] = count // known if known else 0
+    return tuple(dims)
+
+
+def to_json(array: Array, name: str) -> Any:
+    """What the JSON encoder takes for one output: an array, a scalar, or nested lists of strings.
+
+    Raises:
+        InvalidRequest: It has bytes that are not UTF-8.
+    """
+    if array.dtype.kind == "O":
+        return to_text(array, f'output "{name}"').tolist()
+    if array.dtype.itemsize == 2 and array.dtype.kind in "fV":
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array) if array.ndim else array[()]
 
 
 def to_text(array: Array, where: str) -> Array:

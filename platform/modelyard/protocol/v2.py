@@ -27,7 +27,7 @@ from modelyard.protocol.fields import (
     expected,
 )
 from modelyard.protocol.http import Encoded, dump_json, encode_json, load_json
-from modelyard.protocol.tensors import from_json, may_hold_bools, to_shape, to_text
+from modelyard.protocol.tensors import fill_shape, from_json, may_hold_bools, to_shape, to_text
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import (
     DATATYPES,
@@ -169,23 +169,10 @@ def _decode_raw(body: bytes, signature: Signature | None) -> InferenceRequest:
     if datatype.item_bytes is None:
         array = _one_element(body, spec, where)
     else:
-        array = from_raw(body, datatype, _raw_shape(spec, len(body) // datatype.item_bytes, signature, where), where)
+        array = from_raw(
+            body, datatype, fill_shape(spec, len(body) // datatype.item_bytes, signature.batch_axis, where), where
+        )
     return InferenceRequest({spec.name: array}, parameters={"binary_data_output": True})
-
-
-def _raw_shape(spec: TensorSpec, count: int, signature: Signature, where: str) -> tuple[int, ...]:
-    dims = list(spec.shape)
-    if signature.batch_axis and dims and dims[0] == -1:
-        dims[0] = 1
-    variable = [axis for axis, dim in enumerate(dims) if dim == -1]
-    if len(variable) > 1:
-        raise InvalidTensor(where, "at most one variable dimension in a raw binary request", str(spec))
-    known = 1
-    for dim in dims:
-        known *= abs(dim)
-    for axis in variable:
-        dims[axis] = count // known if known else 0
-    return tuple(dims)
 
 
 def _one_element(body: bytes, spec: TensorSpec, where: str) -> Array:
@@ -199,15 +186,16 @@ def _one_element(body: bytes, spec: TensorSpec, where: str) -> Array:
 def encode_infer(response: InferenceResponse, request: InferenceRequest) -> Encoded:
     """The answer, each output as JSON or binary as the request asks.
 
-    An output's own ``binary_data`` wins over the request's ``binary_data_output``.
+    The request's ``binary_data_output`` speaks of requests that name no outputs; named ones have ``binary_data``.
 
     Raises:
         InvalidRequest: An output asked for as JSON has no such form: FP16, BF16, bytes that are not UTF-8.
 
-    Source: Triton "Binary Tensor Data Extension", "Binary Tensor Request".
+    Source: Triton "Binary Tensor Data Extension", "Binary Tensor Request"; for the first sentence what Triton 2.51 and
+    KServe 0.20 do.
     """
     everything = request.parameters.get("binary_data_output", False)
-    binary = {output.name: output.parameters.get("binary_data", everything) for output in request.outputs}
+    binary = {output.name: output.parameters.get("binary_data", False) for output in request.outputs}
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes | memoryview] = []
     for name, array in response.outputs.items():

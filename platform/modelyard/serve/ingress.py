@@ -15,11 +15,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from grpc_health.v1 import health_pb2
-from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
-from tritonclient.grpc import service_pb2 as pb
 
 from modelyard.admin import AdminTransport, ModelState
 from modelyard.batching import Call
@@ -32,12 +29,13 @@ from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.documents import DocumentHandlers
 from modelyard.serve.events import CloudEvents
+from modelyard.serve.extensions import ExtensionHandlers
 from modelyard.serve.http import RouteEntry, make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.replica import RevisionHandle, session_id
 from modelyard.serve.repository import Repository, RepositoryHandlers
-from modelyard.serve.rpc import GrpcMethods
+from modelyard.serve.rpc import HealthService, InferenceService
 from modelyard.serve.v1 import V1Handlers
 from modelyard.serve.v2 import V2Handlers
 from modelyard.statistics import Statistics
@@ -133,6 +131,7 @@ def http_routes(
         admin: The way to the controller.
     """
     handlers = (
+        ExtensionHandlers(plane),
         V2Handlers(plane, is_ready),
         V1Handlers(plane),
         RepositoryHandlers(repository),
@@ -158,8 +157,11 @@ class Ingress:
         self._plane = DataPlane(self._callers)
         self._admin = HandleTransport(controller)
         self._repository = Repository(self._plane, self._admin, self._config.ingress.load_timeout_s)
-        self._grpc = GrpcMethods(self._plane, self._is_ready, self._config.ingress.max_body_bytes)
-        services.serve_locally(self._grpc)
+        self._inference = InferenceService(
+            self._plane, self._repository, self._is_ready, self._config.ingress.max_body_bytes
+        )
+        self._health = HealthService(self._plane, self._is_ready)
+        services.serve_locally(self._inference, self._health)
         self._settled = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -213,45 +215,7 @@ class Ingress:
             except OSError:
                 logger.exception("the folder of lanes cannot be read")
 
-    async def ModelInfer(  # noqa: N802
-        self, request: pb.ModelInferRequest, grpc_context: RayServegRPCContext
-    ) -> pb.ModelInferResponse:
-        """One inference."""
-        return await self._grpc.infer(request, grpc_context)
 
-    async def ServerLive(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: N802
-        """The process runs."""
-        return self._grpc.server_live()
-
-    async def ServerReady(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:  # noqa: N802
-        """Requests can be answered now."""
-        return self._grpc.server_ready()
-
-    async def ModelReady(  # noqa: N802
-        self, request: pb.ModelReadyRequest, grpc_context: RayServegRPCContext
-    ) -> pb.ModelReadyResponse:
-        """One model can answer now."""
-        return self._grpc.model_ready(request, grpc_context)
-
-    async def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:  # noqa: N802
-        """Name, version, extensions."""
-        return self._grpc.server_metadata()
-
-    async def ModelMetadata(  # noqa: N802
-        self, request: pb.ModelMetadataRequest, grpc_context: RayServegRPCContext
-    ) -> pb.ModelMetadataResponse:
-        """Inputs and outputs of one model."""
-        return self._grpc.model_metadata(request, grpc_context)
-
-    async def Check(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
-    ) -> health_pb2.HealthCheckResponse:
-        """The standard health service."""
-        return self._grpc.check(request, grpc_context)
-
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The standard health service, as a stream."""
-        async for response in self._grpc.watch(request):
-            yield response
+# For Serve's Python proxy; behind HAProxy the services are on the port themselves.
+services.route_through(Ingress, "_inference", InferenceService)
+services.route_through(Ingress, "_health", HealthService)

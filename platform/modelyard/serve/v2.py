@@ -16,7 +16,17 @@ from modelyard.protocol.http import Encoded, encode_json
 from modelyard.serve.http import Handler, HttpRequest, RouteEntry
 from modelyard.version import __version__
 
-EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "model_repository(unload_dependents)", "parameters")
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "generate",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
 _MAX_DIGITS: Final = 18
 
 

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user's own Python class as a model: ``framework: custom``.
+
+The artifact is a folder with Python files; ``entrypoint`` names the class in it, a subclass of ``modelyard.Model``::
+
+    # models/churn/model.py
+    import modelyard
+
+    class Churn(modelyard.Model):
+        signature = modelyard.Signature(
+            inputs=(modelyard.TensorSpec("text", "BYTES", (-1,)),),
+            outputs=(modelyard.TensorSpec("length", "INT64", (-1,)),),
+        )
+
+        def predict(self, inputs, outputs, parameters):
+            return {"length": np.array([len(text) for text in inputs["text"]])}
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from modelyard.errors import ModelLoadError
+from modelyard.model import Framework, Model, Options
+from modelyard.signature import Signature
+
+
+class CustomOptions(Options):
+    """Options of ``framework: custom``."""
+
+    entrypoint: str = Field(
+        default="model:Model",
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="Module and class in the model's folder, `my_models:Churn`; a dotted module is one in a package.",
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="Given to the model's `load` as they are.")
+
+
+class CustomFramework(Framework):
+    """Loads a folder of Python files and makes the class that ``entrypoint`` names."""
+
+    options: ClassVar[type[Options]] = CustomOptions
+    loads_code: ClassVar[bool] = True
+
+    def load(self, path: Path, options: CustomOptions) -> Model:
+        """Imports the module, makes the model and lets it load.
+
+        Raises:
+            ModelLoadError: The module or class is missing, is no model, or raises.
+        """
+        module_name, _, class_name = options.entrypoint.partition(":")
+        module = _import(module_name, path)
+        found = getattr(module, class_name, None)
+        if not (isinstance(found, type) and issubclass(found, Model)):
+            got = "nothing of that name" if found is None else f"{type(found).__name__} {found!r}"
+            raise ModelLoadError(
+                f'entrypoint "{options.entrypoint}": expected a subclass of modelyard.Model, got {got}'
+            )
+        try:
+            model: Model = found()
+            model.load(path, options.settings)
+        except ModelLoadError:
+            raise
+        except Exception as exc:  # whatever the user's code raises is the reason that status shows
+            raise ModelLoadError(f'"{options.entrypoint}" cannot be loaded: {type(exc).__name__}: {exc}') from exc
+        if not isinstance(model.signature, Signature):
+            got = type(model.signature).__name__
+            raise ModelLoadError(f'"{options.entrypoint}" signature: expected a modelyard.Signature, got {got}')
+        return model
+
+
+def _import(name: str, folder: Path) -> ModuleType:
+    """The module of that name in the folder, which stays importable: a replica has one model only.
+
+    Raises:
+        ModelLoadError: There is none, it raises, or the name belongs to something else.
+    """
+    if not folder.is_dir():
+        raise ModelLoadError(f"expected a folder with Python files, got the file {folder.name}")
+    root = str(folder.resolve())
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(name)
+    except Exception as exc:  # importing runs the user's code
+        raise ModelLoadError(f'module "{name}" cannot be imported: {type(exc).__name__}: {exc}') from exc
+    origin = Path(getattr(module, "__file__", None) or ".").resolve()
+    if not origin.is_relative_to(root):
+        raise ModelLoadError(f'module "{name}" is not the one in the model\'s folder: the name is taken; rename it')
+    return module
