@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -259,3 +260,29 @@ async def test_a_request_between_the_last_answer_and_the_end_is_answered(gated, 
     model.let(9)
     await asyncio.wait_for(drained, 5)
     assert late[0].done()
+
+
+async def test_where_things_lie_is_nobodys_business(start_runner, make_call) -> None:
+    class Broken(FakeModel):
+        def predict(self, inputs, outputs, parameters):
+            raise FileNotFoundError(2, "No such file", "/srv/models/a-b/weights.bin")
+
+    answer = await start_runner(Broken(0.0, FakeOptions())).submit(make_call(1.0))
+    assert str(answer.parts[0]).endswith("[Errno 2] No such file: '…/weights.bin'")
+
+
+async def test_a_request_with_priority_goes_before_those_that_wait(start_runner, gated, make_call, until) -> None:
+    model = gated(batch_axis=False)
+    runner = start_runner(model)
+    order: list[str] = []
+    calls = {"first": 0, "none": 0, "third": 3, "one": 1, "other one": 1}
+    futures = []
+    for name, priority in calls.items():
+        future = runner.submit(replace(make_call(1.0), rows=(0,), priority=priority))
+        future.add_done_callback(lambda _, name=name: order.append(name))
+        futures.append(future)
+        if name == "first":
+            await until(lambda: model.begun == 1)
+    model.let(len(calls))
+    await asyncio.gather(*futures)
+    assert order == ["first", "one", "other one", "third", "none"]

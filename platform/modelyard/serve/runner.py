@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 _MAX_PLACES: Final = 1000
 """Answers beyond this place of a stream are counted as one."""
 _NS: Final = 1_000_000_000
+_FOLDERS: Final = re.compile(r"(?<![\w:/])/(?:[\w.@+-]+/)+")
 
 
 @dataclass(slots=True)
@@ -383,7 +385,7 @@ class ModelRunner:
         if isinstance(exc, ModelyardError) and _can_travel(exc):
             return exc
         logger.warning('model "%s" raised', self._name, exc_info=exc)
-        return ModelFailed(self._name, f"{type(exc).__name__}: {exc}")
+        return ModelFailed(self._name, f"{type(exc).__name__}: {_without_folders(str(exc))}")
 
 
 class _StreamRecord:
@@ -454,6 +456,11 @@ class _StreamRecord:
     def _end(self) -> None:
         self._counts.last_inference_ms = time.time_ns() // 1_000_000
         self._counts.execution_count += 1
+
+
+def _without_folders(text: str) -> str:
+    """The text with absolute paths cut down to their last part: where things lie is nobody's business."""
+    return _FOLDERS.sub("…/", text)
 
 
 def _step(source: Iterator[Tensors]) -> Tensors | _Raised | None:
