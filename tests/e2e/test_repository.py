@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc
 import tritonclient.http
 from load import Load
 from made_models import write_broken, write_constant, write_sleeper
@@ -197,19 +198,69 @@ def test_a_load_that_fails_says_why_and_leaves_the_old_version_answering(
         write_broken(folder)
         with pytest.raises(InferenceServerException, match=f'model "{NAME}" cannot be loaded: .*joblib') as caught:
             triton.load_model(NAME)
-        wait_until(lambda: not platform.replicas(f"{NAME}@2"), 30, "the broken version's process to end")
         assert caught.value.status() == "503"
         assert [(entry["version"], entry["state"]) for entry in index_of(triton)] == [
             ("1", "READY"),
             ("2", "UNAVAILABLE"),
         ]
-        with pytest.raises(InferenceServerException, match="cannot be loaded"):
-            triton.load_model(NAME)
-        wait_until(lambda: not platform.replicas(f"{NAME}@2"), 30, "the broken version's process to end")
         write_constant(folder, 3.0)
         triton.load_model(NAME)
     assert ask(triton).as_numpy("output-0").tolist() == [3.0]
     assert set(load.statuses) == {200}, load.refusals
+
+
+@pytest.fixture
+def grpc(platform: PlatformProcess) -> Iterator[Any]:
+    with tritonclient.grpc.InferenceServerClient(platform.grpc) as opened:
+        yield opened
+
+
+def test_over_grpc_a_model_is_unloaded_and_loaded(
+    platform: PlatformProcess, client: Platform, grpc: Any, folder: Path
+) -> None:
+    write_constant(folder, 7.0)
+    client.register(NAME, framework="sklearn", uri=str(folder), wait=True)
+    assert {entry.name for entry in grpc.get_model_repository_index().models} >= {*platform.models, NAME}
+    grpc.unload_model(NAME, unload_dependents=True)
+    assert not grpc.is_model_ready(NAME)
+    wait_until(lambda: not platform.replicas(f"{NAME}@1"), 20, "the process to end")
+    client.unload(NAME, wait=True)
+    (entry,) = [entry for entry in grpc.get_model_repository_index().models if entry.name == NAME]
+    assert (entry.version, entry.state, entry.reason) == ("1", "UNAVAILABLE", "unloaded")
+    grpc.load_model(NAME)
+    assert grpc.is_model_ready(NAME)
+    rows = tritonclient.grpc.InferInput("input-0", [1, 1], "FP64")
+    rows.set_data_from_numpy(np.zeros((1, 1)))
+    assert grpc.infer(NAME, [rows]).as_numpy("output-0").tolist() == [7.0]
+
+
+def test_over_grpc_a_load_that_fails_says_why(
+    platform: PlatformProcess, client: Platform, grpc: Any, folder: Path
+) -> None:
+    write_constant(folder, 1.0)
+    client.register(NAME, framework="sklearn", uri=str(folder), wait=True)
+    write_broken(folder)
+    with pytest.raises(InferenceServerException, match=f'model "{NAME}" cannot be loaded: .*joblib') as caught:
+        grpc.load_model(NAME)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    assert grpc.is_model_ready(NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "status"),
+    [
+        ("none", {}, "NOT_FOUND"),
+        ("iris-sklearn", {"config": "{}"}, "UNIMPLEMENTED"),
+        ("iris-sklearn", {"config": "{}", "files": {"file:1/model.joblib": b"x"}}, "UNIMPLEMENTED"),
+    ],
+    ids=["unknown", "config", "files"],
+)
+def test_over_grpc_a_wrong_load_is_refused(grpc: Any, name: str, arguments: dict[str, Any], status: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        grpc.load_model(name, **arguments)
+    assert caught.value.status() == f"StatusCode.{status}"
+    assert caught.value.message() != "Method not found!"
+    assert grpc.is_model_ready("iris-sklearn")
 
 
 def test_a_configuration_or_files_in_the_request_are_not_supported(triton: Any) -> None:

@@ -257,15 +257,39 @@ async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remem
     await controller.step()
     kept[b"m@2"] = b"expected a number"
     await controller.step()
-    assert remembering.deleted == []  # Serve tries once more
-    remembering.given_up.add("m@2")
-    await controller.step()
     assert not await controller.step()  # nothing left to do, so nothing to hurry for
     assert (await _table(controller)).get_ready("m")[0].version == "1"
     status = await controller.status("m")
     assert (status.state, status.version) == ("ready", "1")
     assert "revision 2 failed and gets no traffic: expected a number" in status.reason
     assert remembering.deleted == ["m@2"]
+
+
+async def test_a_failed_application_leaves_when_serve_has_given_it_up(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.round()
+    kept[b"m@1"] = b"no memory"
+    await controller.unregister("m", "me", "")
+    for now in (0.0, 5.0):
+        controller.now = now
+        assert await controller.round()
+        assert remembering.deleted == []
+    remembering.given_up.add("m@1")
+    await controller.round()
+    assert remembering.deleted == ["m@1"]
+
+
+async def test_a_repaired_artifact_does_not_wait_for_the_attempt_that_fails(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.round()
+    kept[b"m@1"] = b"expected a number"
+    await controller.round()
+    (artifacts / "one.fake").write_text("3")
+    await controller.load("m", "me", "")
+    await controller.round()
+    assert (remembering.deployed, remembering.deleted) == (["m@1", "m@2"], [])
 
 
 async def test_a_changed_setting_deploys_again_without_a_new_revision(start, remembering, artifacts):

@@ -41,7 +41,6 @@ def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
         pytest.param([2], {1: RUNNING, 2: RUNNING}, [], "ready", 2, True, [1], id="the new one takes over"),
         pytest.param([2], {1: DELETING, 2: RUNNING}, [], "ready", 2, True, [], id="the old one goes"),
         pytest.param([2], {1: RUNNING, 2: CRASHED}, [2], "failed", 1, False, [2], id="the new one fails"),
-        pytest.param([2], {1: RUNNING, 2: STARTING}, [2], "failed", 1, False, [], id="Serve tries the new one again"),
         pytest.param([2], {1: RUNNING}, [2], "failed", 1, False, [], id="the old one stays"),
         pytest.param([2], {1: LAST, 2: STARTING}, [], "loading", 2, True, [], id="the old one has to go"),
         pytest.param([3], {1: RUNNING, 2: RUNNING, 3: STARTING}, [], "loading", 2, True, [1], id="two old ones"),

@@ -47,6 +47,7 @@ CONTROLLER_NAME: Final = "Controller"
 _POLL_BUSY_S: Final = 0.25
 _DESCRIBE_TIMEOUT_S: Final = 5.0
 _LEAVE_AFTER_S: Final = 1.0
+_GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
 _DIED_LOADING: Final = "its process died while loading; the application's log has the details"
 _ABSENT: Final = "absent"
@@ -185,7 +186,7 @@ class Controller:
             digest=entry.digest,
             actor=actor,
             message=message,
-            again=old is not None and self._ask_again(old),
+            again=old is not None and self._ask_again(old, entry),
         )
         self._wake.set()
         return self._status(record)
@@ -201,7 +202,7 @@ class Controller:
                 actor=actor,
                 message=message,
                 expected_generation=old.generation,
-                again=self._ask_again(old),
+                again=self._ask_again(old, entry),
             )
         except Conflict:  # it was changed while its artifact was read
             if attempts == 1:
@@ -222,11 +223,13 @@ class Controller:
             raise ModelLoadError(f"{_UNUSABLE}: {exc}") from exc
         return _make_entry(spec, self._check_artifact(spec))
 
-    def _ask_again(self, model: ModelRecord) -> bool:
-        """Whoever registers or loads a model that has failed, also unchanged, wants another attempt.
+    def _ask_again(self, model: ModelRecord, entry: ModelEntry) -> bool:
+        """Whoever registers or loads a model that has failed, unchanged, wants another attempt.
 
         What is asked for here, before it is written to the catalog, the round that reads it there has begun with.
         """
+        if model.revisions and model.active.digest != entry.digest:
+            return False  # the next revision has no failure to forget
         application = application_name(model.name, newest_revision(model))
         plan = self._plans.get(model.name)
         has_failed = application in self._failures or (plan is not None and plan.newest.state is ModelState.FAILED)
@@ -432,7 +435,11 @@ class Controller:
         now = self._clock()
         self._leaving = {name: self._leaving.get(name, now) for name in names}
         for name, since in self._leaving.items():
-            if now - since >= _LEAVE_AFTER_S and not observed[name].is_deleting:
+            seen = observed[name]
+            # Taken away in the middle of it, an attempt that fails is an error in Serve that nobody asks for any more.
+            is_tried_again = name in self._failures and not seen.running and not seen.has_failed
+            wait_s = _GIVE_UP_AFTER_S if is_tried_again else _LEAVE_AFTER_S
+            if now - since >= wait_s and not seen.is_deleting:
                 serve.delete(name, _blocking=False)
                 self._deployed.pop(name, None)
 

@@ -132,8 +132,8 @@ def plan_model(
     wants_newest = newest.state is not ModelState.FAILED
     kept = {application_name(model.name, number.number) for number in (serving, newest)}
     newest_name = application_name(model.name, newest_number)
-    # Taken down while Serve tries again, it would leave Serve with an error that nobody asks for any more.
-    if not wants_newest and newest_name in observed and observed[newest_name].has_failed:
+    has_given_up = newest_name in observed and observed[newest_name].has_failed
+    if not wants_newest and (has_given_up or serving is not newest):
         kept.discard(newest_name)
     delete = tuple(name for name in leaving if name not in kept)
     return ModelPlan(serving, newest, model.generation, deploy=wants_newest, delete=delete)
