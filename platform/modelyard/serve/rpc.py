@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -40,7 +40,7 @@ _GRPC_MAX_BYTES: Final = 2**31 - 1
 _REQUEST_ID: Final = "x-request-id"
 _MAX_ID_CHARS: Final = 1024
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+Metadata = Sequence[tuple[str, str | bytes]]
 T = TypeVar("T")
 
 
@@ -76,7 +76,7 @@ def take_request_id(context: Context) -> str:
         if key == _REQUEST_ID and isinstance(value, str):
             ident = value[:_MAX_ID_CHARS]
     ident = ident or new_id()
-    context.set_trailing_metadata(((_REQUEST_ID, ident),))
+    context.set_trailing_metadata([(_REQUEST_ID, ident)])  # a list: Serve's own context adds to one
     return ident
 
 
