@@ -20,7 +20,7 @@ from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFo
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.serve import controller as module
-from modelyard.serve import failures
+from modelyard.serve import counts, failures
 from modelyard.serve.controller import Controller
 from modelyard.testing import FakeModel, FakeOptions
 
@@ -113,6 +113,10 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     store: dict[bytes, bytes] = {}
     monkeypatch.setattr(failures, "_internal_kv_get", lambda key, namespace: store.get(key))
     monkeypatch.setattr(failures, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
+    monkeypatch.setattr(
+        counts, "_internal_kv_list", lambda prefix, namespace: [k for k in store if k.startswith(prefix)]
+    )
+    monkeypatch.setattr(counts, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
     return store
 
 

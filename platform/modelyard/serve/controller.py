@@ -33,6 +33,7 @@ from modelyard.serve.applications import (
     application_name,
     is_revision_application,
 )
+from modelyard.serve.counts import clear_counts
 from modelyard.serve.failures import clear_failure, find_failure
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
@@ -374,7 +375,8 @@ class Controller:
         return seen
 
     def _forget(self, model: str) -> None:
-        """The next model of that name begins at revision 1 again, and is not to inherit this one's failures."""
+        """The next model of that name begins at revision 1 again, and is to inherit neither failures nor counts."""
+        clear_counts(model)
         for application in [name for name in self._failures if name.rpartition("@")[0] == model]:
             del self._failures[application]
             clear_failure(application)

@@ -16,7 +16,7 @@ _NAMESPACE = b"modelyard-counts"
 
 
 def keep_counts(application: str, replica: str, counts: Statistics) -> None:
-    """Keeps what a replica counted, until its application is deployed anew."""
+    """Keeps what a replica counted, until its model is removed."""
     if counts.execution_count:
         _internal_kv_put(_key(application, replica), pickle.dumps(counts), overwrite=True, namespace=_NAMESPACE)
 
@@ -28,9 +28,9 @@ def get_kept_counts(application: str) -> Statistics:
     return merge_statistics(pickle.loads(raw) for raw in found if raw is not None)  # noqa: S301  # own processes only
 
 
-def clear_counts(application: str) -> None:
-    """Forgets them: the application begins anew."""
-    for key in _internal_kv_list(_key(application, ""), namespace=_NAMESPACE):
+def clear_counts(model: str) -> None:
+    """Forgets those of all revisions of a model, which is no more."""
+    for key in _internal_kv_list(f"{model}@".encode(), namespace=_NAMESPACE):
         _internal_kv_del(key, namespace=_NAMESPACE)
 
 
