@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -12,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
@@ -106,6 +110,35 @@ def test_registered_and_unloaded_models_survive_a_restart_under_plain_serve_run(
         assert not process.replicas("iris-lightgbm@1")
         assert client.load("iris-lightgbm", wait=True).version == "1"
         assert process.stop() == 0
+
+
+def test_streams_pass_serves_python_proxy(make_folder: Callable[[], Path]) -> None:
+    process = PlatformProcess(make_folder(), small_document(), (str(BIN / "serve"), "run"))
+    with running(process), Platform.connect(process.url) as client:
+        entrypoint = {"entrypoint": "model:Words"}
+        client.register("words", framework="custom", uri="models/words", options=entrypoint, wait=True)
+        url = f"{process.url}/v2/models/words/generate_stream"
+        with httpx.stream("POST", url, json={"text_input": "to be or not"}, timeout=30) as reply:
+            events = [line for line in reply.iter_lines() if line]
+        assert [json.loads(event.removeprefix("data: "))["text_output"] for event in events] == [
+            "to",
+            "be",
+            "or",
+            "not",
+        ]
+        with tritonclient.grpc.InferenceServerClient(process.grpc) as grpc:
+            assert grpc.get_inference_statistics("words").model_stats[0].inference_count == 1
+            answers: queue.Queue[Any] = queue.Queue()
+            grpc.start_stream(lambda result, error: answers.put(result or error))
+            text = tritonclient.grpc.InferInput("text_input", [1], "BYTES")
+            text.set_data_from_numpy(np.array([b"not to be"], dtype=object))
+            grpc.async_stream_infer("words", [text], enable_empty_final_response=True)
+            found = [answers.get(timeout=30) for _ in range(4)]
+            grpc.stop_stream()
+        assert [answer.as_numpy("text_output").item() for answer in found[:3]] == [b"not", b"to", b"be"]
+        assert found[3].get_response().parameters["triton_final_response"].bool_param
+        assert process.stop() == 0
+        assert process.unexplained(KNOWN_OUTPUT) == []
 
 
 def test_deploying_a_file_with_one_changed_model_touches_that_model_only(second: PlatformProcess) -> None:
