@@ -7,6 +7,7 @@ Libraries disagree on how a binary classifier answers: one column, two columns, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -66,7 +67,8 @@ def to_top_classes(scores: Array, count: int, labels: Sequence[str], batch_axis:
     """
     if scores.dtype.kind not in "iufbV" or scores.ndim == 0:
         raise InvalidRequest(f"classification: expected an output of numbers, got {datatype_of(scores)}")
-    rows = scores.reshape(scores.shape[0], -1) if batch_axis else scores.reshape(1, -1)
+    # Not -1, which numpy refuses to work out where there are no rows.
+    rows = scores.reshape(scores.shape[0], math.prod(scores.shape[1:])) if batch_axis else scores.reshape(1, -1)
     ranked = rows.astype(np.float64) if rows.dtype.kind in "fV" else rows.astype(object)
     # Equal ones keep their order, and what is no number comes last.
     order = np.argsort(-ranked, axis=1, kind="stable")[:, :count]

@@ -189,6 +189,15 @@ async def test_classification_gives_the_best_classes(make_edge, count, expected)
     assert (output["datatype"], output["shape"], output["data"]) == ("BYTES", [1, len(expected)], expected)
 
 
+async def test_no_rows_have_no_classes(make_edge):
+    body = {
+        "inputs": [{"name": "input-0", "datatype": "FP64", "shape": [0, 4], "data": []}],
+        "outputs": [{"name": "scores", "parameters": {"classification": 2}}],
+    }
+    (output,) = (await _post(make_edge(Classifier()), "/v2/models/iris/infer", body)).json()["outputs"]
+    assert (output["datatype"], output["shape"], output["data"]) == ("BYTES", [0, 2], [])
+
+
 @pytest.mark.parametrize("count", [-1, "2", 2.0, True])
 async def test_a_wrong_number_of_classes_is_told(make_edge, count):
     body = {
