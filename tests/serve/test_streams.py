@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelyard.batching import Call
@@ -204,6 +205,42 @@ async def test_a_deadline_ends_the_stream(connect, make_call, until) -> None:
     assert found
     assert isinstance(error, DeadlineExceeded)
     await until(lambda: model.ended == 1)
+
+
+async def test_a_deadline_ends_the_models_work_also_where_nobody_reads(connect, make_call, until) -> None:
+    model = _streaming(answers=100_000)
+    caller, (server,) = await connect(model)
+    async with contextlib.aclosing(caller.stream(make_call(1.0), 0.1)) as answers:
+        await anext(answers)
+        await until(lambda: model.ended == 1)
+        assert server._runner.ongoing == 0
+        assert isinstance((await _read_to_error(answers))[1], DeadlineExceeded)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_model_that_raises_cancelled_error_leaves_nobody_waiting(
+    connect, make_call, asynchronous: bool
+) -> None:
+    class Cancels(FakeModel):
+        def stream(self, inputs, outputs, parameters):
+            return _cancels_later() if asynchronous else _cancels()
+
+    caller, (server,) = await connect(Cancels(0.0, FakeOptions(answers=1)))
+    found, error = await _read_to_error(caller.stream(make_call(1.0), 10))
+    assert (found, type(error)) == ([1.0], ModelFailed)
+    assert server._runner.statistics.fail.count == 1
+
+
+def _cancels():
+    yield {"output-0": np.ones(1)}
+    raise asyncio.CancelledError
+
+
+async def _cancels_later():
+    yield {"output-0": np.ones(1)}
+    task = asyncio.ensure_future(asyncio.sleep(10))
+    task.cancel()
+    await task
 
 
 async def test_a_replica_that_dies_mid_stream_ends_it_with_an_error(connect, make_call) -> None:

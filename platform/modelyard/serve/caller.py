@@ -364,7 +364,7 @@ class RevisionCaller:
         self._check_room()
         stream = _Stream(call)
         self._in_flight += 1
-        timer = self._loop.call_later(timeout_s, stream.put, DeadlineExceeded(timeout_s))
+        timer = self._loop.call_later(timeout_s, self._expire_stream, stream, timeout_s)
         try:
             self._open_stream(stream)
             while (item := await stream.items.get()) is not None:
@@ -430,6 +430,11 @@ class RevisionCaller:
             stream.put(error)
         else:
             self._open_stream(stream)
+
+    def _expire_stream(self, stream: _Stream, timeout_s: float) -> None:
+        """Its replica stops at once, also where its reader is too slow to hear of the deadline now."""
+        stream.put(DeadlineExceeded(timeout_s))
+        self._close_stream(stream)
 
     def _close_stream(self, stream: _Stream) -> None:
         if stream.task is not None:

@@ -351,10 +351,10 @@ class ModelRunner:
                     yield outputs
                     record.infer_begins()
             record.succeeded()
-        except (GeneratorExit, asyncio.CancelledError):
-            record.cancelled()
-            raise
         except BaseException as exc:  # a model may raise anything
+            if _is_closing(exc):
+                record.cancelled()
+                raise
             record.failed()
             raise self._as_error(exc) from exc
         finally:
@@ -461,6 +461,14 @@ class _StreamRecord:
 def _without_folders(text: str) -> str:
     """The text with absolute paths cut down to their last part: where things lie is nobody's business."""
     return _FOLDERS.sub("…/", text)
+
+
+def _is_closing(exc: BaseException) -> bool:
+    """Whoever reads the stream goes away. A model may raise CancelledError too; its reader waits for an end then."""
+    task = asyncio.current_task()
+    if isinstance(exc, asyncio.CancelledError):
+        return task is not None and task.cancelling() > 0
+    return isinstance(exc, GeneratorExit)
 
 
 def _step(source: Iterator[Tensors]) -> Tensors | _Raised | None:
