@@ -22,7 +22,9 @@ from modelyard.signature import Signature
 from modelyard.statistics import Statistics
 from modelyard.tensor import Array, Parameters, Tensors
 
-_OWN_PARAMETERS: Final = frozenset({"binary_data_output", "content_type", "timeout", "priority", "headers"})
+_OWN_PARAMETERS: Final = frozenset(
+    {"binary_data_output", "content_type", "headers", "priority", "timeout", "triton_enable_empty_final_response"}
+)
 """Parameters that speak to the server; all others are the model's."""
 _MAX_TIMEOUT_US: Final = 10**15
 _T = TypeVar("_T")
@@ -145,6 +147,10 @@ class DataPlane:
             return
         call = _to_call(signature, request)
         ident = request.id or new_id()
+        if call.rows == (0,) and signature.batch_axis:
+            empty = _classify(signature.empty_outputs(call.outputs), request, signature)
+            yield InferenceResponse(revision.model, revision.version, ident, empty)
+            return
         answers = self._transport.stream(revision, call, _timeout_s(revision, request, timeout_s))
         async with contextlib.aclosing(answers):
             async for outputs in answers:

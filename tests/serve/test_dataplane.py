@@ -61,7 +61,12 @@ async def test_an_unknown_output_goes_nowhere(plane, fake, transport):
 
 
 async def test_the_servers_parameters_do_not_reach_the_model(plane, fake, transport):
-    parameters = {"timeout": 5_000_000, "binary_data_output": True, "temperature": 0.5}
+    parameters = {
+        "timeout": 5_000_000,
+        "binary_data_output": True,
+        "triton_enable_empty_final_response": True,
+        "temperature": 0.5,
+    }
     await plane.infer(ROUTE, fake().signature, InferenceRequest(ROWS, parameters=parameters))
     assert transport.calls[0][0].parameters == {"temperature": 0.5}
 
@@ -95,6 +100,13 @@ async def test_no_rows_need_no_call(plane, fake, transport):
     response = await plane.infer(ROUTE, fake().signature, request)
     assert response.outputs["output-0"].shape == (0,)
     assert transport.calls == []
+
+
+async def test_no_rows_need_no_stream(plane, fake):
+    signature = replace(fake().signature, decoupled=True)
+    request = InferenceRequest({"input-0": np.ones((0, 4))})
+    answers = [response async for response in plane.stream(ROUTE, signature, request)]  # the transport has no stream
+    assert [answer.outputs["output-0"].shape for answer in answers] == [(0,)]
 
 
 async def test_without_a_batch_axis_there_are_no_rows_to_merge(plane, fake, transport):
