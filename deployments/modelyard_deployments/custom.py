@@ -29,6 +29,7 @@ from pydantic import Field
 from modelyard.errors import ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature
+from modelyard.tensor import DATATYPES
 
 
 class CustomOptions(Options):
@@ -72,7 +73,27 @@ class CustomFramework(Framework):
         if not isinstance(model.signature, Signature):
             got = type(model.signature).__name__
             raise ModelLoadError(f'"{options.entrypoint}" signature: expected a modelyard.Signature, got {got}')
+        _check_signature(model.signature, options.entrypoint)
         return model
+
+
+def _check_signature(signature: Signature, entrypoint: str) -> None:
+    """Refuses what could answer no request, or would be given rows of several requests in a shape it does not expect.
+
+    Raises:
+        ModelLoadError: With the tensor and what is wrong with it.
+    """
+    if not signature.outputs:
+        raise ModelLoadError(f'"{entrypoint}" signature: expected at least one output, got none')
+    for spec in (*signature.inputs, *signature.outputs, *signature.on_request):
+        where = f'"{entrypoint}" signature, tensor "{spec.name}"'
+        if spec.datatype not in DATATYPES:
+            raise ModelLoadError(f'{where}: expected a datatype of {", ".join(DATATYPES)}, got "{spec.datatype}"')
+        if signature.batch_axis and spec.shape[:1] != (-1,):
+            raise ModelLoadError(
+                f"{where}: expected rows (-1) as the first dimension, got {list(spec.shape)}; "
+                "say batch_axis=False where requests have no rows"
+            )
 
 
 def _import(name: str, folder: Path) -> ModuleType:

@@ -44,6 +44,31 @@ def test_a_class_that_cannot_be_had_says_why(tmp_path: Path, source: str, text: 
         _load(tmp_path, f"{name}:Model")
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            '(Spec("x", "FLOAT", (-1,)),), (Spec("y", "FP32", (-1,)),)',
+            'tensor "x": expected a datatype of .* got "FLOAT"',
+        ),
+        (
+            '(Spec("x", "FP32", ()),), (Spec("y", "FP32", (-1,)),)',
+            r'tensor "x": expected rows .* got \[\]; say batch_axis',
+        ),
+        ('(Spec("x", "FP32", (-1,)),), (Spec("y", "FP32", (4,)),)', r'tensor "y": expected rows .* got \[4\]'),
+        ('(Spec("x", "FP32", (-1,)),), ()', "expected at least one output"),
+    ],
+)
+def test_a_signature_that_could_answer_nothing_is_refused(tmp_path: Path, given: str, text: str) -> None:
+    name = f"model_{abs(hash(given))}"
+    (tmp_path / f"{name}.py").write_text(
+        "import modelyard\nfrom modelyard import TensorSpec as Spec\nclass Model(modelyard.Model):\n"
+        f"    signature = modelyard.Signature({given})\n    def predict(self, *_): ..."
+    )
+    with pytest.raises(ModelLoadError, match=text):
+        _load(tmp_path, f"{name}:Model")
+
+
 def test_a_missing_module_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="No module named 'absent_model'"):
         _load(tmp_path, "absent_model:Model")
