@@ -183,6 +183,14 @@ def test_an_explanation_is_asked_for_and_encoded_as_a_prediction(body: str, want
     assert json.loads(v1.encode_explain(answer, form).body) == wanted
 
 
+def test_records_may_leave_out_an_optional_input() -> None:
+    signature = Signature((TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,), optional=True)), ())
+    assert decode('{"instances": [{"a": 1}, {"a": 2}]}', signature)[0] == {"a": [1, 2]}
+    assert decode('{"instances": [{"b": 3, "a": 1}]}', signature)[0] == {"a": [1], "b": [3]}
+    with pytest.raises(InvalidRequest, match=r'instances\[1\]: .* missing "b"'):
+        decode('{"instances": [{"a": 1, "b": 3}, {"a": 2}]}', signature)
+
+
 def test_several_explanations_are_named() -> None:
     answer = response(c=np.ones((2, 1)), d=np.array([1, 2]))
     row, columnar = (json.loads(v1.encode_explain(answer, form).body)["explanations"] for form in v1.Form)

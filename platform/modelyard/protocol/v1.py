@@ -137,7 +137,7 @@ def _decode_records(records: list[Any], signature: Signature, where: str, bools:
     specs = _record_specs(records[0], signature)
     names = [spec.name for spec in specs]
     columns = _take_columns(records, names, where)
-    if specs is not signature.inputs and len(specs) > 1 and type(columns[0][0]) not in (list, dict):
+    if len(specs) > len(signature.inputs) and type(columns[0][0]) not in (list, dict):
         matrix = _decode_matrix(columns, signature.inputs[0], where, bools)
         if matrix is not None:
             return {signature.inputs[0].name: matrix}
@@ -170,10 +170,13 @@ def _decode_matrix(columns: list[tuple[Any, ...]], spec: TensorSpec, where: str,
 
 
 def _record_specs(record: dict[str, Any], signature: Signature) -> tuple[TensorSpec, ...]:
-    """What a record's keys stand for: the inputs, the columns of the one matrix, or the one input under any name."""
+    """What a record's keys stand for: the inputs, the columns of the one matrix, or the one input under any name.
+
+    Optional inputs that the first record leaves out are left out by all of them.
+    """
     single = signature.inputs[0] if len(signature.inputs) == 1 else None
     if single is None or single.name in record:
-        return signature.inputs
+        return tuple(spec for spec in signature.inputs if not spec.optional or spec.name in record)
     if signature.columns and (len(record) != 1 or next(iter(record)) in signature.columns):
         return tuple(TensorSpec(name, single.datatype, (-1,)) for name in signature.columns)
     if signature.any_input_name and len(record) == 1:
