@@ -76,7 +76,7 @@ class Statistics:
         compute_input: Time spent on merging inputs.
         compute_infer: Time inside the model.
         compute_output: Time spent on checking and splitting outputs.
-        batches: Calls by their number of rows.
+        batches: Calls by their number of rows; beyond 1024 by the next power of two, so that there is an end to them.
         responses: Answers of a decoupled model by their place in the stream.
     """
 

@@ -67,6 +67,20 @@ async def test_statistics_count_requests_rows_and_calls(make_edge):
     assert counts["last_inference"] > 1_700_000_000_000
 
 
+async def test_statistics_of_large_calls_do_not_grow_without_end(make_edge, make_call):
+    edge = make_edge(max_batch_size=4096)
+    for rows in (1023, 1024, 1025, 1500, 2048, 2049):
+        await edge.plane._transport._runner.submit(make_call(*[1.0] * rows))
+    (stats,) = (await edge.client.get(STATS)).json()["model_stats"]
+    assert [(b["batch_size"], b["compute_infer"]["count"]) for b in stats["batch_stats"]] == [
+        (1023, 1),
+        (1024, 1),
+        (2048, 3),
+        (4096, 1),
+    ]
+    assert stats["inference_count"] == 1023 + 1024 + 1025 + 1500 + 2048 + 2049
+
+
 async def test_statistics_of_all_are_those_of_the_ready_ones(make_edge):
     found = (await make_edge().client.get("/v2/models/stats")).json()["model_stats"]
     assert [(one["name"], one["version"]) for one in found] == [("iris", "1"), ("iris", "2"), ("a.b-c_d", "1")]

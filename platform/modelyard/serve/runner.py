@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_PLACES: Final = 1000
 """Answers beyond this place of a stream are counted as one."""
+_MAX_SIZES: Final = 1024
+"""Clients choose how many rows they send: beyond this, sizes up to the next power of two are counted as one."""
 _NS: Final = 1_000_000_000
 _FOLDERS: Final = re.compile(r"(?<![\w:/])/(?:[\w.@+-]+/)+")
 
@@ -262,7 +264,7 @@ class ModelRunner:
         if failed:
             rows = sum(count for count, one in zip(call.rows, done.answer.parts, strict=True) if isinstance(one, dict))
         counts.inference_count += rows
-        totals = counts.batches[rows]
+        totals = counts.batches[rows if rows <= _MAX_SIZES else 1 << (rows - 1).bit_length()]
         totals.compute_input.add(1, input_ns)
         totals.compute_infer.add(1, done.infer_ns)
         totals.compute_output.add(1, done.output_ns)
