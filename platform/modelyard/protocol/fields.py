@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final
 
 import numpy as np
 
-from modelyard.errors import InvalidRequest, InvalidTensor
+from modelyard.errors import InvalidRequest, InvalidTensor, Unsupported
 from modelyard.inference import RequestedOutput
 from modelyard.tensor import Array, Parameters
 
@@ -123,6 +123,18 @@ def check_parameters(value: Any, where: str) -> dict[str, Any]:
         if type(item) not in _SCALARS:
             raise expected(f'{where} "{name}"', "a string, number or boolean", item)
     return value  # type: ignore[no-any-return]  # checked above to be a dict
+
+
+def check_not_shared(parameters: Container[str], where: str) -> None:
+    """The parameters of a tensor that is in the request, not in memory shared with its sender.
+
+    Raises:
+        Unsupported: They name a region.
+
+    Source: Triton "Shared-Memory Extension".
+    """
+    if "shared_memory_region" in parameters:
+        raise Unsupported(f"{where}: shared memory is not supported: send tensors in the request")
 
 
 def check_shape(dims: Iterable[Any], where: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from modelyard.admin import IndexEntry
 from modelyard.errors import InvalidRequest, InvalidTensor, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from modelyard.protocol.errors import to_message
-from modelyard.protocol.fields import check_shape, check_unique, decode_content
+from modelyard.protocol.fields import check_not_shared, check_shape, check_unique, decode_content
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import (
     DATATYPES,
@@ -50,7 +50,9 @@ def decode_infer(message: pb.ModelInferRequest) -> InferenceRequest:
     Raises:
         InvalidRequest: The message contradicts itself, or a parameter is empty.
         InvalidTensor: A tensor contradicts its own datatype or shape.
+        Unsupported: A tensor is, or is to be put, into shared memory.
     """
+    _check_not_shared(message)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidRequest(
@@ -80,6 +82,12 @@ def decode_infer(message: pb.ModelInferRequest) -> InferenceRequest:
         if own:
             input_parameters[name] = own
     return InferenceRequest(inputs, message.id, _decode_outputs(message.outputs), parameters, input_parameters)
+
+
+def _check_not_shared(message: pb.ModelInferRequest) -> None:
+    for kind, entries in (("input", message.inputs), ("output", message.outputs)):
+        for entry in entries:
+            check_not_shared(entry.parameters, f'{kind} "{entry.name}"')
 
 
 def _check_no_contents(entry: Any, model: str) -> None:

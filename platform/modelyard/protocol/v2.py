@@ -18,6 +18,7 @@ from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOu
 from modelyard.protocol.fields import (
     check_flag,
     check_list,
+    check_not_shared,
     check_object,
     check_parameters,
     check_shape,
@@ -116,7 +117,9 @@ def _decode_head(entry: Any, index: int) -> tuple[str, Datatype, tuple[int, ...]
     where = f'input "{name}"'
     datatype = get_datatype(check_text(fields.get("datatype"), f"{where} datatype"), f"{where} datatype")
     shape = check_shape(check_list(fields.get("shape"), f"{where} shape"), where)
-    return name, datatype, shape, check_parameters(fields.get("parameters"), f"{where} parameters")
+    parameters = check_parameters(fields.get("parameters"), f"{where} parameters")
+    check_not_shared(parameters, where)
+    return name, datatype, shape, parameters
 
 
 def _decode_data(entry: dict[str, Any], datatype: Datatype, shape: tuple[int, ...], where: str, bools: bool) -> Array:
@@ -152,6 +155,7 @@ def _decode_output(entry: Any, index: int) -> RequestedOutput:
     name = check_text(fields.get("name"), f"outputs[{index}].name")
     parameters = check_parameters(fields.get("parameters"), f'output "{name}" parameters')
     check_flag(parameters, "binary_data", f'output "{name}" parameters')
+    check_not_shared(parameters, f'output "{name}"')
     return RequestedOutput(name, parameters)
 
 
