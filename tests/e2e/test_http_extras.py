@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compression, CloudEvents, explanations, batch ids and the shared model paths, by the clients that people have."""
+"""Compression, explanations, batch ids and the shared model paths, by the clients that people have."""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import zlib
@@ -18,12 +17,8 @@ import numpy as np
 import openai
 import pytest
 import tritonclient.grpc
-import tritonclient.http
-import tritonclient.http.aio
 import xgboost
 from answers import Answers, Array
-from cloudevents.core.bindings import http as cloudevents
-from cloudevents.core.v1.event import CloudEvent
 from platform_process import PlatformProcess
 
 from modelyard.client import Platform
@@ -36,48 +31,11 @@ each_encoding = pytest.mark.parametrize("encoding", PACK)
 # -- compression
 
 
-def triton_input(rows: Array) -> Any:
-    tensor = tritonclient.http.InferInput("input-0", list(rows.shape), "FP64")
-    tensor.set_data_from_numpy(rows)
-    return tensor
-
-
 @pytest.fixture
 def many(answers: dict[str, Answers]) -> tuple[Array, Array]:
     """Rows whose request and reply are large enough to be worth compressing, and their answers."""
     known = answers["iris-lightgbm"]
     return np.repeat(known.inputs["input-0"], 2000, axis=0), np.repeat(known.default, 2000, axis=0)
-
-
-@each_encoding
-def test_tritons_client_compresses_both_ways(
-    platform: PlatformProcess, many: tuple[Array, Array], encoding: str
-) -> None:
-    with tritonclient.http.InferenceServerClient(platform.host) as client:
-        result = client.infer(
-            "iris-lightgbm",
-            [triton_input(many[0])],
-            request_compression_algorithm=encoding,
-            response_compression_algorithm=encoding,
-        )
-    np.testing.assert_allclose(result.as_numpy("output-0"), many[1])
-
-
-@each_encoding
-def test_tritons_aio_client_compresses_both_ways(
-    platform: PlatformProcess, many: tuple[Array, Array], encoding: str
-) -> None:
-    async def ask() -> Any:
-        async with tritonclient.http.aio.InferenceServerClient(platform.host) as client:
-            assert (await client.get_model_metadata("breast-cancer"))["name"] == "breast-cancer"
-            return await client.infer(
-                "iris-lightgbm",
-                [triton_input(many[0])],
-                request_compression_algorithm=encoding,
-                response_compression_algorithm=encoding,
-            )
-
-    np.testing.assert_allclose(asyncio.run(ask()).as_numpy("output-0"), many[1])
 
 
 @each_encoding
@@ -105,32 +63,6 @@ def test_a_compressed_v1_request_gets_a_compressed_reply(
 def test_a_body_that_cannot_be_unpacked_is_refused(http: httpx.Client, body: bytes, encoding: str, status: int) -> None:
     reply = http.post("/v2/models/iris-sklearn/infer", content=body, headers={"content-encoding": encoding})
     assert (reply.status_code, list(reply.json())) == (status, ["error"])
-
-
-# -- CloudEvents
-
-
-@pytest.mark.parametrize("send", [cloudevents.to_binary_event, cloudevents.to_structured_event])
-@pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_an_event_is_answered_with_one(
-    http: httpx.Client, send: Any, protocol: str, answers: dict[str, Answers]
-) -> None:
-    known = answers["iris-sklearn"]
-    rows = known.inputs["input-0"]
-    data: dict[str, Any] = {"instances": rows.tolist()}
-    path = "/v1/models/iris-sklearn:predict"
-    if protocol == "v2":
-        tensor = {"name": "x", "datatype": "FP64", "shape": rows.shape, "data": rows.ravel().tolist()}
-        data, path = {"inputs": [tensor]}, "/v2/models/iris-sklearn/infer"
-    message = send(
-        CloudEvent({"type": "flower.seen", "source": "/garden", "datacontenttype": "application/json"}, data)
-    )
-    reply = http.post(path, content=message.body, headers=message.headers)
-    event = cloudevents.from_http_event(cloudevents.HTTPMessage(dict(reply.headers), reply.content))
-    assert event.get_type() == "io.kserve.inference.response"
-    assert event.get_source() == "io.kserve.inference.iris-sklearn"
-    found: Any = event.get_data()
-    assert (found["predictions"] if protocol == "v1" else found["outputs"][0]["data"]) == known.default.tolist()
 
 
 # -- explanations

@@ -61,3 +61,40 @@ def test_kserves_answer_is_the_librarys(
 ) -> None:
     found = np.reshape(from_kserve[model][protocol], answers[model].default.shape)
     np.testing.assert_allclose(found, answers[model].default, rtol=1e-6)
+
+
+def test_the_rest_client_explains(from_kserve: dict[str, Any], answers: dict[str, Answers]) -> None:
+    found = from_kserve["rest"]
+    assert np.shape(found["explanations"]) == (3, 3, 5)
+    assert "cannot explain" in found["explain of a model that cannot"]
+
+
+def test_the_rest_client_sends_json_headers_and_whole_addresses(
+    from_kserve: dict[str, Any], answers: dict[str, Answers]
+) -> None:
+    found, known = from_kserve["rest"], answers["iris-xgboost"].default
+    np.testing.assert_allclose(np.reshape(found["json"], known.shape), known, rtol=1e-6)
+    np.testing.assert_allclose(found["graph"], known, rtol=1e-6)
+    assert found["headers"] == "mine-7"
+    assert found["v1 live"] is True
+
+
+def test_the_rest_client_hears_of_an_unknown_model(from_kserve: dict[str, Any]) -> None:
+    found = from_kserve["rest"]
+    assert found["v2 ready of nobody"] is False
+    assert 'model "nobody" is not found' in found["v1 ready of nobody"]
+    assert 'model "nobody" is not found' in found["infer of nobody"]
+
+
+def test_the_grpc_client_sends_metadata_and_hears_of_errors(
+    from_kserve: dict[str, Any], answers: dict[str, Answers]
+) -> None:
+    found, known = from_kserve["grpc"], answers["iris-xgboost"].default
+    np.testing.assert_allclose(np.reshape(found["headers"], known.shape), known, rtol=1e-6)
+    assert "NOT_FOUND" in found["ready of nobody"]
+    assert 'model "nobody" is not found' in found["infer of nobody"]
+
+
+@pytest.mark.parametrize("client", ["rest", "grpc"])
+def test_kserves_closed_client_asks_nothing_more(from_kserve: dict[str, Any], client: str) -> None:
+    assert "closed" in from_kserve[client]["closed"]
