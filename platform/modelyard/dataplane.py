@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from modelyard.batching import MAX_PRIORITY, Call
@@ -27,6 +28,8 @@ _OWN_PARAMETERS: Final = frozenset(
 )
 """Parameters that speak to the server; all others are the model's."""
 _MAX_TIMEOUT_US: Final = 10**15
+_INLINE_SCORES: Final = 10_000
+"""Up to so many are ranked on the event loop: ten milliseconds at most."""
 _T = TypeVar("_T")
 _ids: Final = random.Random()  # noqa: S311  # names a reply, guards nothing
 
@@ -124,7 +127,7 @@ class DataPlane:
         ident = request.id or new_id()
         named = {name: outputs[name] for name in call.outputs}
         if request.outputs:
-            named = _classify(named, request, signature)
+            named = await _classify(named, request, signature)
         return InferenceResponse(revision.model, revision.version, ident, named)
 
     async def stream(
@@ -148,7 +151,7 @@ class DataPlane:
         call = _to_call(signature, request)
         ident = request.id or new_id()
         if call.rows == (0,) and signature.batch_axis:
-            empty = _classify(signature.empty_outputs(call.outputs), request, signature)
+            empty = await _classify(signature.empty_outputs(call.outputs), request, signature)
             yield InferenceResponse(revision.model, revision.version, ident, empty)
             return
         answers = self._transport.stream(revision, call, _timeout_s(revision, request, timeout_s))
@@ -156,7 +159,7 @@ class DataPlane:
             async for outputs in answers:
                 named = {name: outputs[name] for name in call.outputs if name in outputs}
                 if request.outputs:
-                    named = _classify(named, request, signature)
+                    named = await _classify(named, request, signature)
                 yield InferenceResponse(revision.model, revision.version, ident, named)
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
@@ -188,8 +191,8 @@ def _to_call(signature: Signature, request: InferenceRequest) -> Call:
     return Call(inputs, (rows,), names, _model_parameters(request.parameters), _priority(request.parameters))
 
 
-def _classify(outputs: dict[str, Array], request: InferenceRequest, signature: Signature) -> dict[str, Array]:
-    """The outputs, those asked for with ``classification`` as their best classes.
+async def _classify(outputs: dict[str, Array], request: InferenceRequest, signature: Signature) -> dict[str, Array]:
+    """The outputs, those asked for with ``classification`` as their best classes; many scores are ranked in a thread.
 
     Raises:
         InvalidRequest: It is not a number of classes, or the output has no numbers.
@@ -202,7 +205,8 @@ def _classify(outputs: dict[str, Array], request: InferenceRequest, signature: S
         if count and output.name in outputs:
             labels = signature.labels.get(output.name, ())
             scores = outputs[output.name]
-            outputs[output.name] = to_top_classes(scores, count, labels, signature.batch_axis)
+            rank = partial(to_top_classes, scores, count, labels, signature.batch_axis)
+            outputs[output.name] = rank() if scores.size <= _INLINE_SCORES else await asyncio.to_thread(rank)
     return outputs
 
 

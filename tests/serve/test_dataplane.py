@@ -18,6 +18,7 @@ from modelyard.tensor import Tensors
 
 ROUTE = RevisionRoute("m", "3", "m@3", "fake", "ready", request_timeout_s=10.0)
 ROWS = {"input-0": np.ones((2, 4))}
+_MANY_ROWS = {"input-0": np.ones((20_000, 4))}
 
 
 class Remembering:
@@ -100,6 +101,22 @@ async def test_no_rows_need_no_call(plane, fake, transport):
     response = await plane.infer(ROUTE, fake().signature, request)
     assert response.outputs["output-0"].shape == (0,)
     assert transport.calls == []
+
+
+async def test_many_classes_do_not_hold_up_others(plane, fake):
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turns = 0
+    others = asyncio.create_task(turn())
+    wanted = (RequestedOutput("output-0", {"classification": 1}),)
+    response = await plane.infer(ROUTE, fake().signature, InferenceRequest(_MANY_ROWS, outputs=wanted))
+    others.cancel()
+    assert response.outputs["output-0"].shape == (20_000, 1)
+    assert turns > 3
 
 
 async def test_no_rows_need_no_stream(plane, fake):
