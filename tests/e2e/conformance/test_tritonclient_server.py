@@ -13,6 +13,8 @@ import pytest
 from answers import Answers
 from conformance.triton import KINDS, ask, each_client, to_document, to_inputs, to_outputs
 from platform_process import PlatformProcess, wait_until
+from tritonclient.http import InferenceServerClientPlugin
+from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
 # -- configuration
@@ -156,11 +158,9 @@ async def finished(result: Any) -> Any:
 
 @each_client
 def test_a_plugin_is_asked_before_each_request_until_it_is_taken_away(kind: str, platform: PlatformProcess) -> None:
-    module = "grpc" if kind.startswith("grpc") else "http"
-    auth = pytest.importorskip(f"tritonclient.{module}.auth").BasicAuth("reader", "secret")
     sent: list[dict[str, str]] = []
 
-    class Watched(type(auth)):  # type: ignore[misc]
+    class Watched(BasicAuth):  # type: ignore[misc]  # untyped library
         def __call__(self, request: Any) -> None:
             super().__call__(request)
             sent.append(dict(request.headers))
@@ -182,9 +182,7 @@ def test_a_plugin_is_asked_before_each_request_until_it_is_taken_away(kind: str,
 
 @pytest.mark.parametrize("kind", ["http", "http-aio"])
 def test_what_a_plugin_adds_reaches_the_server(kind: str, platform: PlatformProcess) -> None:
-    from tritonclient.http import InferenceServerClientPlugin
-
-    class Hurried(InferenceServerClientPlugin):  # type: ignore[misc]
+    class Hurried(InferenceServerClientPlugin):  # type: ignore[misc]  # untyped library
         def __call__(self, request: Any) -> None:
             request.headers["x-request-timeout-ms"] = "nonsense"
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of client methods: complete, proven, and the same as ``docs/clients.md``."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+
+import install_clients
+import pytest
+from conformance.methods import DOCUMENT, HERE, METHODS, Entry, render
+
+ENTRIES = [(client, name, entry) for client, methods in METHODS.items() for name, entry in methods.items()]
+
+
+def public_methods(client: str) -> set[str]:
+    """What a client offers now; a module's own functions where it is a module."""
+    module, _, name = client.partition(":")
+    if module == "kserve":
+        return kserve_methods(name)
+    found = importlib.import_module(module)
+    if not name:
+        functions = inspect.getmembers(found, inspect.isfunction)
+        return {key for key, function in functions if key[0] != "_" and function.__module__ == module}
+    return {key for key in dir(getattr(found, name)) if not key.startswith("_")}
+
+
+def kserve_methods(name: str) -> set[str]:
+    """Read from its source, for it cannot be imported beside Triton's client."""
+    if not install_clients.is_installed():
+        pytest.skip("no kserve environment: python tests/e2e/install_clients.py makes it")
+    (source,) = install_clients.FOLDER.glob("lib/python3.*/site-packages/kserve/inference_client.py")
+    (client,) = [node for node in ast.parse(source.read_text()).body if getattr(node, "name", "") == name]
+    assert isinstance(client, ast.ClassDef)
+    functions = [node for node in client.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {node.name for node in functions if not node.name.startswith("_")}
+
+
+@pytest.mark.parametrize("client", METHODS)
+def test_the_table_has_every_method_of_a_client_and_no_other(client: str) -> None:
+    assert public_methods(client) == set(METHODS[client])
+
+
+@pytest.mark.parametrize(("client", "name", "entry"), ENTRIES)
+def test_every_entry_names_a_test_that_uses_the_method(client: str, name: str, entry: Entry) -> None:
+    assert (entry.state == "works") == (not entry.reason)
+    if entry.state == "not applicable":
+        assert not entry.test
+        return
+    file, _, test = entry.test.partition("::")
+    source = (HERE / file).read_text()
+    functions = [node.name for node in ast.walk(ast.parse(source)) if hasattr(node, "args") and hasattr(node, "name")]
+    assert test in functions
+    calls = (HERE / "kserve_calls.py").read_text() if client.startswith("kserve") else source
+    helpers = (HERE / "triton.py").read_text() if client.startswith("tritonclient") else ""
+    # InferResult.from_response_body is what parse_response_body returns from
+    used = "parse_response_body" if name == "from_response_body" else name
+    assert used in calls + helpers
+
+
+def test_the_document_is_made_from_the_table() -> None:
+    assert DOCUMENT.read_text() == render(), "run python tests/e2e/conformance/methods.py"
