@@ -16,6 +16,7 @@ run: .venv/run.installed
 
 test: .venv/dev.installed
 	$(BIN)/python tests/e2e/install_clients.py
+	$(BIN)/python tests/differential/triton_server.py
 	$(BIN)/python -m pytest
 
 check: .venv/dev.installed
