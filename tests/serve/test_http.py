@@ -326,3 +326,15 @@ async def test_a_client_that_stays_is_answered_and_no_longer_watched(make_edge, 
     assert start["status"] == 200
     assert json.loads(body["body"])["outputs"][0]["data"] == [10]
     await until(lambda: len(asyncio.all_tasks()) <= 2)  # the runner's and this one
+
+
+async def test_a_body_that_does_not_come_whole_ends_at_the_deadline(make_edge):
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(60)
+
+    edge = make_edge()
+    reply = await edge.client.post(INFER, content=stalled(), headers={"x-request-timeout-ms": "20"})
+    assert (reply.status_code, list(reply.json())) == (504, ["error"])
+    assert "has not come whole" in reply.json()["error"]
+    assert (await edge.post(INFER)).status_code == 200

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import grpc
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
@@ -17,6 +19,7 @@ from modelyard.errors import DeadlineExceeded, ModelFailed, Overloaded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.repository import Repository
 from modelyard.serve.rpc import HealthService, InferenceService
+from modelyard.serve.services import LenientServer
 from modelyard.tensor import Tensors
 
 Code = grpc.StatusCode
@@ -197,3 +200,29 @@ async def test_watching_an_unknown_service_begins_with_that(health):
     stream = health.Watch(health_pb2.HealthCheckRequest(service="nope"), Context())
     assert (await anext(stream)).status == Health.SERVICE_UNKNOWN
     await stream.aclose()
+
+
+@pytest.fixture
+async def address(methods) -> AsyncIterator[str]:
+    """The methods on a port of their own, as the ingress has them."""
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(methods, LenientServer(server))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 9, b"\x0a\x02\xff\xfe", _request().SerializeToString()[:-1]])
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+async def test_bytes_that_are_no_message_are_the_clients_fault(address, method, data, caplog):
+    async with grpc.aio.insecure_channel(address) as channel:
+        path = f"/inference.GRPCInferenceService/{method}"
+        call = channel.unary_unary(path)(data) if method == "ModelInfer" else channel.stream_stream(path)(iter([data]))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await (call if method == "ModelInfer" else call.read())
+        assert caught.value.code() is Code.INVALID_ARGUMENT
+        assert caught.value.details() == f"{method}: the request is no message of its type"
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert (await stub.ModelInfer(_request())).id == "7"
+    assert not caplog.records

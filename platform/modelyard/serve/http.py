@@ -18,6 +18,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from modelyard.errors import (
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -92,12 +93,21 @@ class HttpRequest:
             TooLarge: It is over the limit, as it comes or decompressed.
             UnsupportedMediaType: Its type or encoding is not one we read.
             InvalidRequest: Its compressed data is damaged.
+            DeadlineExceeded: The client has set a deadline and has not sent all of it by then.
         """
         self._check_type()
         header = self.headers.get(b"content-encoding")
         encoding = None if header is None else find_encoding(header.decode("latin-1"))
-        body = await self._receive_body()
+        limit_s = self.timeout_s()
+        body = await (self._receive_body() if limit_s is None else self._receive_body_within(limit_s))
         return body if encoding is None else await inflate_body(body, encoding, self.max_body_bytes)
+
+    async def _receive_body_within(self, limit_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._receive_body()
+        except TimeoutError as exc:
+            raise DeadlineExceeded(limit_s, "the request body has not come whole") from exc
 
     async def _receive_body(self) -> bytes:
         length = self.headers.get(b"content-length", b"")

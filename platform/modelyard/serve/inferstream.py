@@ -54,7 +54,7 @@ class InferStream:
         self._timeout_s: float | None = None
 
     async def answer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], timeout_s: float | None
+        self, requests: AsyncIterator[pb.ModelInferRequest | InvalidRequest], timeout_s: float | None
     ) -> AsyncGenerator[pb.ModelStreamInferResponse]:
         """All answers to all requests; ends when the client has sent its last and has the answer to it.
 
@@ -63,7 +63,7 @@ class InferStream:
             timeout_s: What is left of the call's deadline, in seconds.
 
         Raises:
-            ModelyardError: The first error, where the client wants it so.
+            ModelyardError: The first error, where the client wants it so; or what came is no message.
         """
         self._timeout_s = timeout_s
         reader = asyncio.create_task(self._read(requests))
@@ -77,11 +77,13 @@ class InferStream:
                 task.cancel()
             await asyncio.gather(reader, *self._tasks, return_exceptions=True)
 
-    async def _read(self, requests: AsyncIterator[pb.ModelInferRequest]) -> None:
+    async def _read(self, requests: AsyncIterator[pb.ModelInferRequest | InvalidRequest]) -> None:
         """Begins to answer each request as it comes; not more at once than there is room for."""
         before: asyncio.Event | None = None
         try:
             async for message in requests:
+                if isinstance(message, InvalidRequest):  # see rpc.read_leniently
+                    raise message
                 await self._room.acquire()
                 if self._is_decoupled(message):
                     task = asyncio.create_task(self._answer(message, None, asyncio.Event()))

@@ -10,16 +10,17 @@ import asyncio
 import functools
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from modelyard.dataplane import DataPlane, new_id
-from modelyard.errors import InternalError, ModelNotReady, TooLarge, Unsupported
+from modelyard.errors import InternalError, InvalidRequest, ModelNotReady, TooLarge, Unsupported
 from modelyard.protocol import grpc as codec
 from modelyard.protocol.errors import as_modelyard_error, to_message
 from modelyard.serve.extensions import LOGGING, SHARED_MEMORY, TRACE, count_models, describe_config
@@ -86,6 +87,32 @@ def _timeout_s(context: Any) -> float | None:
     return None if remaining is None else remaining()
 
 
+def read_leniently(service: str, methods: Mapping[str, Any]) -> grpc.GenericRpcHandler[Any, Any]:
+    """A service whose methods get an ``InvalidRequest`` in place of bytes that are no message, and answer with it.
+
+    grpc itself answers those with UNKNOWN and the name of a Python class, as if it were our fault.
+
+    Args:
+        service: Its name.
+        methods: grpc's handler of each method.
+    """
+    lenient = {
+        name: method._replace(request_deserializer=_lenient(name, method.request_deserializer))
+        for name, method in methods.items()
+    }
+    return grpc.method_handlers_generic_handler(service, lenient)
+
+
+def _lenient(name: str, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return InvalidRequest(f"{name}: the request is no message of its type")
+
+    return read
+
+
 Unary = Callable[[Any, Any, Context], Awaitable[T]]
 
 
@@ -101,6 +128,8 @@ def _edge(empty: Callable[[], T]) -> Callable[[Unary[T]], Unary[T]]:
         async def call(self: Any, request: Any, context: Context) -> T:
             ident = take_request_id(context)
             try:
+                if isinstance(request, InvalidRequest):
+                    raise request
                 return await method(self, request, context)
             except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a status
                 fail(context, exc, method.__name__, ident)

@@ -10,14 +10,14 @@ which :func:`route_through` has given it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from grpc_health.v1 import health_pb2_grpc
 from ray.serve.grpc_util import RayServegRPCContext
 from tritonclient.grpc import service_pb2_grpc
 
-from modelyard.serve.rpc import HealthService, InferenceService
+from modelyard.serve.rpc import HealthService, InferenceService, read_leniently
 
 _INFERENCE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
@@ -32,12 +32,28 @@ def serve_locally(inference: InferenceService, health: HealthService) -> None:
 
 def add_inference_service(servicer: Any, server: Any) -> None:
     """Adds ``inference.GRPCInferenceService``."""
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_choose(_INFERENCE, servicer, server), server)
+    chosen = _choose(_INFERENCE, servicer, server)
+    target = server if chosen is servicer else LenientServer(server)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(chosen, target)
 
 
 def add_health_service(servicer: Any, server: Any) -> None:
     """Adds the standard health service."""
     health_pb2_grpc.add_HealthServicer_to_server(_choose(_HEALTH, servicer, server), server)
+
+
+class LenientServer:
+    """A server as the generated functions use it; its services answer themselves what they cannot read."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Nothing: the same methods come once more, by name."""
+
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
+        """Adds the service."""
+        self._server.add_generic_rpc_handlers((read_leniently(service, methods),))
 
 
 def _choose(name: str, servicer: Any, server: Any) -> Any:
