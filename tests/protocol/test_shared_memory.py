@@ -22,7 +22,7 @@ def test_over_http(where: str) -> None:
     (tensor if where == "input" else output)["parameters"] = REGION
     body = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
     with pytest.raises(Unsupported, match=f'{where} "x": {REASON}'):
-        v2.decode_infer(body)
+        v2.decode_infer(body, None)
 
 
 @pytest.mark.parametrize("where", ["input", "output"])
