@@ -21,10 +21,10 @@ def check_installed() -> None:
         raise RuntimeError("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")
 
 
-def _run(url: str, body: Path, connections: int, seconds: float) -> Measurement:
+def _run(url: str, arguments: list[str], connections: int, seconds: float) -> Measurement:
     options = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(SCRIPT)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(["wrk", *options, url, "--", str(body)], capture_output=True, text=True, check=False)
+    done = subprocess.run(["wrk", *options, url, "--", *arguments], capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         raise RuntimeError(f"wrk {url}: {done.stderr.strip() or done.stdout.strip()}")
@@ -33,10 +33,16 @@ def _run(url: str, body: Path, connections: int, seconds: float) -> Measurement:
     return Measurement(**counted, client_cpu=cpu / counted["seconds"])
 
 
-def measure(url: str, body: bytes, connections: int, seconds: float, warmup_s: float) -> Measurement:
-    """Warm up and measure with the same load; the warm-up's numbers are dropped."""
+def measure(
+    url: str, body: bytes, connections: int, seconds: float, warmup_s: float, json_length: int | None = None
+) -> Measurement:
+    """Warm up and measure with the same load; the warm-up's numbers are dropped.
+
+    `json_length` is that of the JSON part of a body with binary tensors; None: all of it is JSON.
+    """
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         file.write(body)
         file.flush()
-        _run(url, Path(file.name), connections, warmup_s)
-        return _run(url, Path(file.name), connections, seconds)
+        arguments = [file.name] if json_length is None else [file.name, str(json_length)]
+        _run(url, arguments, connections, warmup_s)
+        return _run(url, arguments, connections, seconds)

@@ -1,11 +1,15 @@
 -- SPDX-License-Identifier: Apache-2.0
--- POST one body for ever; the last line printed is a JSON object. wrk … URL -- BODY_FILE
+-- POST one body for ever; the last line printed is a JSON object. wrk … URL -- BODY_FILE [LENGTH_OF_ITS_JSON_PART]
 
 function init(args)
   local file = assert(io.open(args[1], "rb"))
   wrk.method = "POST"
   wrk.body = file:read("*a")
   wrk.headers["Content-Type"] = "application/json"
+  if args[2] then
+    wrk.headers["Content-Type"] = "application/octet-stream"
+    wrk.headers["Inference-Header-Content-Length"] = args[2]
+  end
   file:close()
 end
 
