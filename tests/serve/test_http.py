@@ -338,3 +338,23 @@ async def test_a_body_that_does_not_come_whole_ends_at_the_deadline(make_edge):
     assert (reply.status_code, list(reply.json())) == (504, ["error"])
     assert "has not come whole" in reply.json()["error"]
     assert (await edge.post(INFER)).status_code == 200
+
+
+async def test_a_body_whose_client_went_away_is_not_predicted(make_edge):
+    edge = make_edge()
+    messages = [
+        {"type": "http.request", "body": json.dumps(V2).encode(), "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[dict[str, object]] = []
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b""}
+    await edge.app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert edge.model.calls == []

@@ -10,7 +10,7 @@ import pickle
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 
-from modelyard.statistics import Statistics, merge_statistics
+from modelyard.statistics import Statistics
 
 _NAMESPACE = b"modelyard-counts"
 
@@ -21,11 +21,14 @@ def keep_counts(application: str, replica: str, counts: Statistics) -> None:
         _internal_kv_put(_key(application, replica), pickle.dumps(counts), overwrite=True, namespace=_NAMESPACE)
 
 
-def get_kept_counts(application: str) -> Statistics:
-    """What the application's stopped replicas counted."""
-    keys = _internal_kv_list(_key(application, ""), namespace=_NAMESPACE)
-    found = (_internal_kv_get(key, namespace=_NAMESPACE) for key in keys)
-    return merge_statistics(pickle.loads(raw) for raw in found if raw is not None)  # noqa: S301  # own processes only
+def get_kept_counts(application: str) -> dict[str, Statistics]:
+    """What the application's replicas counted that have stopped or are about to, by replica."""
+    prefix = _key(application, "")
+    found = {
+        key.removeprefix(prefix).decode(): _internal_kv_get(key, namespace=_NAMESPACE)
+        for key in _internal_kv_list(prefix, namespace=_NAMESPACE)
+    }
+    return {replica: pickle.loads(raw) for replica, raw in found.items() if raw is not None}  # noqa: S301  # our own
 
 
 def clear_counts(model: str) -> None:

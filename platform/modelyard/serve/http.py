@@ -113,14 +113,14 @@ class HttpRequest:
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:_MAX_DIGITS]) > self.max_body_bytes:
             raise TooLarge("request body", self.max_body_bytes, int(length[:_MAX_DIGITS]))
-        message = await self.receive()
+        message = await self._receive_part()
         first: bytes = message.get("body", b"")
         if not message.get("more_body", False):
             self.is_read = True
             return self._checked(first)
         chunks, size = [first], len(first)
         while message.get("more_body", False):
-            message = await self.receive()
+            message = await self._receive_part()
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self.max_body_bytes:
@@ -128,6 +128,13 @@ class HttpRequest:
             chunks.append(chunk)
         self.is_read = True
         return b"".join(chunks)
+
+    async def _receive_part(self) -> Message:
+        """The next part of the body. What came of a body whose client went away is not the body."""
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("the request body ended before it was whole")
+        return message
 
     def _checked(self, body: bytes) -> bytes:
         if len(body) > self.max_body_bytes:

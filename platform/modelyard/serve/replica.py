@@ -183,13 +183,14 @@ class ModelReplica:
         finally:
             reading.cancel()
 
-    async def statistics(self) -> Statistics:
-        """What this replica has counted since it started."""
+    async def statistics(self) -> tuple[str, Statistics]:
+        """This replica's name, and what it has counted since it started."""
 
         async def copy_now() -> Statistics:
             return copy.deepcopy(self._runner.statistics)
 
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(copy_now(), self._loop))
+        counts = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(copy_now(), self._loop))
+        return self._replica, counts
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it periodically."""
@@ -206,6 +207,7 @@ class ModelReplica:
             raise RuntimeError("what answers calls has ended")
 
     async def _drain(self) -> None:
+        keep_counts(self._application, self._replica, self._runner.statistics)  # from now on Serve does not ask it
         if self._server is not None:
             self._server.stop_accepting()
         try:
@@ -264,6 +266,6 @@ class RevisionHandle:
         Raises:
             TimeoutError: Not all have answered in time.
         """
-        counted = self._get().broadcast("statistics")
+        answers = await self._get().broadcast("statistics").results_async(timeout_s=timeout_s)
         kept = await asyncio.to_thread(get_kept_counts, self._application)
-        return merge_statistics([kept, *await counted.results_async(timeout_s=timeout_s)])
+        return merge_statistics((kept | dict(answers)).values())

@@ -320,6 +320,9 @@ class ModelRunner:
         return {**answers, BATCH_ID: np.full(sum(call.rows) or 1, new_id().encode(), dtype=object)}
 
     def _to_outputs(self, raw: Tensors, call: Call) -> Tensors:
+        missing = [name for name in call.outputs if name not in raw]
+        if missing:
+            raise ValueError(f"it gave no output {', '.join(missing)}, which its signature has")
         outputs = {name: to_protocol_array(raw[name]) for name in call.outputs}
         if self._batched:
             check_rows(outputs, call)
@@ -377,7 +380,7 @@ class ModelRunner:
         try:
             while (step := await loop.run_in_executor(self._thread, _step, source)) is not None:
                 if isinstance(step, _Raised):
-                    raise step.error
+                    raise self._as_error(step.error) from step.error
                 yield step
         finally:
             # In the same thread, so after a step that may still be running. Not awaited: nobody waits for it.
