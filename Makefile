@@ -1,7 +1,7 @@
 # make run     the platform with its example models, on this machine, until Ctrl-C
 # make test    everything the tests need, then the whole suite
 # make check   format, lint, types, imports: what CI runs before the tests
-# make bench   the platform beside MLServer and KServe's Python server, one table
+# make bench   the platform beside MLServer, KServe's Python server and Triton
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +32,7 @@ format: .venv/dev.installed
 bench: .venv/dev.installed
 	$(BIN)/python -m modelyard_deployments.examples models
 	$(BIN)/python -m load_tests
+	$(BIN)/python -m load_tests.binary
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
