@@ -18,6 +18,7 @@ from platform_process import PlatformProcess, base_document, running
 
 KNOWN_OUTPUT = {
     r"authentication_token_setup\.py.* Token authentication is enabled": "Ray found a token of this user and says so",
+    r"WARNING: \d+ PYTHON worker processes have been started": "Ray's advice where many models share few cores",
     r"Task ServeController\.graceful_shutdown failed\. There are infinite retries": "how Serve ends its own controller",
 }
 """Lines that Ray itself prints in a clean run, and why."""

@@ -286,7 +286,7 @@ def test_a_model_that_cannot_load_is_not_ready(stub: GRPCInferenceServiceStub) -
 
 def test_an_rpc_that_is_not_there_is_unimplemented(stub: GRPCInferenceServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelStatistics(pb.ModelStatisticsRequest())
+        stub.TraceSetting(pb.TraceSettingRequest())
     assert caught.value.code() is CODES.UNIMPLEMENTED
 
 

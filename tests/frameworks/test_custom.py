@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.model import load_model
+
+
+@pytest.fixture(autouse=True)
+def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica keeps its model's folder importable; the tests after these are not to find it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def _load(folder: Path, entrypoint: str = "model:Model") -> None:
