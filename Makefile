@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The extras that configs/platform.yaml needs.
 RUN_EXTRAS := sklearn,xgboost,lightgbm
+# Frameworks that are tested each in a process of its own.
+HEAVY :=
 
 .PHONY: run test check bench format
 
@@ -18,6 +20,7 @@ test: .venv/dev.installed
 	$(BIN)/python tests/e2e/install_clients.py
 	$(BIN)/python tests/differential/triton_server.py
 	$(BIN)/python -m pytest
+	for name in $(HEAVY); do $(BIN)/python -m pytest -q tests/frameworks --framework $$name || exit; done
 
 check: .venv/dev.installed
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import warnings
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import joblib
 import numpy as np
 from sklearn.datasets import load_breast_cancer, load_iris
 
-from modelyard_deployments import examples
+import modelyard_deployments
 from modelyard_deployments.examples import EXAMPLES, make_examples
 
 IRIS = "iris-sklearn"
@@ -55,5 +56,7 @@ def train_elsewhere(python: str, directory: Path) -> dict[str, Path]:
         subprocess.CalledProcessError: when that environment cannot train them.
     """
     names = (IRIS, BREAST_CANCER)
-    subprocess.run([python, "-P", str(examples.__file__), str(directory), "--only", *names], check=True)
+    source = str(Path(modelyard_deployments.__path__[0]).parent)
+    command = [python, "-P", "-m", "modelyard_deployments.examples", str(directory), "--only", *names]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": source})
     return {name: (directory / name / EXAMPLES[name].file).resolve() for name in names}

@@ -13,7 +13,24 @@ import pytest
 from modelyard.model import Model, load_model, refresh_frameworks
 from modelyard.testing import Case
 
-CASES = Path(__file__).parent / "cases"
+HERE = Path(__file__).parent
+CASES = HERE / "cases"
+LIGHT = ("custom", "fake", "lightgbm", "sklearn", "xgboost")
+"""Tested together, in the process of all other tests; each other framework only where ``--framework`` names it."""
+MODULES = {"onnx": "onnxruntime", "pytorch": "torch", "pmml": "pypmml", "triton": "tritonclient"}
+"""The library's module, where it is not called as the framework."""
+OF_ALL = ("test_conformance.py",)
+"""What a run with ``--framework`` collects beside that framework's own folder."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves other frameworks' folders out, and with ``--framework`` what is not of that one."""
+    chosen = config.getoption("--framework")
+    top = collection_path.relative_to(HERE).parts[:1]
+    if not top or top[0] in OF_ALL:
+        return None
+    is_folder = (HERE / top[0]).is_dir()
+    return (top[0] != chosen if is_folder else chosen is not None) or None
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,12 @@ def _trainers(framework: str) -> dict[str, Callable[[Path], Case]]:
     }
 
 
-ALL = [(path.stem, name) for path in sorted(CASES.glob("*.py")) for name in _trainers(path.stem)]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every case of the chosen framework, or of all light ones."""
+    if "trained" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--framework")
+        cases = [(name, case) for name in ([chosen] if chosen else LIGHT) for case in _trainers(name)]
+        metafunc.parametrize("trained", cases, ids="-".join, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -64,13 +86,13 @@ def fake_distribution(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     refresh_frameworks()
 
 
-@pytest.fixture(scope="session", params=ALL, ids=lambda case: "-".join(case))
+@pytest.fixture(scope="session")
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fake_distribution: None
 ) -> Trained:
     framework, name = request.param
     if framework not in ("fake", "custom"):
-        pytest.importorskip(framework)
+        pytest.importorskip(MODULES.get(framework, framework))
     folder = tmp_path_factory.mktemp(name)
     return Trained(framework, folder, _trainers(framework)[name](folder))
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from modelyard.model import load_model
-from modelyard_deployments.examples import EXAMPLES, main, make_examples
+from modelyard_deployments.examples import PLATFORM, make_examples
+from modelyard_deployments.examples.__main__ import main
 
 IRIS = np.array([[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]])
 
@@ -17,7 +18,7 @@ IRIS = np.array([[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]])
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models")
-    assert len(make_examples(directory)) == len(EXAMPLES)
+    assert len(make_examples(directory)) == len(PLATFORM)
     return directory
 
 
@@ -49,7 +50,7 @@ def test_housing_takes_numbers_and_text(models: Path) -> None:
 def test_training_again_makes_the_same_files(models: Path, tmp_path: Path) -> None:
     for path in make_examples(tmp_path):
         assert path.read_bytes() == (models / path.relative_to(tmp_path)).read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(EXAMPLES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PLATFORM)
 
 
 def test_only_the_named_models_are_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +61,7 @@ def test_only_the_named_models_are_trained(tmp_path: Path, capsys: pytest.Captur
 
 def test_second_run_imports_no_library(models: Path) -> None:
     code = (
-        "import sys; from modelyard_deployments.examples import main; main([sys.argv[1]]); "
+        "import sys; from modelyard_deployments.examples.__main__ import main; main([sys.argv[1]]); "
         "assert not {'sklearn', 'numpy', 'xgboost', 'lightgbm'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(models)], capture_output=True, text=True, check=False)

@@ -1,28 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the example models that the configurations and the README serve.
-
-Run ``python -m modelyard_deployments.examples [DIR] [--only NAME ...]``. Uses the data scikit-learn carries and
-generated tables, fixed seeds, no network. Models that exist are left alone, and when all do no library is imported.
-"""
+"""Classic models on tables: scikit-learn, XGBoost, LightGBM."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One model: the file it becomes, and how it is trained and written."""
-
-    file: str
-    train: Callable[[Path], None]
-
+from modelyard_deployments.examples.example import Example
 
 _IRIS_COLUMNS = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
 
@@ -116,38 +101,3 @@ EXAMPLES: Final[Mapping[str, Example]] = {
     "breast-cancer": Example("model.joblib", train_breast_cancer),
     "housing": Example("model.joblib", train_housing),
 }
-
-
-def make_examples(directory: Path, names: Sequence[str] = tuple(EXAMPLES)) -> list[Path]:
-    """Trains the models that are missing in the directory; returns the files it wrote.
-
-    A file appears whole or not at all: it is written beside its place and renamed.
-    """
-    written = []
-    for name in names:
-        example = EXAMPLES[name]
-        target = directory / name / example.file
-        if target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".train-") as scratch:
-            draft = Path(scratch) / example.file
-            example.train(draft)
-            draft.replace(target)
-        written.append(target)
-    return written
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; prints one line for each model it trains."""
-    parser = argparse.ArgumentParser(prog="python -m modelyard_deployments.examples", description=__doc__)
-    parser.add_argument("directory", nargs="?", type=Path, default=Path("models"), help="where the models go")
-    parser.add_argument("--only", nargs="+", choices=tuple(EXAMPLES), default=tuple(EXAMPLES), metavar="NAME")
-    parsed = parser.parse_args(arguments)
-    for name in parsed.only:
-        for path in make_examples(parsed.directory, [name]):
-            sys.stdout.write(f"trained {path}\n")
-
-
-if __name__ == "__main__":
-    main()
