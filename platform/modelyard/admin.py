@@ -55,6 +55,7 @@ class ModelStatus:
         outputs: What it answers; empty until known.
         message: What the last change was for, in the words of who made it.
         generation: Counts the changes of what is wanted of it.
+        members: Names of its members: further signatures, or the models of a repository; empty for most.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ModelStatus:
     outputs: tuple[TensorSpec, ...] = ()
     message: str = ""
     generation: int = 0
+    members: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of the admin API."""
@@ -93,6 +95,7 @@ class ModelStatus:
             "outputs": [_tensor_to_dict(spec) for spec in self.outputs],
             "message": self.message,
             "generation": self.generation,
+            "members": list(self.members),
         }
 
     @classmethod
@@ -107,6 +110,7 @@ class ModelStatus:
         known["state"] = ModelState(data["state"])
         known["inputs"] = tuple(_tensor_from_dict(item) for item in data.get("inputs", ()))
         known["outputs"] = tuple(_tensor_from_dict(item) for item in data.get("outputs", ()))
+        known["members"] = tuple(data.get("members", ()))
         for key in ("name", "framework", "uri", "owner"):
             known[key] = data[key]
         return cls(**known)

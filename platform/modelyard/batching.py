@@ -42,6 +42,7 @@ class Call:
         parameters: The requests' parameters, equal for all parts.
         priority: 1 goes before 2 and so on, and all of them before 0, which is none.
         waited_ns: How long its parts have waited before, altogether, in nanoseconds.
+        member: Which of the model's members it is for; empty for the model itself.
     """
 
     inputs: Tensors
@@ -50,6 +51,7 @@ class Call:
     parameters: Parameters
     priority: int = 0
     waited_ns: int = 0
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def group_key(call: Call) -> GroupKey:
     if call.parameters:
         parameters = tuple(sorted((name, type(value), value) for name, value in call.parameters.items()))
     shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in call.inputs.items())
-    return (call.outputs, parameters, shapes)
+    return (call.member, call.outputs, parameters, shapes)
 
 
 def enqueue(waiting: deque[W], item: W, priority: Callable[[W], int]) -> None:
@@ -104,7 +106,7 @@ def merge(calls: Sequence[Call]) -> Call:
     inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in first.inputs}
     rows = tuple(count for call in calls for count in call.rows)
     waited_ns = sum(call.waited_ns for call in calls)
-    return Call(inputs, rows, first.outputs, first.parameters, first.priority, waited_ns)
+    return Call(inputs, rows, first.outputs, first.parameters, first.priority, waited_ns, first.member)
 
 
 def split(answer: Answer, rows: Sequence[int]) -> list[Tensors | ModelyardError]:
@@ -134,7 +136,7 @@ def part(call: Call, index: int) -> Call:
     start = sum(call.rows[:index])
     end = start + call.rows[index]
     inputs = {name: array[start:end] for name, array in call.inputs.items()}
-    return Call(inputs, (call.rows[index],), call.outputs, call.parameters)
+    return replace(call, inputs=inputs, rows=(call.rows[index],))
 
 
 def check_rows(outputs: Tensors, call: Call) -> None:

@@ -89,14 +89,21 @@ class DataPlane:
             await self._changed.wait()
         return found
 
-    def get_ready(self, model: str, version: str = "") -> tuple[RevisionRoute, Signature]:
+    def get_ready(self, model: str, version: str = "", member: str = "") -> tuple[RevisionRoute, Signature]:
         """The revision that answers now, with its signature.
+
+        Args:
+            model: Name of the model.
+            version: A revision's number or a label; empty for the active one.
+            member: Name of a further signature of the model; empty for its own.
 
         Raises:
             ModelNotFound: Unknown model or version.
             ModelNotReady: It cannot answer now.
+            InvalidRequest: It has no such signature.
         """
-        return self.table.get_ready(model, version)
+        route, signature = self.table.get_ready(model, version)
+        return route.get_member(member) if member else (route, signature)
 
     async def infer(
         self, revision: RevisionRoute, signature: Signature, request: InferenceRequest, timeout_s: float | None = None
@@ -118,7 +125,7 @@ class DataPlane:
             raise Unsupported(
                 f'model "{revision.model}" answers with a stream: use generate_stream (HTTP) or ModelStreamInfer (gRPC)'
             )
-        call = _to_call(signature, request)
+        call = _to_call(revision.member, signature, request)
         outputs: Tensors
         if call.rows == (0,) and signature.batch_axis:
             outputs = signature.empty_outputs(call.outputs)
@@ -148,7 +155,7 @@ class DataPlane:
         if not signature.decoupled:
             yield await self.infer(revision, signature, request, timeout_s)
             return
-        call = _to_call(signature, request)
+        call = _to_call(revision.member, signature, request)
         ident = request.id or new_id()
         if call.rows == (0,) and signature.batch_axis:
             empty = await _classify(signature.empty_outputs(call.outputs), request, signature)
@@ -171,7 +178,7 @@ class DataPlane:
         return await self._transport.statistics(revision)
 
 
-def _to_call(signature: Signature, request: InferenceRequest) -> Call:
+def _to_call(member: str, signature: Signature, request: InferenceRequest) -> Call:
     """The request as replicas get it, checked.
 
     Raises:
@@ -187,8 +194,9 @@ def _to_call(signature: Signature, request: InferenceRequest) -> Call:
         raise InvalidRequest("inputs: expected at least one, which says how many rows there are, got none")
     rows = next(iter(inputs.values())).shape[0] if signature.batch_axis else 0
     if not request.parameters:
-        return Call(inputs, (rows,), names, {})
-    return Call(inputs, (rows,), names, _model_parameters(request.parameters), _priority(request.parameters))
+        return Call(inputs, (rows,), names, {}, member=member)
+    parameters, priority = _model_parameters(request.parameters), _priority(request.parameters)
+    return Call(inputs, (rows,), names, parameters, priority, member=member)
 
 
 async def _classify(outputs: dict[str, Array], request: InferenceRequest, signature: Signature) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard.errors import InvalidConfig, ModelLoadError
-from modelyard.signature import Signature
+from modelyard.signature import Description, Signature
 from modelyard.tensor import Parameters, Tensors
 
 ENTRY_POINT_GROUP: Final = "modelyard.frameworks"
@@ -40,16 +40,32 @@ class Options(BaseModel):
 
 
 class Model(ABC):
-    """A loaded model. ``predict`` is called from one thread at a time."""
+    """A loaded model."""
+
+    concurrency: int = 1
+    """How many calls of ``predict`` may run at once: in threads, or on the event loop where it is ``async def``."""
+
+    publishes_members: bool = False
+    """Its members are models of the platform under their own names, not further signatures of this one."""
 
     @property
     @abstractmethod
     def signature(self) -> Signature:
         """Inputs and outputs, derived from the artifact."""
 
+    @property
+    def members(self) -> Mapping[str, Model]:
+        """Further models that its replicas answer for, by name: the signatures of a SavedModel, a whole repository.
+
+        Fixed once it is loaded. Each has its own queue and counts; members have none of their own.
+        """
+        return {}
+
     @abstractmethod
-    def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
-        """Runs the model.
+    def predict(
+        self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters
+    ) -> Tensors | Awaitable[Tensors]:
+        """Runs the model, in a thread, or on the replica's event loop where it is ``async def``.
 
         Args:
             inputs: Already bound to the signature: its names, datatypes and shapes. Read-only, and at least one row.
@@ -127,6 +143,12 @@ class Framework(ABC):
         Raises:
             ModelLoadError: The artifact or the library's version does not fit; the message says both.
         """
+
+
+def describe(model: Model) -> Description:
+    """What a replica tells of its model."""
+    members = {name: member.signature for name, member in model.members.items()}
+    return Description(model.signature, members, model.publishes_members)
 
 
 @cache

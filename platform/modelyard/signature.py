@@ -161,6 +161,21 @@ class Signature:
         return _names([spec.name for spec in self.inputs])
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a replica tells of its model.
+
+    Attributes:
+        signature: The model's own.
+        members: Those of its members, by name; see ``Model.members``.
+        publishes_members: Its members are models of the platform, under their own names.
+    """
+
+    signature: Signature
+    members: Mapping[str, Signature] = field(default_factory=dict)
+    publishes_members: bool = False
+
+
 def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     if "O" in (have.kind, want.kind):
         return False

@@ -17,6 +17,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Deplo
 
 from modelyard.batching import reports_batch_id
 from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelNotReady
+from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.serve import controller as module
@@ -79,7 +80,7 @@ class RememberingServe:
         async def describe() -> Any:
             if app_name in self.silent:
                 await asyncio.Event().wait()
-            return FakeModel(0.0, FakeOptions()).signature
+            return describe_model(FakeModel(0.0, FakeOptions()))
 
         return SimpleNamespace(describe=SimpleNamespace(remote=describe))
 

@@ -27,6 +27,7 @@ from modelyard.serve.plan import ModelPlan, plan_model
 from modelyard.serve.repository import Repository, RepositoryHandlers
 from modelyard.serve.v2 import V2Handlers
 from modelyard.serve.views import model_route, model_status
+from modelyard.signature import Description
 from modelyard.tensor import Tensors
 from modelyard.testing import FakeModel, FakeOptions
 
@@ -63,7 +64,7 @@ class CatalogTransport:
         return plan_model(model, seen, self._signatures(), self.failures)
 
     def _signatures(self) -> dict[str, Any]:
-        return dict.fromkeys(self.observed, self._signature)
+        return dict.fromkeys(self.observed, Description(self._signature))
 
     def _status(self, record: ModelRecord) -> ModelStatus:
         return model_status(record, self._plans.get(record.name), self._signatures())

@@ -7,10 +7,10 @@ resolves against the last one it has, also while the controller is away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from modelyard.errors import ModelNotFound, ModelNotReady
+from modelyard.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from modelyard.signature import Signature
 
 
@@ -32,6 +32,9 @@ class RevisionRoute:
         request_timeout_s: The longest a request may take, in seconds.
         replicas: Replicas that can answer.
         num_gpus: GPUs, or the part of one, that a replica has.
+        members: Signatures of the model's members, by name.
+        publishes_members: Its members are models of the platform.
+        member: Which member of its application this is the route of; empty for the model itself.
     """
 
     model: str
@@ -47,11 +50,26 @@ class RevisionRoute:
     request_timeout_s: float = 60.0
     replicas: int = 0
     num_gpus: float = 0.0
+    members: Mapping[str, Signature] = field(default_factory=dict)
+    publishes_members: bool = False
+    member: str = ""
 
     @property
     def is_ready(self) -> bool:
         """A replica has loaded it and can answer now."""
         return self.state == "ready" and self.signature is not None
+
+    def get_member(self, name: str) -> tuple[RevisionRoute, Signature]:
+        """One of its further signatures.
+
+        Raises:
+            InvalidRequest: It has none of that name.
+        """
+        signature = None if self.publishes_members else self.members.get(name)
+        if signature is None:
+            known = "none" if self.publishes_members else ", ".join(self.members) or "none"
+            raise InvalidRequest(f'model "{self.model}": expected a signature of {known}, got "{name[:80]}"')
+        return replace(self, member=name, signature=signature), signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +101,20 @@ class ModelRoute:
     def ready_versions(self) -> tuple[str, ...]:
         """Numbers of the revisions that can answer now."""
         return tuple(number for number, revision in self.revisions.items() if revision.is_ready)
+
+    def published_members(self) -> Iterator[ModelRoute]:
+        """A model for each member that its revisions publish; each with the revisions that have it."""
+        names = {
+            name for revision in self.revisions.values() if revision.publishes_members for name in revision.members
+        }
+        for name in sorted(names):
+            revisions = {
+                number: replace(revision, model=name, member=name, members={}, signature=revision.members[name])
+                for number, revision in self.revisions.items()
+                if name in revision.members
+            }
+            active = self.active if self.active in revisions else max(revisions, key=int)
+            yield replace(self, name=name, active=active, revisions=revisions, labels={})
 
 
 @dataclass(frozen=True, slots=True)

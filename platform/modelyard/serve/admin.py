@@ -124,7 +124,7 @@ class _ByHandle:
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
-        return await RevisionHandle(revision.application).statistics(_TIMEOUT_S)
+        return await RevisionHandle(revision.application).statistics(revision.member, _TIMEOUT_S)
 
 
 def _unwrap(result: ModelStatus | ModelyardError) -> ModelStatus:

@@ -538,4 +538,4 @@ def _join(requests: Sequence[_Waiting]) -> Call:
 
 
 def _with_wait(call: Call, waited_ns: int) -> Call:
-    return Call(call.inputs, call.rows, call.outputs, call.parameters, call.priority, waited_ns)
+    return Call(call.inputs, call.rows, call.outputs, call.parameters, call.priority, waited_ns, call.member)

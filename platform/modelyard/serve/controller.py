@@ -39,7 +39,7 @@ from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
 from modelyard.serve.replica import DEPLOYMENT_NAME
 from modelyard.serve.views import failed_route, model_route, model_status
-from modelyard.signature import Signature
+from modelyard.signature import Description
 from modelyard.store import check_allowed, digest, resolve
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Controller:
         self._loop = asyncio.get_running_loop()
         self._catalog = Catalog(self._config.catalog.url)
         self._deployed: dict[str, str] = {}
-        self._signatures: dict[str, Signature] = {}
+        self._described: dict[str, Description] = {}
         self._failures: dict[str, str] = {}
         self._again: set[str] = set()
         self._plans: dict[str, ModelPlan] = {}
@@ -337,11 +337,11 @@ class Controller:
 
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
         """One model's part of a round; a record that cannot be followed fails its own model only."""
-        plan = plan_model(model, observed, self._signatures, self._failures)
+        plan = plan_model(model, observed, self._described, self._failures)
         try:
             if model.problem:
                 raise InvalidConfig((model.problem,))
-            route = model_route(model, plan, self._signatures, self._config.ingress.max_inflight_per_model)
+            route = model_route(model, plan, self._described, self._config.ingress.max_inflight_per_model)
             return _Look(plan, route, RevisionDeployment.from_records(model, _newest(model)) if plan.deploy else None)
         except (InvalidConfig, KeyError, TypeError, ValueError) as exc:
             if model.wanted is Wanted.SERVING:
@@ -387,8 +387,8 @@ class Controller:
             for name, overview in applications.items()
             if is_revision_application(name, overview.deployments)
         }
-        for name in set(self._signatures) - set(observed):
-            del self._signatures[name]
+        for name in set(self._described) - set(observed):
+            del self._described[name]
         for name in set(self._deployed) - set(observed):
             del self._deployed[name]
         for name, seen in observed.items():
@@ -402,16 +402,16 @@ class Controller:
         return observed
 
     def _describe(self, observed: Mapping[str, Observed]) -> None:
-        """Asks the applications that have begun to run for their signatures."""
+        """Asks the applications that have begun to run what they serve."""
         asked = {
-            name: asyncio.run_coroutine_threadsafe(_ask_signature(name), self._loop)
+            name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
             for name, seen in observed.items()
-            if seen.running and name not in self._signatures and not seen.is_deleting
+            if seen.running and name not in self._described and not seen.is_deleting
         }
         until = time.monotonic() + _DESCRIBE_TIMEOUT_S
         for name, future in asked.items():
             try:
-                self._signatures[name] = future.result(max(0.0, until - time.monotonic()))
+                self._described[name] = future.result(max(0.0, until - time.monotonic()))
             except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
                 future.cancel()
                 logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
@@ -449,6 +449,9 @@ class Controller:
 
     def _publish(self, models: Sequence[ModelRecord], looks: Mapping[str, _Look]) -> None:
         routes = {name: look.route for name, look in looks.items() if not look.plan.purge}
+        # A model of its own comes before a member of another's repository; of two such, that of the first repository.
+        members = [member for route in routes.values() for member in route.published_members()]
+        routes = {member.name: member for member in reversed(members)} | routes
         is_settled = all(
             looks[model.name].plan.newest.state in _SETTLED
             for model in models
@@ -465,7 +468,7 @@ class Controller:
             loop.call_soon_threadsafe(event.set)
 
     def _status(self, record: ModelRecord) -> ModelStatus:
-        status = model_status(record, self._plans.get(record.name), self._signatures)
+        status = model_status(record, self._plans.get(record.name), self._described)
         if record.name in self._left_out and record.owner is Owner.REGISTERED and not status.reason:
             return replace(status, reason=_LEFT_OUT)
         return status
@@ -486,11 +489,11 @@ class Controller:
             self._wake.set()
 
 
-async def _ask_signature(application: str) -> Signature:
+async def _ask_description(application: str) -> Description:
     """What a replica of this application says of itself; Serve's handles want an event loop."""
     handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
-    signature: Signature = await handle.describe.remote()
-    return signature
+    description: Description = await handle.describe.remote()
+    return description
 
 
 def _make_entry(spec: ModelSpec, artifact: str) -> ModelEntry:

@@ -15,15 +15,15 @@ from modelyard.statistics import Statistics
 _NAMESPACE = b"modelyard-counts"
 
 
-def keep_counts(application: str, replica: str, counts: Statistics) -> None:
+def keep_counts(application: str, member: str, replica: str, counts: Statistics) -> None:
     """Keeps what a replica counted, until its model is removed."""
     if counts.execution_count:
-        _internal_kv_put(_key(application, replica), pickle.dumps(counts), overwrite=True, namespace=_NAMESPACE)
+        _internal_kv_put(_key(application, member, replica), pickle.dumps(counts), overwrite=True, namespace=_NAMESPACE)
 
 
-def get_kept_counts(application: str) -> dict[str, Statistics]:
-    """What the application's replicas counted that have stopped or are about to, by replica."""
-    prefix = _key(application, "")
+def get_kept_counts(application: str, member: str) -> dict[str, Statistics]:
+    """What the application's replicas counted of a member that have stopped or are about to, by replica."""
+    prefix = _key(application, member, "")
     found = {
         key.removeprefix(prefix).decode(): _internal_kv_get(key, namespace=_NAMESPACE)
         for key in _internal_kv_list(prefix, namespace=_NAMESPACE)
@@ -37,5 +37,5 @@ def clear_counts(model: str) -> None:
         _internal_kv_del(key, namespace=_NAMESPACE)
 
 
-def _key(application: str, replica: str) -> bytes:
-    return f"{application}/{replica}".encode()
+def _key(application: str, member: str, replica: str) -> bytes:
+    return f"{application}/{member}/{replica}".encode()

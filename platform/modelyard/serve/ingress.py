@@ -70,7 +70,7 @@ class Callers:
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
         try:
-            return await RevisionHandle(revision.application).statistics(_STATISTICS_TIMEOUT_S)
+            return await RevisionHandle(revision.application).statistics(revision.member, _STATISTICS_TIMEOUT_S)
         except Exception as exc:
             # Serve's many ways to say that a replica is gone or busy.
             raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
@@ -86,7 +86,7 @@ class Callers:
             route.application: route
             for model in table.models.values()
             for route in model.revisions.values()
-            if route.state not in _LEAVING
+            if route.state not in _LEAVING and not route.member  # members share the application's caller
         }
         for application, route in routes.items():
             caller = self._callers.get(application)

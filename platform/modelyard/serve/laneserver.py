@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replica's end of the lanes: a Unix socket in front of a :class:`~modelyard.serve.runner.ModelRunner`."""
+"""The replica's end of the lanes: a Unix socket in front of what runs the model."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from modelyard.batching import Call
+from modelyard.batching import Answer, Call
 from modelyard.errors import InternalError, ModelyardError
 from modelyard.serve.lane import STREAM_WINDOW, Kind, LaneProtocol
-from modelyard.serve.runner import ModelRunner
+from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What answers calls."""
+
+    def submit(self, call: Call) -> asyncio.Future[Answer]:
+        """Queues one call."""
+
+    def stream(self, call: Call) -> AsyncGenerator[Tensors]:
+        """The answers to one call of a decoupled model."""
 
 
 @dataclass(slots=True)
@@ -39,7 +50,7 @@ class LaneServer:
         runner: What answers.
     """
 
-    def __init__(self, path: Path, runner: ModelRunner) -> None:
+    def __init__(self, path: Path, runner: Runner) -> None:
         self._path = path
         self._runner = runner
         self._server: asyncio.AbstractServer | None = None

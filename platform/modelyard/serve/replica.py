@@ -24,14 +24,14 @@ from ray.serve.handle import DeploymentHandle
 
 from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
-from modelyard.model import Model, load_model
+from modelyard.model import Model, describe, load_model
 from modelyard.serve.counts import get_kept_counts, keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
-from modelyard.serve.runner import ModelRunner
-from modelyard.signature import Signature
+from modelyard.serve.runners import Runners
+from modelyard.signature import Description
 from modelyard.statistics import Statistics, merge_statistics
 from modelyard.store import check_unchanged, resolve
 from modelyard.tensor import Tensors
@@ -110,7 +110,7 @@ class ModelReplica:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
         self._thread.start()
-        self._runner = ModelRunner(spec.model, self._model, 64, 0.0, 1000)
+        self._runners = Runners(spec.model, self._model)
         self._server: LaneServer | None = None
         self._run(self._start())
 
@@ -118,10 +118,10 @@ class ModelReplica:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     async def _start(self) -> None:
-        self._runner.start()
+        self._runners.start()
         try:
             path = socket_path(lane_folder(session_id()), self._application, self._replica)
-            server = LaneServer(path, self._runner)
+            server = LaneServer(path, self._runners)
             await server.start()
         except OSError as exc:
             # Calls then come through the Serve handle only: slower, not wrong.
@@ -134,19 +134,21 @@ class ModelReplica:
         batching = Batching(**settings)
 
         async def configure() -> None:
-            self._runner.configure(batching.max_batch_size, batching.batch_wait_timeout_s, batching.max_queued_requests)
+            self._runners.configure(
+                batching.max_batch_size, batching.batch_wait_timeout_s, batching.max_queued_requests
+            )
 
         self._run(configure())
 
-    async def describe(self) -> Signature:
-        """The loaded model's signature."""
-        return self._model.signature
+    async def describe(self) -> Description:
+        """What the loaded model takes and gives."""
+        return describe(self._model)
 
     async def call(self, call: Call) -> Answer:
         """Answers one call that came through the Serve handle; errors are part of the answer."""
 
         async def submit() -> Answer:
-            return await self._runner.submit(call)
+            return await self._runners.submit(call)
 
         try:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(submit(), self._loop))
@@ -165,7 +167,7 @@ class ModelReplica:
         async def read() -> None:
             last: ModelyardError | None = None
             try:
-                async with contextlib.aclosing(self._runner.stream(call)) as outputs:
+                async with contextlib.aclosing(self._runners.stream(call)) as outputs:
                     async for item in outputs:
                         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(room.acquire(), serve_loop))
                         serve_loop.call_soon_threadsafe(answers.put_nowait, item)
@@ -183,11 +185,11 @@ class ModelReplica:
         finally:
             reading.cancel()
 
-    async def statistics(self) -> tuple[str, Statistics]:
-        """This replica's name, and what it has counted since it started."""
+    async def statistics(self, member: str) -> tuple[str, Statistics]:
+        """This replica's name, and what it has counted of the model or of a published member since it started."""
 
         async def copy_now() -> Statistics:
-            return copy.deepcopy(self._runner.statistics)
+            return copy.deepcopy(self._runners.statistics[member])
 
         counts = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(copy_now(), self._loop))
         return self._replica, counts
@@ -195,7 +197,7 @@ class ModelReplica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it periodically."""
         backlog = self._server.backlog if self._server is not None else 0
-        return {"ongoing": float(self._runner.ongoing + backlog)}
+        return {"ongoing": float(self._runners.ongoing + backlog)}
 
     def check_health(self) -> None:
         """Healthy while the loop that answers is alive, and the runner in it.
@@ -203,27 +205,31 @@ class ModelReplica:
         Raises:
             RuntimeError: It is not.
         """
-        if not self._thread.is_alive() or not self._runner.is_alive:
+        if not self._thread.is_alive() or not self._runners.is_alive:
             raise RuntimeError("what answers calls has ended")
 
     async def _drain(self) -> None:
-        keep_counts(self._application, self._replica, self._runner.statistics)  # from now on Serve does not ask it
+        self._keep_counts()  # from now on Serve does not ask it
         if self._server is not None:
             self._server.stop_accepting()
         try:
             async with asyncio.timeout(_DRAIN_TIMEOUT_S):
                 if self._server is not None:
                     await self._server.drain()
-                await self._runner.drain()
+                await self._runners.drain()
         except TimeoutError:
             logger.warning("model still busy after %s s of draining", _DRAIN_TIMEOUT_S)
         if self._server is not None:
             await self._server.stop()
-        keep_counts(self._application, self._replica, self._runner.statistics)
+        self._keep_counts()
+
+    def _keep_counts(self) -> None:
+        for member, counts in self._runners.statistics.items():
+            keep_counts(self._application, member, self._replica, counts)
 
     def __del__(self) -> None:
         """Serve calls it when the replica stops: answers what it has, takes nothing new."""
-        if self._stopped or not hasattr(self, "_runner"):
+        if self._stopped or not hasattr(self, "_runners"):
             return
         self._stopped = True
         self._run(self._drain())
@@ -260,12 +266,12 @@ class RevisionHandle:
         finally:
             answers.cancel()
 
-    async def statistics(self, timeout_s: float) -> Statistics:
-        """What all replicas, also those that have stopped since, have counted.
+    async def statistics(self, member: str, timeout_s: float) -> Statistics:
+        """What all replicas, also those that have stopped since, have counted of the model or of a published member.
 
         Raises:
             TimeoutError: Not all have answered in time.
         """
-        answers = await self._get().broadcast("statistics").results_async(timeout_s=timeout_s)
-        kept = await asyncio.to_thread(get_kept_counts, self._application)
+        answers = await self._get().broadcast("statistics", member).results_async(timeout_s=timeout_s)
+        kept = await asyncio.to_thread(get_kept_counts, self._application, member)
         return merge_statistics((kept | dict(answers)).values())

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import pickle
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic_ns
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -82,8 +83,8 @@ class _Raised:
 class ModelRunner:
     """The queue in front of one model and the loop that empties it.
 
-    While one batch is in ``predict`` the next one forms, so batches grow with the load and a lone request never waits
-    (unless ``batch_wait_timeout_s`` says so).
+    While batches are in ``predict`` (``Model.concurrency`` at once) the next one forms, so batches grow with the load
+    and a lone request never waits (unless ``batch_wait_timeout_s`` says so).
 
     Args:
         name: The model's name, for messages.
@@ -100,7 +101,10 @@ class ModelRunner:
         self._model = model
         self._merges = model.signature.batch_axis and max_batch_size > 1
         self._batched = model.signature.batch_axis
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._is_async = inspect.iscoroutinefunction(model.predict)
+        self._slots = asyncio.Semaphore(model.concurrency)
+        self._batches: set[asyncio.Task[None]] = set()
+        self._thread = ThreadPoolExecutor(1 if self._is_async else model.concurrency, thread_name_prefix="predict")
         self._waiting: deque[_Waiting] = deque()
         self._running = 0
         self._streams = 0
@@ -181,9 +185,16 @@ class ModelRunner:
                 await self._wake.wait()
             if self._wait_s > 0 and self._merges:
                 await self._wait_for_rows()
+            await self._slots.acquire()
             batch = self._take_batch()
-            if batch:
+            if not batch:
+                self._slots.release()
+            elif self._model.concurrency == 1:  # the same without a task for each batch
                 await self._execute(batch)
+            else:
+                task = asyncio.get_running_loop().create_task(self._execute(batch))
+                self._batches.add(task)
+                task.add_done_callback(self._batches.discard)
 
     def _settle(self) -> None:
         if not self._waiting and not self._running and not self._streams:
@@ -225,12 +236,16 @@ class ModelRunner:
         return batch
 
     async def _execute(self, batch: Sequence[_Waiting]) -> None:
-        self._running = sum(len(waiting.call.rows) for waiting in batch)
+        requests = sum(len(waiting.call.rows) for waiting in batch)
+        self._running += requests
         try:
             begun_ns = monotonic_ns()
             call = merge([waiting.call for waiting in batch])
             input_ns = monotonic_ns() - begun_ns
-            done = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, call)
+            if self._is_async:
+                done = await self._predict_async(call)
+            else:
+                done = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, call)
             self._deliver(batch, call, done.answer)
             self._count(batch, call, begun_ns, input_ns, done)
         except Exception as exc:
@@ -240,7 +255,9 @@ class ModelRunner:
                 if not waiting.future.done():
                     waiting.future.set_exception(ModelFailed(self._name, f"{type(exc).__name__}: {exc}"))
         finally:
-            self._running = 0
+            self._running -= requests
+            self._slots.release()
+            self._settle()
 
     def _count(self, batch: Sequence[_Waiting], call: Call, begun_ns: int, input_ns: int, done: _Done) -> None:
         parts = len(call.rows)
@@ -310,14 +327,44 @@ class ModelRunner:
         except BaseException as exc:  # noqa: BLE001  # as above; nothing of this thread's may end the process
             return self._as_error(exc)
 
+    async def _predict_async(self, call: Call) -> _Done:
+        """As :meth:`_predict`, of a model that runs on the event loop."""
+        begun_ns = monotonic_ns()
+        try:
+            raw = await self._ask_async(call)
+            infer_ns = monotonic_ns() - begun_ns
+            answer = Answer(merged=self._to_outputs(raw, call))
+            return _Done(answer, infer_ns, monotonic_ns() - begun_ns - infer_ns)
+        except BaseException as exc:
+            if _is_closing(exc):
+                raise
+            error = self._as_error(exc)
+        if len(call.rows) == 1:
+            parts: tuple[Tensors | ModelyardError, ...] = (error,)
+        else:
+            alone = [self._predict_async(part(call, index)) for index in range(len(call.rows))]
+            parts = tuple(_only_part(done.answer) for done in await asyncio.gather(*alone))
+        return _Done(Answer(parts=parts), monotonic_ns() - begun_ns, 0)
+
     def _ask(self, call: Call) -> Tensors:
+        outputs = self._model.predict(call.inputs, self._asked_names(call), call.parameters)
+        return self._add_batch_id(cast(Tensors, outputs), call)
+
+    async def _ask_async(self, call: Call) -> Tensors:
+        outputs = self._model.predict(call.inputs, self._asked_names(call), call.parameters)
+        return self._add_batch_id(await cast(Awaitable[Tensors], outputs), call)
+
+    def _asked_names(self, call: Call) -> tuple[str, ...]:
+        """The outputs that the model computes; always at least one."""
         if BATCH_ID not in call.outputs or has_output(self._model.signature, BATCH_ID):
-            return self._model.predict(call.inputs, call.outputs, call.parameters)
+            return call.outputs
         names = tuple(name for name in call.outputs if name != BATCH_ID)
-        if not names:  # a model is always asked for something
-            names = tuple(spec.name for spec in self._model.signature.outputs)
-        answers = self._model.predict(call.inputs, names, call.parameters)
-        return {**answers, BATCH_ID: np.full(sum(call.rows) or 1, new_id().encode(), dtype=object)}
+        return names or tuple(spec.name for spec in self._model.signature.outputs)
+
+    def _add_batch_id(self, outputs: Tensors, call: Call) -> Tensors:
+        if BATCH_ID not in call.outputs or BATCH_ID in outputs:
+            return outputs
+        return {**outputs, BATCH_ID: np.full(sum(call.rows) or 1, new_id().encode(), dtype=object)}
 
     def _to_outputs(self, raw: Tensors, call: Call) -> Tensors:
         missing = [name for name in call.outputs if name not in raw]
@@ -474,6 +521,10 @@ def _is_closing(exc: BaseException) -> bool:
     if isinstance(exc, asyncio.CancelledError):
         return task is not None and task.cancelling() > 0
     return isinstance(exc, GeneratorExit)
+
+
+def _only_part(answer: Answer) -> Tensors | ModelyardError:
+    return answer.parts[0] if answer.merged is None else answer.merged
 
 
 def _step(source: Iterator[Tensors]) -> Tensors | _Raised | None:

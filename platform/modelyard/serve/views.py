@@ -17,18 +17,18 @@ from modelyard.config import ModelSpec, parse_model_spec
 from modelyard.routing import ModelRoute, RevisionRoute
 from modelyard.serve.applications import application_name
 from modelyard.serve.plan import ModelPlan, RevisionState, newest_revision, unloaded_state
-from modelyard.signature import Signature
+from modelyard.signature import Description
 
 
 def model_route(
-    model: ModelRecord, plan: ModelPlan, signatures: Mapping[str, Signature], max_inflight: int
+    model: ModelRecord, plan: ModelPlan, described: Mapping[str, Description], max_inflight: int
 ) -> ModelRoute:
     """What the ingress replicas are told.
 
     Args:
         model: From the catalog.
         plan: Of the same round.
-        signatures: Of applications, as far as known.
+        described: What applications tell of themselves, as far as known.
         max_inflight: Requests to any one model that an ingress replica may hold.
 
     Raises:
@@ -39,7 +39,7 @@ def model_route(
     serving = _serving(plan)
     shown = {serving.number: serving} | ({plan.newest.number: plan.newest} if plan.serving else {})
     revisions = {
-        str(number): _revision_route(spec, state, signatures, max_inflight) for number, state in sorted(shown.items())
+        str(number): _revision_route(spec, state, described, max_inflight) for number, state in sorted(shown.items())
     }
     labels = {label: str(number) for label, number in model.labels.items() if number == serving.number}
     created = int(datetime.fromisoformat(model.created_at).timestamp())
@@ -47,10 +47,11 @@ def model_route(
 
 
 def _revision_route(
-    spec: ModelSpec, state: RevisionState, signatures: Mapping[str, Signature], max_inflight: int
+    spec: ModelSpec, state: RevisionState, described: Mapping[str, Description], max_inflight: int
 ) -> RevisionRoute:
     application = application_name(spec.name, state.number)
-    signature = signatures.get(application)
+    description = described.get(application)
+    signature = description.signature if description else None
     if signature is not None and spec.batching.report_batch_id:
         signature = report_batch_id(signature)
     taken = spec.limits.max_queued_requests + max(1, state.running) * spec.max_ongoing_requests
@@ -68,6 +69,8 @@ def _revision_route(
         request_timeout_s=spec.limits.request_timeout_s,
         replicas=state.running,
         num_gpus=spec.resources.num_gpus,
+        members=description.members if description else {},
+        publishes_members=description is not None and description.publishes_members,
     )
 
 
@@ -83,16 +86,17 @@ def _serving(plan: ModelPlan) -> RevisionState:
     return plan.serving or RevisionState(plan.newest.number, ModelState.REMOVING, "it is being removed")
 
 
-def model_status(record: ModelRecord, plan: ModelPlan | None, signatures: Mapping[str, Signature]) -> ModelStatus:
+def model_status(record: ModelRecord, plan: ModelPlan | None, described: Mapping[str, Description]) -> ModelStatus:
     """What an operator sees.
 
     Args:
         record: From the catalog, as it is now.
         plan: Of the last round, which may have begun before the record changed; None before the first.
-        signatures: Of applications, as far as known.
+        described: What applications tell of themselves, as far as known.
     """
     state = _shown_state(record, plan)
-    signature = signatures.get(application_name(record.name, state.number))
+    description = described.get(application_name(record.name, state.number))
+    signature = description.signature if description else None
     return ModelStatus(
         name=record.name,
         framework=str(record.spec.get("framework", "")),
@@ -110,6 +114,7 @@ def model_status(record: ModelRecord, plan: ModelPlan | None, signatures: Mappin
         outputs=signature.outputs if signature else (),
         message=record.active.message if record.revisions else "",
         generation=record.generation,
+        members=tuple(description.members) if description else (),
     )
 
 

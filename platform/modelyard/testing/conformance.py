@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -230,9 +232,21 @@ def _rows(model: Model, case: Case) -> int:
 
 def _run(model: Model, bound: Tensors, names: tuple[str, ...]) -> dict[str, Array]:
     answers = model.predict(bound, names, {})
+    if not isinstance(answers, Mapping):
+        answers = _loop().run_until_complete(_wait_for(answers))
     missing = [name for name in names if name not in answers]
     _require(not missing, f"every output asked for is answered, missing {missing}")
     return {name: to_protocol_array(answers[name]) for name in names}
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One for all calls, as in a replica: clients and connections belong to the loop that made them."""
+    return asyncio.new_event_loop()
+
+
+async def _wait_for(answers: Awaitable[Tensors]) -> Tensors:
+    return await answers
 
 
 def _predict(model: Model, inputs: Tensors, names: tuple[str, ...]) -> dict[str, Array]:
