@@ -187,6 +187,7 @@ class ModelRunner:
                 await self._wait_for_rows()
             await self._slots.acquire()
             batch = self._take_batch()
+            self._running += _requests(batch)
             if not batch:
                 self._slots.release()
             elif self._model.concurrency == 1:  # the same without a task for each batch
@@ -236,8 +237,6 @@ class ModelRunner:
         return batch
 
     async def _execute(self, batch: Sequence[_Waiting]) -> None:
-        requests = sum(len(waiting.call.rows) for waiting in batch)
-        self._running += requests
         try:
             begun_ns = monotonic_ns()
             call = merge([waiting.call for waiting in batch])
@@ -255,7 +254,7 @@ class ModelRunner:
                 if not waiting.future.done():
                     waiting.future.set_exception(ModelFailed(self._name, f"{type(exc).__name__}: {exc}"))
         finally:
-            self._running -= requests
+            self._running -= _requests(batch)
             self._slots.release()
             self._settle()
 
@@ -521,6 +520,10 @@ def _is_closing(exc: BaseException) -> bool:
     if isinstance(exc, asyncio.CancelledError):
         return task is not None and task.cancelling() > 0
     return isinstance(exc, GeneratorExit)
+
+
+def _requests(batch: Sequence[_Waiting]) -> int:
+    return sum(len(waiting.call.rows) for waiting in batch)
 
 
 def _only_part(answer: Answer) -> Tensors | ModelyardError:
