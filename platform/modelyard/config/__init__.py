@@ -21,6 +21,7 @@ from modelyard.config.spec import (
     load_model_spec,
     parse_model_spec,
 )
+from modelyard.config.versions import VersionPolicy
 
 __all__ = [
     "IMPORT_PATH",
@@ -36,6 +37,7 @@ __all__ = [
     "Resources",
     "SecurityConfig",
     "ServeFile",
+    "VersionPolicy",
     "check_framework",
     "load_model_spec",
     "load_platform_config",

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from modelyard.config.problems import join_path, mask_url, problems_of
-from modelyard.config.spec import Flag, Integer, ModelSpec, Number, Section, Text, check_framework
+from modelyard.config.section import Flag, Integer, Number, Section, Text
+from modelyard.config.spec import ModelSpec, check_framework
 from modelyard.errors import InvalidConfig
 
 _SQLITE = "sqlite:///"
@@ -101,6 +102,12 @@ class ControllerConfig(Section):
         gt=0,
         description="Seconds between two comparisons of what should run with what runs; a change through the platform "
         "is acted on at once.",
+    )
+    version_poll_interval_s: Number = Field(
+        default=1.0,
+        gt=0,
+        description="Seconds between two looks for new and removed version folders. A folder that appears is served "
+        "once two looks in a row have found the same files in it.",
     )
 
 

@@ -10,27 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from modelyard.config.problems import join_path, problems_of
+from modelyard.config.section import Flag, Integer, Number, Section, Text
+from modelyard.config.versions import VersionPolicy
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-
-# Strict: in YAML and JSON a number is a number, so "3" and true are mistakes worth pointing out.
-Integer = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Text = Annotated[str, Field(strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
-
-
-class Section(BaseModel):
-    """Base of every part of the configuration: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Batching(Section):
@@ -219,6 +209,11 @@ class ModelSpec(Section):
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the framework, checked against what it takes."
+    )
+    version_policy: VersionPolicy | None = Field(
+        default=None,
+        description="Which of the artifact's numeric folders are served, each as the version of its number; new ones "
+        "are picked up while it runs. Left out, a folder that holds nothing but such folders serves the highest.",
     )
     batching: Batching = Field(default=Batching(), description="How waiting requests are merged into one call.")
     autoscaling: Autoscaling = Field(default=Autoscaling(), description="How many replicas run, and when that changes.")

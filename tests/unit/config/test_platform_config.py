@@ -115,7 +115,10 @@ def test_every_problem_is_reported_at_once() -> None:
 
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
     (problem,) = _problems({"controller": {"zzz": 1}})
-    assert problem == "controller.zzz: unknown key; expected one of num_cpus, reconcile_interval_s"
+    assert (
+        problem
+        == "controller.zzz: unknown key; expected one of num_cpus, reconcile_interval_s, version_poll_interval_s"
+    )
 
 
 def test_framework_options_are_checked_against_the_framework() -> None:
@@ -195,9 +198,9 @@ def test_a_setting_leaves_the_digest_alone(changes: dict[str, Any]) -> None:
     assert plain.revision_digest("sha256:1") != plain.revision_digest("sha256:2")
 
 
-def test_every_field_is_name_revision_setting_or_description() -> None:
+def test_every_field_has_its_part() -> None:
     spec = parse_model_spec(_model())
-    parts = {"name", "description"} | spec.revision_content().keys() | spec.settings().keys()
+    parts = {"name", "description", "version_policy"} | spec.revision_content().keys() | spec.settings().keys()
     assert parts == ModelSpec.model_fields.keys()
 
 
