@@ -95,7 +95,15 @@ class Stepped(Controller):
     def _reconcile_forever(self) -> None:
         return
 
+    def _watch_versions(self) -> None:
+        return
+
     now = 0.0
+
+    async def look(self, times: int = 1) -> None:
+        """So many looks at the folders of versions."""
+        for _ in range(times):
+            await asyncio.to_thread(self._follow_versions)
 
     async def round(self) -> bool:
         self._clock = lambda: self.now
@@ -669,3 +677,149 @@ async def test_ids_of_batches_are_reported_where_the_setting_says_so_in_place(se
     await controller.step()
     revision, signature = (await _table(controller)).get_ready("m")
     assert (revision.version, reports_batch_id(signature)) == ("1", True)
+
+
+# -- folders of versions
+
+
+def _add_version(artifacts: Path, name: str, text: str = "1") -> None:
+    folder = artifacts / "many" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.fake").write_text(text)
+
+
+def _versions(table: RouteTable) -> dict[str, str]:
+    model = table.get_model("m")
+    return {number: revision.state for number, revision in model.revisions.items()} | {"active": model.active}
+
+
+async def _serve_all(controller: Stepped, remembering: RememberingServe) -> None:
+    await controller.step()
+    for name in list(remembering.states):
+        remembering.run(name)
+    await controller.step()
+
+
+async def test_a_folder_of_versions_serves_the_highest(start, remembering, artifacts):
+    for name in ("2", "00000010", "9", "notes"):
+        _add_version(artifacts, name)
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+    assert _versions(await _table(controller)) == {"10": "ready", "active": "10"}
+    assert (await controller.status("m")).version == "10"
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [({"latest": 2}, ["9", "10"]), ({"all": True}, ["2", "9", "10"]), ({"specific": [2, 10, 11]}, ["2", "10"])],
+    ids=["latest", "all", "specific"],
+)
+async def test_a_policy_chooses_the_versions(start, remembering, artifacts, policy, expected):
+    for name in ("2", "9", "10"):
+        _add_version(artifacts, name)
+    controller = await start()
+    await controller.register(_spec(artifacts, "many", version_policy=policy), "me", "")
+    await _serve_all(controller, remembering)
+    table = await _table(controller)
+    assert list(table.get_model("m").revisions) == expected
+    assert [table.get_ready("m", number)[0].application for number in expected] == [f"m@{one}" for one in expected]
+    assert table.get_ready("m")[0].version == "10"
+    assert table.get_ready("m", "stable")[0].version == "10"
+
+
+async def test_a_version_that_appears_is_loaded_before_the_old_one_goes(start, remembering, artifacts):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+    _add_version(artifacts, "2", "half")
+    await controller.look()
+    _add_version(artifacts, "2", "2")  # whoever copies it has not finished
+    await controller.look()
+    await controller.step()
+    assert remembering.deployed == ["m@1"]
+    await controller.look()
+    await controller.step()
+    assert _versions(await _table(controller)) == {"1": "ready", "2": "pending", "active": "1"}
+    remembering.run("m@2")
+    await controller.step()
+    assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+    assert remembering.deleted == ["m@1"]
+    await controller.look(3)
+    assert not await controller.step()
+
+
+async def test_a_version_that_goes_is_unloaded_but_not_the_last(start, remembering, artifacts):
+    for name in ("1", "2"):
+        _add_version(artifacts, name)
+    controller = await start()
+    await controller.register(_spec(artifacts, "many", version_policy={"all": True}), "me", "")
+    await _serve_all(controller, remembering)
+    (artifacts / "many" / "2").rename(artifacts / "away")
+    await controller.look(2)
+    await controller.step()
+    assert _versions(await _table(controller)) == {"1": "ready", "active": "1"}
+    (artifacts / "many" / "1").rename(artifacts / "far")
+    await controller.look(2)
+    await controller.step()
+    assert _versions(await _table(controller)) == {"1": "ready", "active": "1"}
+
+
+async def test_a_version_that_fails_is_tried_again_when_its_files_change(start, remembering, artifacts, kept):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+    _add_version(artifacts, "2", "broken")
+    await controller.look(2)
+    await controller.step()
+    kept[b"m@2"] = b"expected a number"
+    remembering.given_up.add("m@2")
+    await controller.step()
+    assert _versions(await _table(controller)) == {"1": "ready", "2": "failed", "active": "1"}
+    await controller.look(4)
+    await controller.step()
+    assert remembering.deployed.count("m@2") == 1
+    _add_version(artifacts, "2", "2")
+    await controller.look(2)
+    del kept[b"m@2"]
+    await controller.step()
+    remembering.run("m@2")
+    await controller.step()
+    assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+
+
+async def test_labels_point_at_versions(start, remembering, artifacts):
+    for name in ("1", "2"):
+        _add_version(artifacts, name)
+    controller = await start()
+    policy = {"all": True, "labels": {"stable": 1, "canary": 2}}
+    await controller.register(_spec(artifacts, "many", version_policy=policy), "me", "")
+    await _serve_all(controller, remembering)
+    table = await _table(controller)
+    assert [table.get_ready("m", label)[0].version for label in ("stable", "canary")] == ["1", "2"]
+    wrong = _spec(artifacts, "many", version_policy={"labels": {"old": 1}})
+    problem = await controller.register(wrong, "me", "")
+    assert "version_policy.labels.old: expected one of the versions served, 2, got 1" in str(problem)
+
+
+async def test_a_policy_needs_versions(start, artifacts):
+    (artifacts / "many").mkdir()
+    controller = await start()
+    problem = await controller.register(_spec(artifacts, "many", version_policy={"latest": 1}), "me", "")
+    assert "expected folders of versions" in str(problem)
+
+
+async def test_versions_are_the_same_after_a_restart(start, remembering, artifacts):
+    for name in ("1", "2"):
+        _add_version(artifacts, name)
+    controller = await start()
+    await controller.register(_spec(artifacts, "many", version_policy={"all": True}), "me", "")
+    await _serve_all(controller, remembering)
+    following = await start()
+    await following.step()
+    await following.look(3)
+    await following.step()
+    assert _versions(await _table(following)) == {"1": "ready", "2": "ready", "active": "2"}
+    assert remembering.deleted == []

@@ -45,7 +45,11 @@ def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
         pytest.param([2], {1: LAST, 2: STARTING}, [], "loading", 2, True, [], id="the old one has to go"),
         pytest.param([3], {1: RUNNING, 2: RUNNING, 3: STARTING}, [], "loading", 2, True, [1], id="two old ones"),
         pytest.param([3], {1: RUNNING, 2: CRASHED}, [2], "pending", 1, True, [2], id="repaired after a failure"),
-        pytest.param([1, 2], {1: RUNNING, 2: RUNNING}, [], "ready", 2, True, [1], id="labels do not keep the old one"),
+        pytest.param([1, 2], {1: RUNNING, 2: RUNNING}, [], "ready", 2, True, [], id="both in use"),
+        pytest.param([1, 2], {2: RUNNING}, [], "ready", 2, True, [], id="another one in use"),
+        pytest.param([1, 2], {1: RUNNING, 2: STARTING}, [], "loading", 1, True, [], id="one of two ready"),
+        pytest.param([2, 3], {1: RUNNING, 2: RUNNING, 3: STARTING}, [], "loading", 2, True, [1], id="window moves"),
+        pytest.param([1, 2], {1: CRASHED, 2: RUNNING}, [1], "ready", 2, True, [1], id="one of two fails"),
     ],
 )
 def test_a_wanted_model(numbers, observed, failed, state, serving, deploy, delete):
@@ -58,7 +62,14 @@ def test_a_wanted_model(numbers, observed, failed, state, serving, deploy, delet
     assert (plan.newest.number, plan.newest.state) == (max(numbers), state)
     assert plan.serving is not None
     assert plan.serving.number == serving
-    assert (plan.deploy, list(plan.delete), plan.purge) == (deploy, [f"m@{number}" for number in delete], False)
+    assert (bool(plan.deploy), list(plan.delete), plan.purge) == (deploy, [f"m@{number}" for number in delete], False)
+
+
+def test_every_revision_in_use_is_deployed_and_shown_but_those_that_failed():
+    observed = {"m@1": RUNNING, "m@3": RUNNING}
+    plan = plan_model(_model(1, 2, 3), observed, {"m@1", "m@3"}, {"m@2": "broken"})
+    assert (plan.deploy, plan.delete) == ((1, 3), ())
+    assert [(one.number, one.state) for one in plan.others] == [(1, ModelState.READY), (2, ModelState.FAILED)]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +86,7 @@ def test_a_removed_model_is_taken_down_then_forgotten(observed, delete, purge):
     seen = {f"m@{number}": application for number, application in observed.items()}
     plan = plan_model(_model(1, wanted=Wanted.REMOVED), seen, {"m@1"}, {})
     assert plan.serving is None
-    assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], purge, False)
+    assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], purge, ())
 
 
 @pytest.mark.parametrize(
@@ -93,13 +104,13 @@ def test_of_an_unloaded_model_nothing_runs_and_nothing_is_forgotten(observed, st
     plan = plan_model(_model(2, wanted=Wanted.UNLOADED), seen, {"m@1", "m@2"}, {"m@2": "it had failed"})
     assert plan.serving == plan.newest
     assert (plan.newest.number, plan.newest.state, plan.newest.running) == (2, state, 0)
-    assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], False, False)
+    assert (list(plan.delete), plan.purge, plan.deploy) == ([f"m@{number}" for number in delete], False, ())
 
 
 def test_a_model_whose_record_cannot_be_followed_is_left_as_it_is():
     plan = failed_plan(_model(2), "its entry is broken")
     assert (plan.newest.state, plan.newest.reason, plan.newest.number) == (ModelState.FAILED, "its entry is broken", 2)
-    assert (plan.deploy, plan.delete, plan.purge) == (False, (), False)
+    assert (plan.deploy, plan.delete, plan.purge) == ((), (), False)
 
 
 def test_a_replica_that_has_not_described_itself_is_loading():

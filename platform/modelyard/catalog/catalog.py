@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, insert, select, upda
 
 from modelyard.catalog import schema
 from modelyard.catalog.engine import open_engine, reading, writing
-from modelyard.catalog.records import EventRecord, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
+from modelyard.catalog.records import EventRecord, ModelEntry, ModelRecord, Owner, RevisionRecord, VersionEntry, Wanted
 from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
 
 STABLE: Final = "stable"
@@ -110,6 +110,8 @@ class Catalog:
         digest: str,
         actor: str = "",
         message: str = "",
+        versions: tuple[VersionEntry, ...] = (),
+        labels: Mapping[str, int] | None = None,
         expected_generation: int | None = None,
         again: bool = False,
     ) -> ModelRecord:
@@ -118,7 +120,8 @@ class Catalog:
         The digest of the active revision makes no new revision: the spec is changed in place. Any other digest makes
         the next revision, which gets all traffic and the label ``stable`` - also one that an older revision had, for
         history only grows. A model being removed comes back, and then its name is free for either owner; an unloaded
-        one is loaded. Nothing is written, and the generation stays, where nothing changes.
+        one is loaded. Nothing is written, and the generation stays, where nothing changes. With ``versions`` these are
+        the revisions in use, under their own numbers; one that has changed replaces the older one of its number.
 
         Args:
             name: The model.
@@ -126,6 +129,8 @@ class Catalog:
             spec: ``ModelSpec.to_json()``.
             content: ``ModelSpec.revision_content()``.
             digest: ``ModelSpec.revision_digest(…)``.
+            versions: See :class:`~modelyard.catalog.ModelEntry`.
+            labels: See :class:`~modelyard.catalog.ModelEntry`.
             actor: Who changes it, for the history.
             message: Why, for the history.
             expected_generation: Change it only if it is still at this generation; 0 for a model that must be new.
@@ -134,7 +139,7 @@ class Catalog:
         Raises:
             Conflict: The name belongs to the other owner, or the model is at another generation.
         """
-        entry = ModelEntry(name, spec, content, digest)
+        entry = ModelEntry(name, spec, content, digest, versions, labels or {})
         with writing(self._engine) as connection:
             old = _find(connection, name)
             _check_owner(name, old, owner)
@@ -149,6 +154,8 @@ class Catalog:
         digest: str,
         actor: str = "",
         message: str = "",
+        versions: tuple[VersionEntry, ...] = (),
+        labels: Mapping[str, int] | None = None,
         expected_generation: int | None = None,
         again: bool = False,
     ) -> ModelRecord:
@@ -160,6 +167,8 @@ class Catalog:
             digest: As for :meth:`put_model`; of the artifact as it is now.
             actor: Who loads it.
             message: Why.
+            versions: As for :meth:`put_model`.
+            labels: As for :meth:`put_model`.
             expected_generation: As for :meth:`put_model`.
             again: As for :meth:`put_model`.
 
@@ -170,7 +179,7 @@ class Catalog:
         with writing(self._engine) as connection:
             old = _get_kept(connection, name)
             _check_generation(name, old, expected_generation)
-            entry = ModelEntry(name, old.spec, content, digest)
+            entry = ModelEntry(name, old.spec, content, digest, versions, labels or {})
             return _put(connection, old, entry, _Change(old.owner, actor, message, again=again))
 
     def unload_model(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
@@ -319,7 +328,7 @@ def _check_generation(name: str, old: ModelRecord | None, expected: int | None) 
 def _put(connection: Connection, old: ModelRecord | None, entry: ModelEntry, change: _Change) -> ModelRecord:
     if old is None:
         return _create(connection, entry, change)
-    is_new_revision = not old.revisions or old.active.digest != entry.digest
+    is_new_revision = not old.revisions or not _is_current(old, entry)
     changed = sorted(key for key in {*old.spec, *entry.spec} if old.spec.get(key) != entry.spec.get(key))
     kind = _kind_of_change(old, change, is_new_revision, bool(changed))
     if kind is None:
@@ -358,19 +367,37 @@ def _kind_of_change(old: ModelRecord, change: _Change, is_new_revision: bool, is
     return "changed" if is_changed or old.problem else None
 
 
+def _is_current(old: ModelRecord, entry: ModelEntry) -> bool:
+    """The model has just these revisions and labels already."""
+    if not entry.versions:
+        return old.active.digest == entry.digest
+    digests = {revision.number: revision.digest for revision in old.revisions}
+    labels = {STABLE: entry.versions[-1].number} | dict(entry.labels)
+    return digests == {version.number: version.digest for version in entry.versions} and labels == old.labels
+
+
 def _add_revision(connection: Connection, entry: ModelEntry, now: str, change: _Change) -> int:
-    """Adds the next revision and gives it all traffic and the label ``stable``."""
+    """Adds the next revision, or those the artifact numbers; the last gets all traffic and the label ``stable``."""
     table = schema.revisions
-    highest = connection.execute(select(func.max(table.c.number)).where(table.c.model == entry.name)).scalar()
-    number: int = (highest or 0) + 1
-    values = {"digest": entry.digest, "content": entry.content, "actor": change.actor, "message": change.message}
-    connection.execute(insert(table).values(model=entry.name, number=number, created_at=now, **values))
-    connection.execute(delete(schema.traffic).where(schema.traffic.c.model == entry.name))
-    connection.execute(insert(schema.traffic).values(model=entry.name, revision=number, weight=100.0))
-    is_stable = and_(schema.labels.c.model == entry.name, schema.labels.c.label == STABLE)
-    connection.execute(delete(schema.labels).where(is_stable))
-    connection.execute(insert(schema.labels).values(model=entry.name, label=STABLE, revision=number))
-    return number
+    for in_use in (schema.traffic, schema.labels):
+        connection.execute(delete(in_use).where(in_use.c.model == entry.name))
+    versions = entry.versions
+    if not versions:
+        highest = connection.execute(select(func.max(table.c.number)).where(table.c.model == entry.name)).scalar()
+        versions = (VersionEntry((highest or 0) + 1, entry.content, entry.digest),)
+    for version in versions:
+        is_it = and_(table.c.model == entry.name, table.c.number == version.number)
+        if connection.execute(select(table.c.digest).where(is_it)).scalar() != version.digest:
+            connection.execute(delete(table).where(is_it))
+            values = {"digest": version.digest, "content": version.content, "number": version.number}
+            by = {"actor": change.actor, "message": change.message}
+            connection.execute(insert(table).values(model=entry.name, created_at=now, **values, **by))
+        weight = 100.0 if version is versions[-1] else 0.0
+        connection.execute(insert(schema.traffic).values(model=entry.name, revision=version.number, weight=weight))
+    active = versions[-1].number
+    for label, number in ({STABLE: active} | dict(entry.labels)).items():
+        connection.execute(insert(schema.labels).values(model=entry.name, label=label, revision=number))
+    return active
 
 
 def _remove(connection: Connection, old: ModelRecord, actor: str, message: str) -> ModelRecord:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -34,7 +34,7 @@ class RevisionRecord:
 
     Attributes:
         model: Its model.
-        number: 1, 2, 3 … per model; what the protocols call version.
+        number: 1, 2, 3 … per model, or as the artifact numbers them; what the protocols call version.
         digest: Identity of ``content`` and artifact.
         content: ``ModelSpec.revision_content()`` at the time.
         created_at: ISO 8601, UTC.
@@ -64,7 +64,7 @@ class ModelRecord:
         created_at: ISO 8601, UTC.
         updated_at: ISO 8601, UTC.
         revisions: Those that carry traffic or a label, by number; the whole history is ``Catalog.list_revisions``.
-        traffic: Percent by revision number; sums to 100.
+        traffic: Percent by revision number; sums to 100. Those with 0 are served to who asks for them.
         labels: Revision number by label.
         problem: Why the row cannot be used, as far as the catalog can tell; empty where it can.
     """
@@ -112,6 +112,21 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionEntry:
+    """One version of a model whose revisions have the numbers that its artifact gives them.
+
+    Attributes:
+        number: The version.
+        content: ``ModelSpec.revision_content()`` of it.
+        digest: ``ModelSpec.revision_digest(…)`` of it.
+    """
+
+    number: int
+    content: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """One model as it should be, for ``Catalog.sync_declared``.
 
@@ -120,9 +135,14 @@ class ModelEntry:
         spec: ``ModelSpec.to_json()``.
         content: ``ModelSpec.revision_content()``.
         digest: ``ModelSpec.revision_digest(…)``.
+        versions: Where its artifact numbers the revisions: all that are to be served, by number; the last is the
+            active one, and ``content`` and ``digest`` are its.
+        labels: Numbers of such versions by label; ``stable`` is the active one unless it is here.
     """
 
     name: str
     spec: Mapping[str, Any]
     content: Mapping[str, Any]
     digest: str
+    versions: tuple[VersionEntry, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Float,
     ForeignKey,
@@ -50,7 +51,7 @@ revisions: Final = Table(
     "revisions",
     metadata,
     Column("model", String(63), ForeignKey("models.name", ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False),
     Column("digest", String(80), nullable=False),
     Column("content", JSON, nullable=False),
     Column("created_at", String(32), nullable=False),
@@ -63,7 +64,7 @@ traffic: Final = Table(
     "traffic",
     metadata,
     Column("model", String(63), nullable=False),
-    Column("revision", Integer, nullable=False),
+    Column("revision", BigInteger, nullable=False),
     Column("weight", Float, nullable=False),
     PrimaryKeyConstraint("model", "revision"),
     ForeignKeyConstraint(["model", "revision"], ["revisions.model", "revisions.number"], ondelete="CASCADE"),
@@ -74,7 +75,7 @@ labels: Final = Table(
     metadata,
     Column("model", String(63), nullable=False),
     Column("label", String(63), nullable=False),
-    Column("revision", Integer, nullable=False),
+    Column("revision", BigInteger, nullable=False),
     PrimaryKeyConstraint("model", "label"),
     ForeignKeyConstraint(["model", "revision"], ["revisions.model", "revisions.number"], ondelete="CASCADE"),
 )

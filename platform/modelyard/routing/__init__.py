@@ -79,7 +79,7 @@ class ModelRoute:
     Attributes:
         name: The model.
         active: Number of the revision that answers when the client names none.
-        revisions: The active one and, where that is another, the newest, by number.
+        revisions: Those in use, by number, ready or not; the active one among them.
         labels: Numbers by label.
         created_s: When it was made, in seconds since 1970.
         generation: Which change of the catalog this follows.

@@ -22,10 +22,9 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from modelyard.admin import ModelState, ModelStatus
-from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
+from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, load_model_spec
 from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
-from modelyard.model import find_model_path, get_framework
 from modelyard.routing import ModelRoute, RouteTable
 from modelyard.serve.applications import (
     Observed,
@@ -33,6 +32,7 @@ from modelyard.serve.applications import (
     application_name,
     is_revision_application,
 )
+from modelyard.serve.artifacts import Artifacts, make_absent_entry
 from modelyard.serve.counts import clear_counts
 from modelyard.serve.failures import clear_failure, find_failure
 from modelyard.serve.logs import join_serve_log
@@ -40,7 +40,6 @@ from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_m
 from modelyard.serve.replica import DEPLOYMENT_NAME
 from modelyard.serve.views import failed_route, model_route, model_status
 from modelyard.signature import Description
-from modelyard.store import check_allowed, digest, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +50,14 @@ _LEAVE_AFTER_S: Final = 1.0
 _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
 _DIED_LOADING: Final = "its process died while loading; the application's log has the details"
-_ABSENT: Final = "absent"
 _UNUSABLE: Final = "its entry in the catalog cannot be used"
 _LEFT_OUT: Final = (
     "the configuration file declares it too, which changes nothing: its name is registered at run time. Unregister it "
     "and start again, or take it out of the file"
 )
 _ATTEMPTS: Final = 3
+_VERSION_POLICY: Final = "version policy"
+"""Who adds the versions that appear in a folder, for the history."""
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
 
 
@@ -68,12 +68,12 @@ class _Look:
     Attributes:
         plan: What is to be done.
         route: What the ingress replicas are told.
-        deployment: Of the newest revision, where its application must exist.
+        deployments: Of the revisions whose applications must exist.
     """
 
     plan: ModelPlan
     route: ModelRoute
-    deployment: RevisionDeployment | None = None
+    deployments: tuple[RevisionDeployment, ...] = ()
 
 
 class Controller:
@@ -102,10 +102,15 @@ class Controller:
         self._lock = threading.Lock()
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._artifacts = Artifacts(self._config.security.model_roots)
         self._declare(self._config.models)
-        self._thread = threading.Thread(target=self._reconcile_forever, name="reconcile", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=work, name=work.__name__, daemon=True)
+            for work in (self._reconcile_forever, self._watch_versions)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     # -- what ingress replicas and model replicas call
 
@@ -174,10 +179,9 @@ class Controller:
     def _register(self, data: dict[str, Any], actor: str, message: str) -> ModelStatus:
         spec = load_model_spec(data)
         try:
-            artifact = self._check_artifact(spec)
+            entry = self._artifacts.make_entry(spec)
         except ModelLoadError as exc:
             raise InvalidConfig((f"uri: {exc}",)) from exc
-        entry = _make_entry(spec, artifact)
         old = self._catalog.find_model(spec.name)
         record = self._catalog.put_model(
             spec.name,
@@ -185,6 +189,8 @@ class Controller:
             spec=entry.spec,
             content=entry.content,
             digest=entry.digest,
+            versions=entry.versions,
+            labels=entry.labels,
             actor=actor,
             message=message,
             again=old is not None and self._ask_again(old, entry),
@@ -200,6 +206,8 @@ class Controller:
                 name,
                 content=entry.content,
                 digest=entry.digest,
+                versions=entry.versions,
+                labels=entry.labels,
                 actor=actor,
                 message=message,
                 expected_generation=old.generation,
@@ -222,22 +230,25 @@ class Controller:
             spec = load_model_spec(record.spec)
         except InvalidConfig as exc:
             raise ModelLoadError(f"{_UNUSABLE}: {exc}") from exc
-        return _make_entry(spec, self._check_artifact(spec))
+        return self._artifacts.make_entry(spec)
 
     def _ask_again(self, model: ModelRecord, entry: ModelEntry) -> bool:
         """Whoever registers or loads a model that has failed, unchanged, wants another attempt.
 
         What is asked for here, before it is written to the catalog, the round that reads it there has begun with.
         """
-        if model.revisions and model.active.digest != entry.digest:
+        if not entry.versions and model.revisions and model.active.digest != entry.digest:
             return False  # the next revision has no failure to forget
-        application = application_name(model.name, newest_revision(model))
         plan = self._plans.get(model.name)
-        has_failed = application in self._failures or (plan is not None and plan.newest.state is ModelState.FAILED)
-        if has_failed or model.wanted is Wanted.UNLOADED:
-            with self._lock:
-                self._again.add(application)
-        return has_failed
+        failed = (
+            {one.number for one in (plan.newest, *plan.others) if one.state is ModelState.FAILED} if plan else set()
+        )
+        numbers = [version.number for version in entry.versions] or [newest_revision(model)]
+        failed |= {number for number in numbers if application_name(model.name, number) in self._failures}
+        again = numbers if model.wanted is Wanted.UNLOADED else failed.intersection(numbers)
+        with self._lock:
+            self._again |= {application_name(model.name, number) for number in again}
+        return not failed.isdisjoint(numbers)
 
     def _unload(self, name: str, actor: str, message: str) -> ModelStatus:
         record = self._catalog.unload_model(name, actor=actor, message=message)
@@ -249,21 +260,6 @@ class Controller:
         self._wake.set()
         return self._status(record)
 
-    def _check_artifact(self, spec: ModelSpec) -> str:
-        """The artifact's digest.
-
-        Raises:
-            ModelLoadError: It is not there, or the framework does not find its file in it.
-            Forbidden: Its format can run code, and it lies outside the allowed locations.
-        """
-        path = resolve(spec.uri)
-        framework = get_framework(spec.framework)
-        if framework.loads_code:
-            check_allowed(path, self._config.security.model_roots)
-        options = framework.options.model_validate(spec.options)
-        find_model_path(path, framework, options.model_file)
-        return digest(path)
-
     def _declare(self, specs: Sequence[ModelSpec]) -> None:
         """Brings the declared models into the catalog.
 
@@ -273,12 +269,11 @@ class Controller:
         entries: list[ModelEntry] = []
         refused: dict[str, str] = {}
         for spec in specs:
-            artifact = _ABSENT
             try:
-                artifact = self._check_artifact(spec)
+                entries.append(self._artifacts.make_entry(spec))
             except ModelyardError as exc:
                 refused[spec.name] = str(exc)
-            entries.append(_make_entry(spec, artifact))
+                entries.append(make_absent_entry(spec))
         records = self._catalog.sync_declared(entries)
         for record in records:
             if record.name in refused:
@@ -289,10 +284,47 @@ class Controller:
         for name in sorted(self._left_out):
             logger.warning('model "%s": %s', name, _LEFT_OUT)
 
+    # -- folders of versions, in a thread of its own
+
+    def _watch_versions(self) -> None:
+        while not self._stopping.wait(self._config.controller.version_poll_interval_s):
+            try:
+                self._follow_versions()
+            except Exception:
+                # The catalog may be away for a moment; the next look begins from scratch.
+                logger.exception("looking for versions failed; trying again")
+
+    def _follow_versions(self) -> None:
+        for record in self._catalog.list_models():
+            if record.wanted is not Wanted.SERVING or record.problem:
+                continue
+            names = {one.number: application_name(record.name, one.number) for one in record.revisions}
+            failed = {number for number, name in names.items() if name in self._failures}
+            try:
+                entry = self._artifacts.look_again(record, failed)
+                if entry is not None:
+                    self._take_versions(record, entry)
+            except ModelyardError as exc:  # its folder is being changed, or the model was; the next look decides
+                logger.warning('model "%s": its versions cannot be followed: %s', record.name, exc)
+
+    def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
+        self._ask_again(record, entry)
+        self._catalog.load_model(
+            record.name,
+            content=entry.content,
+            digest=entry.digest,
+            versions=entry.versions,
+            labels=entry.labels,
+            actor=_VERSION_POLICY,
+            message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
+            expected_generation=record.generation,
+        )
+        self._wake.set()
+
     # -- reconciliation, in a thread of its own
 
     def _reconcile_forever(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 is_busy = self._reconcile()
             except Exception:
@@ -326,13 +358,14 @@ class Controller:
         targets = [
             deployment
             for look in looks.values()
-            if (deployment := look.deployment) and self._deployed.get(deployment.application) != deployment.fingerprint
+            for deployment in look.deployments
+            if self._deployed.get(deployment.application) != deployment.fingerprint
         ]
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(targets)
         return bool(targets or deleted) or any(
-            look.plan.newest.state not in _SETTLED or look.plan.serving is None for look in looks.values()
+            not _is_settled(look.plan) or look.plan.serving is None for look in looks.values()
         )
 
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
@@ -342,7 +375,8 @@ class Controller:
             if model.problem:
                 raise InvalidConfig((model.problem,))
             route = model_route(model, plan, self._described, self._config.ingress.max_inflight_per_model)
-            return _Look(plan, route, RevisionDeployment.from_records(model, _newest(model)) if plan.deploy else None)
+            revisions = (revision for revision in model.revisions if revision.number in plan.deploy)
+            return _Look(plan, route, tuple(RevisionDeployment.from_records(model, one) for one in revisions))
         except (InvalidConfig, KeyError, TypeError, ValueError) as exc:
             if model.wanted is Wanted.SERVING:
                 plan = failed_plan(model, f"{_UNUSABLE}: {exc}; register it again")
@@ -453,7 +487,7 @@ class Controller:
         members = [member for route in routes.values() for member in route.published_members()]
         routes = {member.name: member for member in reversed(members)} | routes
         is_settled = all(
-            looks[model.name].plan.newest.state in _SETTLED
+            _is_settled(looks[model.name].plan)
             for model in models
             if model.owner is Owner.DECLARED and model.wanted is Wanted.SERVING
         )
@@ -479,13 +513,13 @@ class Controller:
         Raises:
             RuntimeError: Its thread has ended.
         """
-        if not self._thread.is_alive():
+        if not all(thread.is_alive() for thread in self._threads):
             raise RuntimeError("reconciliation has ended")
 
     def __del__(self) -> None:
         """Serve calls it when the controller stops."""
-        self._stopping = True
-        if hasattr(self, "_wake"):
+        if hasattr(self, "_stopping"):
+            self._stopping.set()
             self._wake.set()
 
 
@@ -496,11 +530,5 @@ async def _ask_description(application: str) -> Description:
     return description
 
 
-def _make_entry(spec: ModelSpec, artifact: str) -> ModelEntry:
-    """What the catalog keeps of a model whose artifact has this digest."""
-    content = spec.revision_content() | {"artifact": artifact}
-    return ModelEntry(spec.name, spec.to_json(), content, spec.revision_digest(artifact))
-
-
-def _newest(model: ModelRecord) -> RevisionRecord:
-    return max(model.revisions, key=lambda revision: revision.number)
+def _is_settled(plan: ModelPlan) -> bool:
+    return all(one.state in _SETTLED for one in (plan.newest, *plan.others))

@@ -41,7 +41,8 @@ class ModelPlan:
         serving: The revision that answers (or would, if it were ready); None when the model is being removed.
         newest: State of the newest revision.
         generation: Of the catalog's record that this follows.
-        deploy: The newest revision's application must exist.
+        others: Further revisions that answer who asks for them, or will.
+        deploy: Numbers of the revisions whose applications must exist.
         delete: Applications to take down.
         purge: Nothing of it is left: forget it.
     """
@@ -49,7 +50,8 @@ class ModelPlan:
     serving: RevisionState | None
     newest: RevisionState
     generation: int
-    deploy: bool = False
+    others: tuple[RevisionState, ...] = ()
+    deploy: tuple[int, ...] = ()
     delete: tuple[str, ...] = ()
     purge: bool = False
 
@@ -102,8 +104,8 @@ def plan_model(
 ) -> ModelPlan:
     """Decides about one model.
 
-    The newest revision is deployed; an older one goes on answering until the newest is ready, and for good if the
-    newest fails. Of a model that is unloaded or removed nothing is left running.
+    The revisions in use are deployed. Until the newest is ready the last one that is goes on answering, and for good if
+    the newest fails. Of a model that is unloaded or removed nothing is left running.
 
     Args:
         model: From the catalog.
@@ -124,16 +126,33 @@ def plan_model(
     newest = state(newest_number)
     if model.wanted is Wanted.REMOVED:
         return ModelPlan(None, newest, model.generation, delete=leaving, purge=not observed)
+    wanted = {revision.number: state(revision.number) for revision in model.revisions} | {newest_number: newest}
+    running = {number: state(number) for number in map(_number, observed)}
+    ready = {number: one for number, one in running.items() if one.state is ModelState.READY}
     serving = newest
-    if newest.state is not ModelState.READY:
-        older = [int(name.rpartition("@")[2]) for name in observed]
-        ready = [number for number in older if number != newest_number and state(number).state is ModelState.READY]
-        serving = state(max(ready)) if ready else newest
-    wants_newest = newest.state is not ModelState.FAILED
-    kept = {application_name(model.name, number.number) for number in (serving, newest)}
-    newest_name = application_name(model.name, newest_number)
-    has_given_up = newest_name in observed and observed[newest_name].has_failed
-    if not wants_newest and (has_given_up or serving is not newest):
-        kept.discard(newest_name)
-    delete = tuple(name for name in leaving if name not in kept)
-    return ModelPlan(serving, newest, model.generation, deploy=wants_newest, delete=delete)
+    if newest.state is not ModelState.READY and (older := ready.keys() - {newest_number}):
+        serving = ready[max(older)]
+    shown = wanted | {serving.number: serving}
+    kept = {
+        application_name(model.name, number)
+        for number, one in shown.items()
+        if one.state is not ModelState.FAILED
+        or (number == serving.number and not _has_given_up(model, number, observed))
+    }
+    return ModelPlan(
+        serving,
+        newest,
+        model.generation,
+        others=tuple(one for number, one in sorted(shown.items()) if number not in (serving.number, newest_number)),
+        deploy=tuple(number for number, one in sorted(wanted.items()) if one.state is not ModelState.FAILED),
+        delete=tuple(name for name in leaving if name not in kept),
+    )
+
+
+def _has_given_up(model: ModelRecord, number: int, observed: Mapping[str, Observed]) -> bool:
+    seen = observed.get(application_name(model.name, number))
+    return seen is not None and seen.has_failed
+
+
+def _number(application: str) -> int:
+    return int(application.rpartition("@")[2])

@@ -37,11 +37,16 @@ def model_route(
     """
     spec = parse_model_spec(model.spec)
     serving = _serving(plan)
-    shown = {serving.number: serving} | ({plan.newest.number: plan.newest} if plan.serving else {})
+    shown = {one.number: one for one in plan.others}
+    shown |= {serving.number: serving} | ({plan.newest.number: plan.newest} if plan.serving else {})
     revisions = {
         str(number): _revision_route(spec, state, described, max_inflight) for number, state in sorted(shown.items())
     }
-    labels = {label: str(number) for label, number in model.labels.items() if number == serving.number}
+    # What points at the newest points at what answers in its place until it is ready.
+    pointed = {
+        label: serving.number if number == plan.newest.number else number for label, number in model.labels.items()
+    }
+    labels = {label: str(number) for label, number in pointed.items() if number in shown}
     created = int(datetime.fromisoformat(model.created_at).timestamp())
     return ModelRoute(model.name, str(serving.number), revisions, labels, created, model.generation)
 

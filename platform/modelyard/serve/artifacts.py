@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the catalog keeps of a model's artifact: its digest, and where it is a folder of versions, that of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from modelyard.catalog import ModelEntry, ModelRecord, VersionEntry
+from modelyard.config import ModelSpec, VersionPolicy, load_model_spec
+from modelyard.errors import InvalidConfig, ModelLoadError
+from modelyard.model import Framework, find_model_path, get_framework
+from modelyard.store import check_allowed, digest, resolve
+from modelyard.store.versions import is_version_folder, list_files, list_versions
+
+_ABSENT: Final = "absent"
+
+
+def make_absent_entry(spec: ModelSpec) -> ModelEntry:
+    """For a model whose artifact cannot be looked at."""
+    return _make_entry(spec, _ABSENT)
+
+
+def _make_entry(spec: ModelSpec, artifact: str) -> ModelEntry:
+    content = spec.revision_content() | {"artifact": artifact}
+    return ModelEntry(spec.name, spec.to_json(), content, spec.revision_digest(artifact))
+
+
+class Artifacts:
+    """Looks at artifacts for the controller.
+
+    Args:
+        roots: From where formats may be loaded that can run code: ``security.model_roots``.
+    """
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        self._roots = roots
+        self._found: dict[str, object] = {}
+        self._taken: dict[str, object] = {}
+
+    def make_entry(self, spec: ModelSpec, known: Mapping[str, str] | None = None) -> ModelEntry:
+        """The model with its artifact as it is now.
+
+        Args:
+            spec: Of an installed framework, with options that it takes.
+            known: Digests of folders of versions that need not be read again, by URI.
+
+        Raises:
+            ModelLoadError: The artifact is not there, or the framework does not find its file in it.
+            Forbidden: Its format can run code, and it lies outside the allowed locations.
+            InvalidConfig: A label points at a version that is not served.
+        """
+        path = resolve(spec.uri)
+        framework = get_framework(spec.framework)
+        if framework.loads_code:
+            check_allowed(path, self._roots)
+        if _has_versions(spec, path, framework):
+            return _make_versions(spec, path, known or {})
+        options = framework.options.model_validate(spec.options)
+        find_model_path(path, framework, options.model_file)
+        return _make_entry(spec, digest(path))
+
+    def look_again(self, record: ModelRecord, failed: Collection[int]) -> ModelEntry | None:
+        """The model as its folder of versions now has it; None where nothing is to be done about it (yet).
+
+        Something is where versions have come or gone, or the files of one that failed have changed, and two looks in a
+        row have found the same: whoever copies files there has finished.
+
+        Args:
+            record: The model as the catalog has it.
+            failed: Those of its versions that cannot be loaded.
+
+        Raises:
+            ModelyardError: As for :meth:`make_entry`.
+        """
+        uri = str(record.spec.get("uri", ""))
+        if not record.spec.get("version_policy") and all(one.content.get("uri") == uri for one in record.revisions):
+            return None
+        spec = load_model_spec(record.spec)
+        path = resolve(spec.uri)
+        folders = list_versions(path)
+        served = _policy(spec).select(folders)
+        known = {one.number for one in record.revisions if one.content.get("uri") != uri}
+        suspects = [number for number in served if number not in known or number in failed]
+        if not served or (not suspects and known == set(served)):
+            return None
+        found = (served, tuple(list_files(path / folders[number]) for number in suspects))
+        is_steady, self._found[spec.name] = self._found.get(spec.name) == found, found
+        if not is_steady or self._taken.get(spec.name) == found:
+            return None
+        self._taken[spec.name] = found
+        kept = (one for one in record.revisions if one.number not in failed)
+        return self.make_entry(spec, {one.content["uri"]: one.content["artifact"] for one in kept})
+
+
+def _policy(spec: ModelSpec) -> VersionPolicy:
+    return spec.version_policy or VersionPolicy()
+
+
+def _has_versions(spec: ModelSpec, path: Path, framework: Framework) -> bool:
+    return spec.version_policy is not None or is_version_folder(path, framework.suffixes)
+
+
+def _make_versions(spec: ModelSpec, path: Path, known: Mapping[str, str]) -> ModelEntry:
+    folders = list_versions(path)
+    served = _policy(spec).select(folders)
+    if not served:
+        found = ", ".join(map(str, sorted(folders))) or "none"
+        raise ModelLoadError(f"expected folders of versions (1, 2, …) that version_policy serves, got {found}")
+    labels = _policy(spec).labels
+    for label, number in labels.items():
+        if number not in served:
+            expected = ", ".join(map(str, served))
+            where = f"version_policy.labels.{label}"
+            raise InvalidConfig((f"{where}: expected one of the versions served, {expected}, got {number}",))
+    versions = []
+    for number in served:
+        uri = f"{spec.uri.rstrip('/')}/{folders[number]}"
+        artifact = known.get(uri) or digest(path / folders[number])
+        content: dict[str, Any] = spec.revision_content() | {"uri": uri, "artifact": artifact}
+        versions.append(VersionEntry(number, content, spec.revision_digest(artifact)))
+    last = versions[-1]
+    return ModelEntry(spec.name, spec.to_json(), last.content, last.digest, tuple(versions), labels)
