@@ -103,6 +103,7 @@ class AsyncPlatform:
         framework: str,
         uri: str,
         options: Mapping[str, Any] | None = None,
+        version_policy: Mapping[str, Any] | None = None,
         batching: Mapping[str, Any] | None = None,
         autoscaling: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
@@ -116,6 +117,7 @@ class AsyncPlatform:
         """See :meth:`Platform.register`."""
         sections = {
             "options": options,
+            "version_policy": version_policy,
             "batching": batching,
             "autoscaling": autoscaling,
             "resources": resources,
@@ -273,6 +275,7 @@ class Platform:
         framework: str,
         uri: str,
         options: Mapping[str, Any] | None = None,
+        version_policy: Mapping[str, Any] | None = None,
         batching: Mapping[str, Any] | None = None,
         autoscaling: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
@@ -293,6 +296,7 @@ class Platform:
             framework: What loads it, for example ``sklearn``.
             uri: Where its artifact is, as the platform sees it; a relative path counts from its working directory.
             options: Options of the framework.
+            version_policy: Which numeric folders of the artifact are served; keys as in the configuration file.
             batching: Keys as under ``batching`` in the configuration file; so for the next four.
             autoscaling: How many replicas.
             resources: What each replica reserves.
@@ -314,6 +318,7 @@ class Platform:
                 framework=framework,
                 uri=uri,
                 options=options,
+                version_policy=version_policy,
                 batching=batching,
                 autoscaling=autoscaling,
                 resources=resources,
