@@ -87,6 +87,7 @@ class LightGBMFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".bst")
     options: ClassVar[type[Options]] = LightGBMOptions
     requires: ClassVar[str] = "lightgbm"
+    distribution: ClassVar[str] = "lightgbm"
 
     def load(self, path: Path, options: LightGBMOptions) -> LightGBMModel:
         """Checks the file, then loads it.

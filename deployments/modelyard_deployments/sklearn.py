@@ -119,6 +119,7 @@ class SklearnFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".joblib", ".pkl", ".pickle", ".skops")
     options: ClassVar[type[Options]] = SklearnOptions
     requires: ClassVar[str] = "sklearn"
+    distribution: ClassVar[str] = "scikit-learn"
     loads_code: ClassVar[bool] = True
 
     def load(self, path: Path, options: SklearnOptions) -> SklearnModel:

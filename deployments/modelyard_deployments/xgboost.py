@@ -194,6 +194,7 @@ class XGBoostFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".json", ".ubj", ".bst")
     options: ClassVar[type[Options]] = XGBoostOptions
     requires: ClassVar[str] = "xgboost"
+    distribution: ClassVar[str] = "xgboost-cpu"
 
     def load(self, path: Path, options: XGBoostOptions) -> XGBoostModel:
         """Checks the file, then loads it.

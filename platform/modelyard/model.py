@@ -129,6 +129,9 @@ class Framework(ABC):
     requires: ClassVar[str] = ""
     """The extra that brings its library, for the message when it is missing."""
 
+    distribution: ClassVar[str] = ""
+    """The package that holds its library, of which ``runtime.version`` chooses the version; empty where none does."""
+
     loads_code: ClassVar[bool] = False
     """Loading can run code from the artifact (pickle), so it is confined to allowed locations."""
 
