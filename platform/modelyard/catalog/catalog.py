@@ -353,8 +353,8 @@ def _create(connection: Connection, entry: ModelEntry, change: _Change) -> Model
 
 
 def _diff(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Any]:
-    """Before and after; the environment may hold secrets, so the history says only that it changed."""
-    return [] if key == "environment" else [old.get(key), new.get(key)]
+    """Before and after; the runtime may hold secrets, so the history says only that it changed."""
+    return [] if key == "runtime" else [old.get(key), new.get(key)]
 
 
 def _kind_of_change(old: ModelRecord, change: _Change, is_new_revision: bool, is_changed: bool) -> str | None:

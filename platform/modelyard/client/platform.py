@@ -108,7 +108,7 @@ class AsyncPlatform:
         autoscaling: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
         limits: Mapping[str, Any] | None = None,
-        environment: Mapping[str, Any] | None = None,
+        runtime: Mapping[str, Any] | None = None,
         description: str = "",
         message: str = "",
         wait: bool = False,
@@ -122,7 +122,7 @@ class AsyncPlatform:
             "autoscaling": autoscaling,
             "resources": resources,
             "limits": limits,
-            "environment": environment,
+            "runtime": runtime,
         }
         given = {key: dict(value) for key, value in sections.items() if value is not None}
         spec = parse_model_spec({"name": name, "framework": framework, "uri": uri, "description": description, **given})
@@ -280,7 +280,7 @@ class Platform:
         autoscaling: Mapping[str, Any] | None = None,
         resources: Mapping[str, Any] | None = None,
         limits: Mapping[str, Any] | None = None,
-        environment: Mapping[str, Any] | None = None,
+        runtime: Mapping[str, Any] | None = None,
         description: str = "",
         message: str = "",
         wait: bool = False,
@@ -301,7 +301,7 @@ class Platform:
             autoscaling: How many replicas.
             resources: What each replica reserves.
             limits: When it refuses requests.
-            environment: What its processes run in.
+            runtime: What its processes run in.
             description: What the model is for.
             message: Why, for the history.
             wait: Wait until it is ready.
@@ -323,7 +323,7 @@ class Platform:
                 autoscaling=autoscaling,
                 resources=resources,
                 limits=limits,
-                environment=environment,
+                runtime=runtime,
                 description=description,
                 message=message,
                 wait=wait,

@@ -10,10 +10,10 @@ from modelyard.config.platform import (
     SecurityConfig,
     load_platform_config,
 )
+from modelyard.config.runtime import Runtime
 from modelyard.config.spec import (
     Autoscaling,
     Batching,
-    Environment,
     Limits,
     ModelSpec,
     Resources,
@@ -29,12 +29,12 @@ __all__ = [
     "Batching",
     "CatalogConfig",
     "ControllerConfig",
-    "Environment",
     "IngressConfig",
     "Limits",
     "ModelSpec",
     "PlatformConfig",
     "Resources",
+    "Runtime",
     "SecurityConfig",
     "ServeFile",
     "VersionPolicy",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One model as a user describes it, in the configuration file, over the admin API or in Python.
 
-The framework, its options, the artifact's location and the environment make a *revision*; everything else is a
+The framework, its options, the artifact's location and the runtime make a *revision*; everything else is a
 setting that is applied to the running model in place.
 """
 
@@ -12,9 +12,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from modelyard.config.problems import join_path, problems_of
+from modelyard.config.runtime import Runtime
 from modelyard.config.section import Flag, Integer, Number, Section, Text
 from modelyard.config.versions import VersionPolicy
 from modelyard.errors import InvalidConfig
@@ -170,26 +171,6 @@ class Limits(Section):
     )
 
 
-class Environment(Section):
-    """What the model's replica processes run in."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-    env_vars: dict[str, str] = Field(
-        default_factory=dict,
-        description="Environment variables of the replica processes; set before anything is imported. Never shown "
-        "in messages.",
-    )
-
-    @field_validator("env_vars")
-    @classmethod
-    def _check_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not name or "=" in name or "\0" in name:
-                raise ValueError(f'expected names without "=", got "{name}"')
-        return value
-
-
 class ModelSpec(Section):
     """One model: where it is, what loads it, how it runs."""
 
@@ -219,7 +200,7 @@ class ModelSpec(Section):
     autoscaling: Autoscaling = Field(default=Autoscaling(), description="How many replicas run, and when that changes.")
     resources: Resources = Field(default=Resources(), description="What each replica reserves in the cluster.")
     limits: Limits = Field(default=Limits(), description="What the model may hold up before it refuses requests.")
-    environment: Environment = Field(default=Environment(), description="What the replica processes run in.")
+    runtime: Runtime = Field(default=Runtime(), description="What the replica processes run in.")
     description: Text = Field(default="", description="What the model is for, shown to people; changes nothing.")
 
     @property
@@ -238,7 +219,7 @@ class ModelSpec(Section):
 
     def revision_content(self) -> dict[str, Any]:
         """What makes a revision, as JSON values: a change of any of it is a new revision."""
-        return self.model_dump(mode="json", include={"framework", "uri", "options", "environment"})
+        return self.model_dump(mode="json", include={"framework", "uri", "options", "runtime"})
 
     def revision_digest(self, artifact_digest: str) -> str:
         """Identity of the revision: what the spec says of it and what the artifact holds.
@@ -255,7 +236,7 @@ class ModelSpec(Section):
 
 
 def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
-    """What is wrong with the spec's framework and options, as sentences; empty when nothing is.
+    """What is wrong with the spec's framework, its options and its version, as sentences; empty when nothing is.
 
     Separate from the spec's shape because a client need not have the platform's frameworks installed.
 
@@ -267,11 +248,15 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
         framework = get_framework(spec.framework)
     except InvalidConfig as exc:
         return tuple(f"{where}.{problem}" if where else problem for problem in exc.problems)
+    problems: tuple[str, ...] = ()
+    if spec.runtime.version is not None and not framework.distribution:
+        path = join_path(where, "runtime", "version")
+        problems = (f'{path}: framework "{spec.framework}" has no library of its own: name yours in runtime.pip',)
     try:
         framework.options.model_validate(spec.options)
     except ValidationError as exc:
-        return problems_of(exc, framework.options, join_path(where, "options"))
-    return ()
+        problems += problems_of(exc, framework.options, join_path(where, "options"))
+    return problems
 
 
 def parse_model_spec(data: Mapping[str, Any]) -> ModelSpec:

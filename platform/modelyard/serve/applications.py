@@ -126,7 +126,7 @@ class RevisionDeployment:
             options["accelerator_type"] = resources.accelerator_type
         if resources.custom:
             options["resources"] = dict(resources.custom)
-        env_vars = self.content.get("environment", {}).get("env_vars", {})
+        env_vars = self.content.get("runtime", {}).get("env_vars", {})
         if env_vars:
             options["runtime_env"] = {"env_vars": dict(env_vars)}
         return options

@@ -94,11 +94,11 @@ def test_a_changed_setting_makes_no_revision(catalog: Catalog) -> None:
     assert catalog.list_events()[0].detail == {"revision": 1, "changed": {"batching": [1, 2]}}
 
 
-def test_the_history_does_not_repeat_the_environment(catalog: Catalog) -> None:
-    _put(catalog, environment={"env_vars": {"TOKEN": "hunter2"}})
-    _put(catalog, "iris", "d2", environment={"env_vars": {"TOKEN": "hunter3"}})
+def test_the_history_does_not_repeat_the_runtime(catalog: Catalog) -> None:
+    _put(catalog, runtime={"env_vars": {"TOKEN": "hunter2"}})
+    _put(catalog, "iris", "d2", runtime={"env_vars": {"TOKEN": "hunter3"}})
     assert "hunter" not in repr(catalog.list_events())
-    assert "environment" in catalog.list_events()[0].detail["changed"]
+    assert "runtime" in catalog.list_events()[0].detail["changed"]
 
 
 def test_a_new_digest_makes_the_next_revision(catalog: Catalog) -> None:

@@ -141,9 +141,9 @@ def test_two_models_of_one_name_are_refused_with_both_places() -> None:
     "args",
     [
         {"catalog": {"url": "postgresql://me:hunter2@db/modelyard"}},
-        {"models": [_model(environment={"env_vars": {"A": ["hunter2"]}})]},
-        {"models": [_model(environment={"env_vars": {"A": {"b": "hunter2"}}})]},
-        {"models": [_model(environment={"env_vars": "hunter2"})]},
+        {"models": [_model(runtime={"env_vars": {"A": ["hunter2"]}})]},
+        {"models": [_model(runtime={"env_vars": {"A": {"b": "hunter2"}}})]},
+        {"models": [_model(runtime={"env_vars": "hunter2"})]},
         {"api_token": "hunter2"},
         {"security": {"auth_token": "hunter2"}},
     ],
@@ -158,8 +158,8 @@ def test_min_replicas_alone_pins_their_number() -> None:
 
 
 def test_environment_variables_may_be_numbers_in_yaml() -> None:
-    spec = parse_model_spec(_model(environment={"env_vars": {"OMP_NUM_THREADS": 1}}))
-    assert spec.environment.env_vars == {"OMP_NUM_THREADS": "1"}
+    spec = parse_model_spec(_model(runtime={"env_vars": {"OMP_NUM_THREADS": 1}}))
+    assert spec.runtime.env_vars == {"OMP_NUM_THREADS": "1"}
 
 
 def test_what_a_replica_takes_at_once_follows_from_the_batch_size() -> None:
@@ -173,7 +173,7 @@ REVISION = [
     {"framework": "other"},
     {"uri": "elsewhere"},
     {"options": {"a": 1}},
-    {"environment": {"env_vars": {"A": "1"}}},
+    {"runtime": {"env_vars": {"A": "1"}}},
 ]
 SETTINGS = [
     {"batching": {"max_batch_size": 8}},
