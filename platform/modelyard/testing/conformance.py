@@ -175,7 +175,8 @@ def check_missing_and_unknown_inputs_are_refused(model: Model, case: Case) -> No
         bound = {name: matrix[:, index] for index, name in enumerate(signature.columns)}
     if len(bound) < 2:
         return
-    last = list(bound)[-1]
+    optional = {spec.name for spec in signature.inputs if spec.optional}
+    last = [name for name in bound if name not in optional][-1]
     _require(last in _refusal(model, {name: array for name, array in bound.items() if name != last}), f'names "{last}"')
     _require("nosuch" in _refusal(model, {**bound, "nosuch": bound[last]}), 'the message names "nosuch"')
 
