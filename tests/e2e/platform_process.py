@@ -114,6 +114,7 @@ class PlatformProcess:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "TMPDIR": str(self.folder),
             "RAY_TMPDIR": str(self.folder),
+            "MODELYARD_ENVIRONMENTS": str(self.folder / "environments"),
             "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(200 * 1024 * 1024),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.ports["stats"]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.ports["metrics"]),

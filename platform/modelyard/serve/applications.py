@@ -14,8 +14,10 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from modelyard.catalog import ModelRecord, RevisionRecord
-from modelyard.config import ModelSpec
+from modelyard.config import ModelSpec, Runtime
+from modelyard.environments.overlay import Overlay
 from modelyard.serve.replica import DEPLOYMENT_NAME, ModelReplica, RevisionSpec
+from modelyard.serve.runtimes import find_overlay, to_runtime_env
 
 _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
@@ -43,18 +45,31 @@ class RevisionDeployment:
         content: The revision: ``ModelSpec.revision_content()`` with the artifact's digest.
         spec: The model as it is now; its settings apply to every revision.
         digest: Identity of ``content``.
+        runtime: What its replicas run in.
+        overlay: The packages that have to be there before; None where the platform's are enough.
     """
 
     application: str
     content: Mapping[str, Any]
     spec: ModelSpec
     digest: str
+    runtime: Runtime
+    overlay: Overlay | None
 
     @classmethod
     def from_records(cls, model: ModelRecord, revision: RevisionRecord) -> RevisionDeployment:
-        """The deployment of one revision in the catalog."""
-        spec = ModelSpec.model_validate(model.spec)
-        return cls(application_name(model.name, revision.number), revision.content, spec, revision.digest)
+        """The deployment of one revision in the catalog.
+
+        Raises:
+            InvalidConfig: Its framework is not there any more, so that nobody knows which package has its version.
+            KeyError: What the catalog has is no revision.
+            ValueError: What the catalog has is no model, or no runtime.
+        """
+        spec, content = ModelSpec.model_validate(model.spec), revision.content
+        runtime = Runtime.model_validate(content.get("runtime", {}))
+        overlay = find_overlay(content["framework"], runtime)
+        name = application_name(model.name, revision.number)
+        return cls(name, content, spec, revision.digest, runtime, overlay)
 
     @property
     def fingerprint(self) -> str:
@@ -126,9 +141,8 @@ class RevisionDeployment:
             options["accelerator_type"] = resources.accelerator_type
         if resources.custom:
             options["resources"] = dict(resources.custom)
-        env_vars = self.content.get("runtime", {}).get("env_vars", {})
-        if env_vars:
-            options["runtime_env"] = {"env_vars": dict(env_vars)}
+        if runtime_env := to_runtime_env(self.runtime, self.overlay):
+            options["runtime_env"] = dict(runtime_env)
         return options
 
 

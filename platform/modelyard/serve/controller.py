@@ -33,8 +33,9 @@ from modelyard.serve.applications import (
     is_revision_application,
 )
 from modelyard.serve.artifacts import Artifacts, make_absent_entry
+from modelyard.serve.builds import Builds
 from modelyard.serve.counts import clear_counts
-from modelyard.serve.failures import clear_failure, find_failure
+from modelyard.serve.failures import clear_failure, find_failure, find_setup_failure
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
 from modelyard.serve.replica import DEPLOYMENT_NAME
@@ -92,6 +93,8 @@ class Controller:
         self._deployed: dict[str, str] = {}
         self._described: dict[str, Description] = {}
         self._failures: dict[str, str] = {}
+        self._builds = Builds()
+        self._waiting: dict[str, str] = {}
         self._again: set[str] = set()
         self._plans: dict[str, ModelPlan] = {}
         self._left_out: frozenset[str] = frozenset()
@@ -363,14 +366,14 @@ class Controller:
         ]
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
-        self._deploy(targets)
+        self._deploy(self._await_environments(targets))
         return bool(targets or deleted) or any(
             not _is_settled(look.plan) or look.plan.serving is None for look in looks.values()
         )
 
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
         """One model's part of a round; a record that cannot be followed fails its own model only."""
-        plan = plan_model(model, observed, self._described, self._failures)
+        plan = plan_model(model, observed, self._described, self._failures, self._waiting)
         try:
             if model.problem:
                 raise InvalidConfig((model.problem,))
@@ -429,7 +432,8 @@ class Controller:
             if seen.running:
                 self._failures.pop(name, None)
             elif name not in self._failures:
-                reason = find_failure(name) or (_DIED_LOADING if seen.has_failed else None)
+                given_up = (find_setup_failure(seen.message) or _DIED_LOADING) if seen.has_failed else None
+                reason = find_failure(name) or given_up
                 if reason is not None:
                     logger.warning("%s cannot be loaded: %s", name, reason)
                     self._failures[name] = reason
@@ -449,6 +453,15 @@ class Controller:
             except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
                 future.cancel()
                 logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
+
+    def _await_environments(self, deployments: Sequence[RevisionDeployment]) -> list[RevisionDeployment]:
+        """Those whose Python is there; the others wait for it, or have failed."""
+        overlays = {one.application: one.overlay for one in deployments if one.overlay is not None}
+        self._waiting, failed = self._builds.look(overlays)
+        for application, reason in failed.items():
+            logger.warning("%s cannot be loaded: %s", application, reason)
+        self._failures |= failed
+        return [one for one in deployments if one.application not in self._waiting.keys() | failed.keys()]
 
     def _deploy(self, deployments: Sequence[RevisionDeployment]) -> None:
         targets: list[serve.RunTarget] = []
@@ -521,6 +534,7 @@ class Controller:
         if hasattr(self, "_stopping"):
             self._stopping.set()
             self._wake.set()
+            self._builds.close()
 
 
 async def _ask_description(application: str) -> Description:

@@ -29,6 +29,10 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, cast
 
+from modelyard.serve.numpies import share_array_pickles
+
+share_array_pickles()
+
 _HEAD: Final = struct.Struct("<IIQI")
 _ALIGNMENT: Final = 16
 _OUT_OF_BAND_BYTES: Final = 64 * 1024

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Wanted
 from modelyard.serve.applications import Observed, application_name
+
+_CREATED: Final = "its replicas are being created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,9 @@ class ModelPlan:
     purge: bool = False
 
 
-def revision_state(number: int, observed: Observed | None, is_described: bool, failure: str | None) -> RevisionState:
+def revision_state(
+    number: int, observed: Observed | None, is_described: bool, failure: str | None, waiting: str = _CREATED
+) -> RevisionState:
     """Where one revision is.
 
     Args:
@@ -64,13 +70,14 @@ def revision_state(number: int, observed: Observed | None, is_described: bool, f
         observed: Its application; None where there is none.
         is_described: A replica has told its signature.
         failure: Why it could not be loaded, as far as known.
+        waiting: What goes on while there is no application.
     """
     if observed is not None and observed.running and is_described and not observed.is_deleting:
         return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted)
     if failure is not None:
         return RevisionState(number, ModelState.FAILED, failure)
     if observed is None or observed.is_deleting:
-        return RevisionState(number, ModelState.PENDING, "its replicas are being created")
+        return RevisionState(number, ModelState.PENDING, waiting)
     if observed.has_failed:
         return RevisionState(number, ModelState.FAILED, observed.message)
     return RevisionState(number, ModelState.LOADING, "its replicas are starting", observed.running, observed.wanted)
@@ -100,7 +107,11 @@ def newest_revision(model: ModelRecord) -> int:
 
 
 def plan_model(
-    model: ModelRecord, observed: Mapping[str, Observed], described: Mapping[str, object], failures: Mapping[str, str]
+    model: ModelRecord,
+    observed: Mapping[str, Observed],
+    described: Mapping[str, object],
+    failures: Mapping[str, str],
+    waiting: Mapping[str, str] = MappingProxyType({}),
 ) -> ModelPlan:
     """Decides about one model.
 
@@ -112,12 +123,14 @@ def plan_model(
         observed: This model's applications, by name.
         described: Applications whose signature is known.
         failures: Why applications could not be loaded.
+        waiting: What applications wait for that cannot be deployed yet.
     """
     newest_number = newest_revision(model)
 
     def state(number: int) -> RevisionState:
         name = application_name(model.name, number)
-        return revision_state(number, observed.get(name), name in described, failures.get(name))
+        what = waiting.get(name, _CREATED)
+        return revision_state(number, observed.get(name), name in described, failures.get(name), what)
 
     leaving = tuple(name for name, seen in observed.items() if not seen.is_deleting)
     if model.wanted is Wanted.UNLOADED:

@@ -23,6 +23,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from modelyard.batching import Answer, Call
+from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, describe, load_model
 from modelyard.serve.counts import get_kept_counts, keep_counts
@@ -97,6 +98,7 @@ class ModelReplica:
         self._stopped = False
         self._replica: str = serve.get_replica_context().replica_tag
         try:
+            check_started()
             path = resolve(spec.uri)
             if spec.artifact:
                 check_unchanged(path, spec.artifact)
