@@ -9,18 +9,21 @@ tried once, when the model is loaded.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from modelyard.errors import InvalidRequest
+from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.signature import TensorSpec
 from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, to_protocol_array
 
 Run: TypeAlias = Callable[[Tensors], Tensors]
 """Answers all outputs; InvalidRequest says that the values or variable dimensions do not fit."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 _ROWS: Final = 3
 _SIZES: Final = (1, 2, 8, 32, 64, 224)
@@ -81,6 +84,31 @@ def try_out(run: Run, inputs: Sequence[TensorSpec]) -> Trial:
             example=_to_example(run, inputs, given),
         )
     return Trial(reason=reason)
+
+
+def find_batch_axis(specs: Sequence[TensorSpec], trial: Trial, wanted: bool | None) -> bool:
+    """Whether rows are the first dimension of everything.
+
+    Args:
+        specs: Inputs and outputs.
+        trial: What was found out; where the model took no rows, the shapes decide alone.
+        wanted: The option ``batch_axis``.
+
+    Raises:
+        ModelLoadError: They cannot be, and the option says that they are.
+    """
+    fixed = [spec.name for spec in specs if spec.shape[:1] != (-1,)]
+    if wanted and fixed:
+        raise ModelLoadError(f"option batch_axis: the first dimension is not variable in {', '.join(fixed)}")
+    if wanted is not None or fixed:
+        return bool(wanted)
+    if trial.answers and not trial.has_rows:
+        _LOG.warning(
+            "rows are not answered alike alone and with others, so requests do not share batches; "
+            "the option batch_axis: true lets them"
+        )
+        return False
+    return True
 
 
 def _run(run: Run, inputs: Tensors) -> dict[str, Array]:

@@ -29,7 +29,7 @@ from modelyard_deployments._gpu import has_gpu
 from modelyard_deployments._onnx_classes import Classifier, find_classifier
 from modelyard_deployments._onnx_graph import Graph, read_dimensions, without_maps
 from modelyard_deployments._onnx_session import OnnxSession, SessionSettings, open_session, to_reason
-from modelyard_deployments._trial import Trial, try_out
+from modelyard_deployments._trial import Trial, find_batch_axis, try_out
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _load(path: Path, settings: SessionSettings, options: OnnxOptions) -> OnnxMo
         inputs=inputs,
         outputs=outputs,
         on_request=classifier.on_request,
-        batch_axis=_find_batch_axis(inputs, outputs, trial, options.batch_axis),
+        batch_axis=find_batch_axis((*inputs, *outputs), trial, options.batch_axis),
         labels=classifier.labels,
         example=trial.example,
     )
@@ -212,25 +212,3 @@ def _refine(spec: TensorSpec, trial: Trial) -> TensorSpec:
         -1 if -1 in (said, got) or said != got else said for said, got in zip(spec.shape, seen.shape, strict=True)
     )
     return replace(spec, shape=shape)
-
-
-def _find_batch_axis(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], trial: Trial, wanted: bool | None
-) -> bool:
-    """Whether rows are the first dimension of everything.
-
-    Raises:
-        ModelLoadError: They cannot be, and the option says that they are.
-    """
-    fixed = [spec.name for spec in (*inputs, *outputs) if spec.shape[:1] != (-1,)]
-    if wanted and fixed:
-        raise ModelLoadError(f"option batch_axis: the first dimension is not variable in {', '.join(fixed)}")
-    if wanted is not None or fixed:
-        return bool(wanted)
-    if trial.answers and not trial.has_rows:
-        _LOG.warning(
-            "rows are not answered alike alone and with others, so requests do not share batches; "
-            "the option batch_axis: true lets them"
-        )
-        return False
-    return True
