@@ -40,15 +40,15 @@ def load_export(path: Path, device: str) -> Program:
     if device != "cpu":
         exported = move_to_device_pass(exported, device)
     module = exported.module()
-    nodes = [node for node in module.graph.nodes if node.op == "placeholder"]
+    values = _find_values(module, exported.module_call_graph[0].signature)
     names = _name_outputs(exported.call_spec.out_spec)
     (answers,) = next(node.args for node in module.graph.nodes if node.op == "output")
     kept = [(place, name) for place, name in enumerate(names) if answers[place] is not None]
-    inputs = tuple(spec for node in nodes if (spec := _to_input(node)) is not None)
+    inputs = tuple(spec for name, value in values.items() if (spec := _to_input(name, value)) is not None)
     return Program(
         inputs=inputs,
-        converters={spec.name: _to_converter(spec, nodes, device) for spec in inputs},
-        call=_to_call(module, nodes, kept),
+        converters={spec.name: _to_converter(spec.name, values[spec.name], device) for spec in inputs},
+        call=_to_call(module, values, kept),
         outputs=tuple(_to_output(name, answers[place]) for place, name in kept),
     )
 
@@ -80,7 +80,18 @@ def _last_warning() -> Iterator[list[BaseException]]:
         logger.removeFilter(keep)
 
 
-def _to_call(module: Any, nodes: Sequence[Any], kept: Sequence[tuple[int, str]]) -> Any:
+def _find_values(module: Any, signature: Any) -> dict[str, Any]:
+    """Each input's example, or the constant that it was fixed to, by the name of ``forward``'s argument.
+
+    Those inside of others have the name of the graph's: ``batch_ids``.
+    """
+    nodes = [node for node in module.graph.nodes if node.op == "placeholder"]
+    arguments = getattr(signature, "forward_arg_names", None) or ()
+    names = arguments if len(arguments) == len(nodes) else [node.name for node in nodes]
+    return {name: node.meta.get("val") for name, node in zip(names, nodes, strict=True)}
+
+
+def _to_call(module: Any, values: Mapping[str, Any], kept: Sequence[tuple[int, str]]) -> Any:
     """The program as a function of flat values.
 
     It takes and gives nested ones, and packing and unpacking them takes longer than many a small model. Its checks of
@@ -88,28 +99,26 @@ def _to_call(module: Any, nodes: Sequence[Any], kept: Sequence[tuple[int, str]])
     """
     import torch
 
-    constants = {node.name: node.meta.get("val") for node in nodes}
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
     forward = module.forward
 
-    def answer(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-        answers = forward(*[values.get(name, constant) for name, constant in constants.items()])
+    def answer(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        answers = forward(*[given.get(name, constant) for name, constant in values.items()])
         return [(name, answers[place]) for place, name in kept]
 
     return answer
 
 
-def _to_input(node: Any) -> TensorSpec | None:
+def _to_input(name: str, value: Any) -> TensorSpec | None:
     """None for what was fixed when the program was exported: numbers, texts, None.
 
     Raises:
         ModelLoadError: It is of a type that no client can send.
     """
-    value = node.meta.get("val")
     if value is None or isinstance(value, (bool, int, float, str)):
         return None
-    return _to_spec(node.name, value, "input")
+    return _to_spec(name, value, "input")
 
 
 def _to_output(name: str, node: Any) -> TensorSpec:
@@ -130,11 +139,8 @@ def _to_spec(name: str, value: Any, what: str) -> TensorSpec:
     return TensorSpec(name, datatype, tuple(dim if isinstance(dim, int) else -1 for dim in value.shape))
 
 
-def _to_converter(spec: TensorSpec, nodes: Sequence[Any], device: str) -> Any:
-    value = next(node.meta.get("val") for node in nodes if node.name == spec.name)
-    if type(value).__name__ in _SCALARS:
-        return partial(to_scalar, spec.name)
-    return partial(to_tensor, device=device)
+def _to_converter(name: str, value: Any, device: str) -> Any:
+    return partial(to_scalar, name) if type(value).__name__ in _SCALARS else partial(to_tensor, device=device)
 
 
 def _name_outputs(structure: Any) -> list[str]:

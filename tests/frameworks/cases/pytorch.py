@@ -125,6 +125,19 @@ def exported_tokens_of_any_length(folder: Path) -> Case:
     return Case({"ids": ids, "mask": mask}, expected, rtol=_TOLERANCE)
 
 
+def exported_with_fixed_arguments(folder: Path) -> Case:
+    module = _Scaled().eval()
+    sizes = {"x": {0: Dim.DYNAMIC}, "bias": None, "factor": None}
+    program = torch.export.export(module, (torch.ones(2, 4),), {"bias": None, "factor": 3.0}, dynamic_shapes=sizes)
+    torch.export.save(program, folder / "model.pt2")
+    return Case({"x": _rows()}, {"output-0": _rows() * 3})
+
+
+def exported_with_name_of_a_builtin(folder: Path) -> Case:
+    _export(nn.Sequential(nn.ReLU()), folder, torch.ones(2, 4), input={0: Dim.DYNAMIC})
+    return Case({"input": _rows()}, {"output-0": _rows()})
+
+
 def exported_fixed_size(folder: Path) -> Case:
     _export(_Net(), folder, torch.ones(2, 4))
     return Case({"x": _rows()[:2]}, {"output-0": _ask(_Net(), _rows()[:2]).numpy()}, rtol=_TOLERANCE)
