@@ -823,3 +823,51 @@ async def test_versions_are_the_same_after_a_restart(start, remembering, artifac
     await following.step()
     assert _versions(await _table(following)) == {"1": "ready", "2": "ready", "active": "2"}
     assert remembering.deleted == []
+
+
+def _with_pip(artifacts: Path, offline: dict[str, str], requirement: str) -> dict[str, Any]:
+    return _spec(artifacts, runtime={"pip": [requirement], "env_vars": offline})
+
+
+async def _step_until(controller: Stepped, is_done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        await controller.step()
+        while not is_done():
+            await asyncio.sleep(0.05)
+            await controller.step()
+
+
+@pytest.mark.usefixtures("environments")
+async def test_a_model_is_deployed_when_its_environment_is_there(start, remembering, artifacts, offline):
+    controller = await start(other="one.fake")
+    await controller.register(_with_pip(artifacts, offline, "tiny==1.0"), "me", "")
+    await controller.step()
+    assert remembering.deployed == ["other@1"]
+    await controller.step()
+    status = await controller.status("m")
+    assert (status.state, status.reason.partition(", since")[0]) == ("pending", "its environment is being built")
+    await _step_until(controller, lambda: "m@1" in remembering.deployed)
+
+
+@pytest.mark.usefixtures("environments")
+async def test_an_environment_that_cannot_be_made_fails_its_model(start, remembering, artifacts, offline):
+    controller = await start()
+    for _ in range(2):  # registering it again tries again
+        await controller.register(_with_pip(artifacts, offline, "tiny==9"), "me", "")
+        await _step_until(controller, lambda: "m@1" in controller._failures)
+        await controller.step()
+        status = await controller.status("m")
+        assert status.state == "failed"
+        assert "No matching distribution found for tiny==9" in status.reason
+        assert remembering.deployed == []
+
+
+@pytest.mark.usefixtures("environments")
+async def test_a_model_is_unloaded_while_its_environment_is_built(start, remembering, artifacts, offline):
+    controller = await start()
+    await controller.register(_with_pip(artifacts, offline, "tiny==1.0"), "me", "")
+    await controller.step()
+    await controller.unload("m", "me", "")
+    await controller.step()
+    assert (await controller.status("m")).state == "unloaded"
+    assert (controller._builds._running, remembering.deployed) == ({}, [])

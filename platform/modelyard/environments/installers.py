@@ -74,7 +74,7 @@ def explain(installer: str, output: str, requirements: Sequence[str]) -> str:
     lines = [_trim(line) for line in output.splitlines() if not _NOISE.match(line.strip())]
     said = [line for line in dict.fromkeys(lines) if line]
     if sum(map(len, said)) > _MAX_REASON:  # a compiler spoke too
-        said = [line for line in said if _TELLING.search(line)]
+        said = [line for line in said if _TELLING.search(line)] or said
     text = "; ".join(said).replace(":; ", ": ") or "it said nothing"
     if lost := dict.fromkeys(_LOST.findall(output)):
         text += f"; it could not reach its index: {', '.join(map(str.strip, lost))}"

@@ -9,8 +9,9 @@ hands it would end before it says why, and be started again and again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
+
+from ray.runtime_env import RuntimeEnv
 
 from modelyard.config import Runtime
 from modelyard.environments.overlay import OVERLAY_VARIABLE, Overlay
@@ -39,12 +40,15 @@ def find_overlay(framework: str, runtime: Runtime) -> Overlay | None:
     return Overlay("uv" if runtime.uv else "pip", requirements, known.requires, variables)
 
 
-def to_runtime_env(runtime: Runtime, overlay: Overlay | None) -> Mapping[str, Any]:
+def to_runtime_env(runtime: Runtime, overlay: Overlay | None) -> RuntimeEnv:
     """What Ray starts the replicas in; empty where that is the platform's own Python as it is.
 
     Args:
         runtime: As the model's revision has it.
         overlay: Its overlay.
+
+    Raises:
+        ValueError: ``conda`` names a folder that is not there.
     """
     variables = dict(runtime.env_vars)
     found: dict[str, Any] = {}
@@ -59,4 +63,6 @@ def to_runtime_env(runtime: Runtime, overlay: Overlay | None) -> Mapping[str, An
         found["image_uri"] = runtime.image_uri
     if OVERLAY_VARIABLE in variables or PYTHON_VARIABLE in variables:
         found["py_executable"] = py_executable()
-    return found | ({"env_vars": variables} if variables else {})
+    if variables:
+        found["env_vars"] = variables
+    return RuntimeEnv(**found)
