@@ -107,6 +107,7 @@ def open_session(source: Path | bytes, folder: Path, settings: SessionSettings, 
     import onnxruntime
 
     providers = choose_providers(settings.providers, onnxruntime.get_available_providers(), has_gpu)
+    options = _find_options(providers, settings.provider_options)
     is_on_cpu = providers == [_CPU]
     # Its errors are raised as well; only why a provider's library cannot be loaded is in the log alone.
     onnxruntime.set_default_logger_severity(_FATAL if is_on_cpu else _ERROR)
@@ -115,7 +116,7 @@ def open_session(source: Path | bytes, folder: Path, settings: SessionSettings, 
     session = onnxruntime.InferenceSession(
         source if isinstance(source, bytes) else str(source),
         _to_session_options(settings, folder, isinstance(source, bytes)),
-        providers=[(name, dict(_find_options(name, settings))) for name in providers],
+        providers=[(name, options[name]) for name in providers],
         enable_fallback=0,  # which prints, and hides that a provider is missing
     )
     missing = [name for name in providers if name not in session.get_providers()]
@@ -126,11 +127,19 @@ def open_session(source: Path | bytes, folder: Path, settings: SessionSettings, 
     return OnnxSession(session)
 
 
-def _find_options(provider: str, settings: SessionSettings) -> Mapping[str, Any]:
-    for name, options in settings.provider_options.items():
-        if provider.lower() in (name.lower(), f"{name}{_SUFFIX}".lower()):
-            return options
-    return {}
+def _find_options(providers: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The options of each provider.
+
+    Raises:
+        ModelLoadError: Some are for a provider that is not used.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in providers}
+    for name, values in options.items():
+        provider = next((one for one in providers if one.lower() in (name.lower(), f"{name}{_SUFFIX}".lower())), None)
+        if provider is None:
+            raise ModelLoadError(f'option provider_options: {", ".join(providers)} are used, got "{name}"')
+        found[provider] = dict(values)
+    return found
 
 
 def _to_session_options(settings: SessionSettings, folder: Path, from_bytes: bool) -> Any:

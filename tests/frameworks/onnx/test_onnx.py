@@ -193,6 +193,13 @@ def test_provider_that_is_not_there_is_refused_with_those_that_are(load: Any) ->
         load("regression", providers=["cuda"])
 
 
+def test_options_of_a_provider_that_is_not_used_are_refused(load: Any) -> None:
+    model = load("regression", provider_options={"cpu": {"use_arena": False}})
+    assert _predict(model, X=np.ones((1, 4), "f"))["variable"].shape == (1, 1)
+    with pytest.raises(ModelLoadError, match='option provider_options: CPUExecutionProvider are used, got "cuda"'):
+        load("regression", provider_options={"cuda": {"device_id": 0}})
+
+
 def test_replica_with_gpu_and_build_without_computes_on_the_cpu(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert load("regression")._session._session.get_providers() == ["CPUExecutionProvider"]
