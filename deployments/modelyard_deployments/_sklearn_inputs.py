@@ -81,7 +81,7 @@ def derive_inputs(estimator: Any, methods: Sequence[str]) -> Inputs:
         return Inputs((spec,), lambda inputs: _to_strings(INPUT, inputs[INPUT]).tolist(), known={INPUT: "text"})
     names = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
     width = int(getattr(estimator, "n_features_in_", -1))
-    known = _find_known_values(estimator, range(max(width, 0)), names)
+    known = find_known_values(estimator, range(max(width, 0)), names)
     texts = {index for index, value in known.items() if isinstance(value, str)}
     if texts and (names or len(texts) < width):
         return _columns(names, width, known)
@@ -138,6 +138,21 @@ def _numbers(estimator: Any, methods: Sequence[str], names: tuple[str, ...], kno
     import pandas as pd
 
     inputs = _matrix(names, len(names), known, "FP64")
+    if forget_names(estimator, methods, names):
+        return inputs
+    return replace(inputs, adapt=lambda inputs: pd.DataFrame(inputs[INPUT], columns=list(names)))
+
+
+def forget_names(estimator: Any, methods: Sequence[str], names: Sequence[str]) -> bool:
+    """Removes the feature names from a fitted estimator, where it then answers a matrix as it did the table.
+
+    Args:
+        estimator: Changed where the answer is true, else as it was.
+        methods: Those of its methods that will be called.
+        names: Of its columns, all of which are numbers.
+    """
+    import pandas as pd
+
     rows = np.array([[0.0], [1.0], [0.5], [-2.0]]) * np.arange(1, len(names) + 1)
     parts = [part for part in walk_parts(estimator) if "feature_names_in_" in vars(part)]
     kept = [part.feature_names_in_ for part in parts]
@@ -145,11 +160,11 @@ def _numbers(estimator: Any, methods: Sequence[str], names: tuple[str, ...], kno
     for part in parts:
         del part.feature_names_in_
     without = try_methods(estimator, methods, rows)
-    if with_names and without and all(map(_is_same, with_names, without)):
-        return inputs
+    if with_names and without and all(map(is_same, with_names, without)):
+        return True
     for part, value in zip(parts, kept, strict=True):
         part.feature_names_in_ = value
-    return replace(inputs, adapt=lambda inputs: pd.DataFrame(inputs[INPUT], columns=list(names)))
+    return False
 
 
 def try_methods(estimator: Any, methods: Sequence[str], data: Any) -> list[Array]:
@@ -203,7 +218,7 @@ def walk_parts(estimator: Any) -> Iterator[Any]:
             waiting.extend(vars(item).values())
 
 
-def _is_same(first: Array, second: Array) -> bool:
+def is_same(first: Array, second: Array) -> bool:
     """Equal but for rounding: a table is stored by columns, and BLAS adds up in another order there."""
     if first.dtype.kind == "f":
         return first.shape == second.shape and np.allclose(first, second, rtol=1e-9, equal_nan=True)
@@ -260,7 +275,7 @@ def _takes_documents(estimator: Any) -> bool:
     return _takes_documents(steps[0][1]) if steps else False
 
 
-def _find_known_values(part: Any, indices: Sequence[int], names: Sequence[str]) -> dict[int, Value]:
+def find_known_values(part: Any, indices: Sequence[int], names: Sequence[str]) -> dict[int, Value]:
     """A value that the estimator takes, for each column of which its fitted encoders and imputers tell one.
 
     Columns that hold text are among them always: what they hold cannot be told otherwise.
@@ -283,7 +298,7 @@ def _find_known_values(part: Any, indices: Sequence[int], names: Sequence[str]) 
         if value is not None:
             found[index] = value
     for child, columns in _children(part):
-        found |= _find_known_values(child, indices if columns is None else _resolve(columns, indices, names), names)
+        found |= find_known_values(child, indices if columns is None else _resolve(columns, indices, names), names)
     return found
 
 

@@ -78,7 +78,7 @@ class SklearnModel(Model):
                 f"expected an estimator with predict or transform, got {type(estimator).__name__}"
                 + ("; it can only label the data it was fitted on" if hasattr(estimator, "fit_predict") else "")
             )
-        _set_n_jobs(estimator, options.n_jobs)
+        set_n_jobs(estimator, options.n_jobs)
         self._estimator = estimator
         self._threads = _ThreadLimit(options.n_jobs)
         if options.inputs:
@@ -106,7 +106,7 @@ class SklearnModel(Model):
         try:
             answers = {method: to_array(getattr(self._estimator, method)(data)) for method in {*methods.values()}}
         except ValueError as exc:
-            reason = _find_client_fault(exc, inputs)
+            reason = find_client_fault(exc, inputs)
             if reason is None:
                 raise
             raise InvalidRequest(reason) from exc
@@ -150,7 +150,8 @@ class _ThreadLimit:
             self._local.limit = self._controller.limit(limits=self._threads)
 
 
-def _set_n_jobs(estimator: Any, n_jobs: int) -> None:
+def set_n_jobs(estimator: Any, n_jobs: int) -> None:
+    """Gives the estimator and those inside it that many threads, where they have such a setting."""
     for part in walk_parts(estimator):
         if vars(part).get("n_jobs") is not None or (n_jobs > 1 and "n_jobs" in vars(part)):
             part.n_jobs = n_jobs
@@ -202,7 +203,7 @@ _VALUE_FAULTS: Final = (
 )
 
 
-def _find_client_fault(exc: ValueError, inputs: Tensors) -> str | None:
+def find_client_fault(exc: ValueError, inputs: Tensors) -> str | None:
     """A sentence for the client where its values are at fault; None where the model itself failed.
 
     Source: the messages of scikit-learn's ``utils/validation.py`` and ``preprocessing/_encoders.py``.

@@ -19,12 +19,23 @@ from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, describe, e
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, datatype and shape of one input or output; ``-1`` is a variable dimension, only inputs are ``optional``."""
+    """Name, datatype and shape of one input or output.
+
+    Attributes:
+        name: Its name, unique among the inputs or the outputs.
+        datatype: One of :data:`~modelyard.tensor.DATATYPES`.
+        shape: Its dimensions; ``-1`` is a variable one.
+        optional: It may be left out; inputs only.
+        content_type: What the datatype does not say, for protocols that have a form of their own for it: ``base64``
+            (BYTES that are no text), ``datetime`` (ISO 8601), ``json`` (one JSON text in each element), ``pd`` (an
+            output that is a column of a table). The words are MLServer's.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+    content_type: str = ""
 
     def __str__(self) -> str:
         return describe(self.datatype, self.shape)
