@@ -20,7 +20,7 @@ import httpx
 
 from modelyard.config import PlatformConfig, ServeFile, load_serve_file
 from modelyard.errors import Forbidden, InternalError, InvalidConfig
-from modelyard.model import get_framework
+from modelyard.model import get_framework, runs_elsewhere
 from modelyard.store import check_allowed, resolve
 
 FAST: Final[Mapping[str, str]] = {
@@ -70,8 +70,11 @@ def check_locations(config: PlatformConfig) -> tuple[str, ...]:
     problems: list[str] = []
     for index, spec in enumerate(config.models):
         try:
+            framework = get_framework(spec.framework)
+            if runs_elsewhere(framework, spec.uri):
+                continue
             path = resolve(spec.uri)
-            if get_framework(spec.framework).loads_code:
+            if framework.loads_code:
                 check_allowed(path, config.security.model_roots)
         except InvalidConfig as exc:
             problems += [f"models[{index}].{problem}" for problem in exc.problems]

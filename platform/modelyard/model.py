@@ -113,6 +113,13 @@ class Model(ABC):
         """
         raise NotImplementedError
 
+    def check_health(self) -> None:  # noqa: B027  # most models can always answer
+        """Asked for periodically, from any thread; must not block.
+
+        Raises:
+            Exception: It will not answer any more: its replica is replaced by another.
+        """
+
     def close(self) -> None:  # noqa: B027  # most models hold nothing that needs freeing
         """Frees what the model holds; called once, when its replica stops."""
 
@@ -135,6 +142,10 @@ class Framework(ABC):
     loads_code: ClassVar[bool] = False
     """Loading can run code from the artifact (pickle), so it is confined to allowed locations."""
 
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """Schemes of the URLs of models that run elsewhere (``grpc``): these have no artifact and are not loaded, see
+    ``connect``."""
+
     @abstractmethod
     def load(self, path: Path, options: Any) -> Model:
         """Loads one artifact.
@@ -146,6 +157,24 @@ class Framework(ABC):
         Raises:
             ModelLoadError: The artifact or the library's version does not fit; the message says both.
         """
+
+    def connect(self, url: str, options: Any) -> Model:
+        """Reaches a model that runs elsewhere.
+
+        Args:
+            url: With one of ``schemes``.
+            options: An instance of ``self.options``.
+
+        Raises:
+            ModelLoadError: Nothing answers there, or not what was expected.
+        """
+        raise NotImplementedError
+
+
+def runs_elsewhere(framework: Framework, uri: str) -> bool:
+    """Whether the URI names a model that runs elsewhere, not an artifact."""
+    scheme, separator, _ = uri.partition("://")
+    return bool(separator) and scheme in framework.schemes
 
 
 def describe(model: Model) -> Description:
@@ -244,8 +273,13 @@ def check_options(framework: Framework, options: Mapping[str, Any]) -> Options:
         raise InvalidConfig(tuple(problems)) from exc
 
 
-def load_model(framework_name: str, root: Path, options: Mapping[str, Any]) -> Model:
+def load_model(framework_name: str, root: Path | str, options: Mapping[str, Any]) -> Model:
     """Finds the framework, checks its options, finds the file and loads it.
+
+    Args:
+        framework_name: Which framework.
+        root: The artifact, or the URL of a model that runs elsewhere.
+        options: The framework's options.
 
     Raises:
         InvalidConfig: Unknown framework or options.
@@ -253,9 +287,10 @@ def load_model(framework_name: str, root: Path, options: Mapping[str, Any]) -> M
     """
     framework = get_framework(framework_name)
     parsed = check_options(framework, options)
-    path = find_model_path(root, framework, parsed.model_file)
     try:
-        return framework.load(path, parsed)
+        if isinstance(root, str):
+            return framework.connect(root, parsed)
+        return framework.load(find_model_path(root, framework, parsed.model_file), parsed)
     except ModuleNotFoundError as exc:
         advice = (
             f': pip install "modelyard[{framework.requires}]"' if framework.requires else ", which is not installed"

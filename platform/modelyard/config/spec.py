@@ -186,7 +186,8 @@ class ModelSpec(Section):
         min_length=1,
         max_length=4096,
         description="Where the artifact is: a path or `file://` URL of a file or directory. A relative path counts "
-        "from the platform's working directory, also when a client on another machine registers it.",
+        "from the platform's working directory, also when a client on another machine registers it. For frameworks "
+        "that reach models elsewhere also their URL, `grpc://triton:8001`.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the framework, checked against what it takes."

@@ -10,11 +10,12 @@ from typing import Any, Final
 from modelyard.catalog import ModelEntry, ModelRecord, VersionEntry
 from modelyard.config import ModelSpec, VersionPolicy, load_model_spec
 from modelyard.errors import InvalidConfig, ModelLoadError
-from modelyard.model import Framework, find_model_path, get_framework
+from modelyard.model import Framework, find_model_path, get_framework, runs_elsewhere
 from modelyard.store import check_allowed, digest, resolve
 from modelyard.store.versions import is_version_folder, list_files, list_versions
 
 _ABSENT: Final = "absent"
+_ELSEWHERE: Final = ""
 
 
 def make_absent_entry(spec: ModelSpec) -> ModelEntry:
@@ -49,10 +50,15 @@ class Artifacts:
         Raises:
             ModelLoadError: The artifact is not there, or the framework does not find its file in it.
             Forbidden: Its format can run code, and it lies outside the allowed locations.
-            InvalidConfig: A label points at a version that is not served.
+            InvalidConfig: A label points at a version that is not served, or the model runs elsewhere and is to have
+                versions.
         """
-        path = resolve(spec.uri)
         framework = get_framework(spec.framework)
+        if runs_elsewhere(framework, spec.uri):
+            if spec.version_policy is not None:
+                raise InvalidConfig(("version_policy: expected none for a model that runs elsewhere, got one",))
+            return _make_entry(spec, _ELSEWHERE)
+        path = resolve(spec.uri)
         if framework.loads_code:
             check_allowed(path, self._roots)
         if _has_versions(spec, path, framework):
@@ -78,6 +84,8 @@ class Artifacts:
         if not record.spec.get("version_policy") and all(one.content.get("uri") == uri for one in record.revisions):
             return None
         spec = load_model_spec(record.spec)
+        if runs_elsewhere(get_framework(spec.framework), spec.uri):
+            return None
         path = resolve(spec.uri)
         folders = list_versions(path)
         served = _policy(spec).select(folders)

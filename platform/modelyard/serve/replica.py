@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from modelyard.batching import Answer, Call
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
-from modelyard.model import Model, describe, load_model
+from modelyard.model import Model, describe, get_framework, load_model, runs_elsewhere
 from modelyard.serve.counts import get_kept_counts, keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
@@ -80,6 +80,15 @@ def session_id() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+def _load(spec: RevisionSpec) -> Model:
+    if runs_elsewhere(get_framework(spec.framework), spec.uri):
+        return load_model(spec.framework, spec.uri, spec.options)
+    path = resolve(spec.uri)
+    if spec.artifact:
+        check_unchanged(path, spec.artifact)
+    return load_model(spec.framework, path, spec.options)
+
+
 class ModelReplica:
     """Serves one revision.
 
@@ -99,10 +108,7 @@ class ModelReplica:
         self._replica: str = serve.get_replica_context().replica_tag
         try:
             check_started()
-            path = resolve(spec.uri)
-            if spec.artifact:
-                check_unchanged(path, spec.artifact)
-            self._model: Model = load_model(spec.framework, path, spec.options)
+            self._model = _load(spec)
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.
             reason = str(exc) if isinstance(exc, ModelyardError) else f"{type(exc).__name__}: {exc}"
@@ -202,13 +208,15 @@ class ModelReplica:
         return {"ongoing": float(self._runners.ongoing + backlog)}
 
     def check_health(self) -> None:
-        """Healthy while the loop that answers is alive, and the runner in it.
+        """Healthy while the loop that answers is alive, and the runner in it, and the model says nothing else.
 
         Raises:
             RuntimeError: It is not.
+            Exception: What the model says.
         """
         if not self._thread.is_alive() or not self._runners.is_alive:
             raise RuntimeError("what answers calls has ended")
+        self._model.check_health()
 
     async def _drain(self) -> None:
         self._keep_counts()  # from now on Serve does not ask it
