@@ -41,7 +41,7 @@ def _log_warnings(name: str, caught: list[warnings.WarningMessage], kind: type[W
     versions = {str(message.original_sklearn_version) for message in messages}
     if versions:
         _LOG.warning(
-            "%s was saved by scikit-learn %s and is loaded by %s: check its answers, or save it again",
+            "%s was saved by scikit-learn %s and is loaded by %s: check its answers, or set runtime.version",
             name,
             ", ".join(sorted(versions)),
             installed,
@@ -55,13 +55,27 @@ def _explain_pickle(path: Path, exc: Exception, installed: str) -> str:
     if missing and missing.split(".")[0] != "sklearn":
         return (
             f'{path.name} refers to the module "{missing}", which is not installed here: '
-            "add the package that holds it to the model's environment"
+            "name the package that holds it in the model's runtime.pip"
         )
     if isinstance(exc, AttributeError) and "__main__" in str(exc):
         return f"{path.name} refers to a class or function of the script that saved it ({exc}): move it into a module"
     if missing or isinstance(exc, (AttributeError, ImportError)) or (written and written != installed):
-        return f"{path.name} cannot be loaded by this version of scikit-learn ({versions}): {exc}"
+        return f"{path.name} cannot be loaded by this version of scikit-learn ({versions}): {exc}{_advise(written)}"
     return f"{path.name} is no complete joblib or pickle file ({versions}): {type(exc).__name__}: {exc}"
+
+
+def explain_version(path: Path) -> str:
+    """What to add where a loaded estimator does not work: nothing, or that another version has saved it."""
+    import sklearn
+
+    written = _find_pickled_version(path)
+    if written in (None, sklearn.__version__):
+        return ""
+    return f" (saved by scikit-learn {written}, installed is {sklearn.__version__}{_advise(written)})"
+
+
+def _advise(written: str | None) -> str:
+    return f'; with `runtime: {{version: "{written}"}}` it runs in that' if written else ""
 
 
 def _find_pickled_version(path: Path) -> str | None:

@@ -27,7 +27,7 @@ from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors, datatype_of
-from modelyard_deployments._sklearn_files import load_pickle, load_skops
+from modelyard_deployments._sklearn_files import explain_version, load_pickle, load_skops
 from modelyard_deployments._sklearn_inputs import (
     INPUT,
     Inputs,
@@ -131,7 +131,11 @@ class SklearnFramework(Framework):
         """
         if path.name.lower().endswith(".skops"):
             return SklearnModel(load_skops(path, options.trusted_types), options)
-        return SklearnModel(load_pickle(path), options)
+        estimator = load_pickle(path)
+        try:
+            return SklearnModel(estimator, options)
+        except ModelLoadError as exc:
+            raise ModelLoadError(f"{exc}{explain_version(path)}") from exc
 
 
 class _ThreadLimit:

@@ -82,6 +82,22 @@ def test_pickle_that_this_version_cannot_read_names_both_versions(artifacts: dic
         load_model("sklearn", folder, {})
     assert f"saved by scikit-learn {other.decode()}, installed is {sklearn.__version__}" in str(caught.value)
     assert "sklearn.svm.oclasses" in str(caught.value)
+    assert str(caught.value).endswith(f'with `runtime: {{version: "{other.decode()}"}}` it runs in that')
+
+
+def test_what_another_version_has_saved_and_does_not_work_names_both_versions(tmp_path: Path) -> None:
+    import joblib
+    import sklearn
+    from sklearn.svm import SVC
+
+    joblib.dump(SVC(), tmp_path / "model.joblib")
+    version = sklearn.__version__.encode()
+    data = (tmp_path / "model.joblib").read_bytes()
+    (tmp_path / "model.joblib").write_bytes(data.replace(version, b"0" + version[1:]))
+    with pytest.raises(
+        ModelLoadError, match=rf"is not fitted.*saved by scikit-learn 0.*{sklearn.__version__}.*runtime"
+    ):
+        load_model("sklearn", tmp_path, {})
 
 
 def test_pickle_that_needs_a_missing_module_names_it(tmp_path: Path) -> None:
