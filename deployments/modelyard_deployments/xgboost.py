@@ -224,18 +224,25 @@ def _check_file(data: bytes, name: str, installed: str) -> None:
     An empty file aborts the process, a truncated UBJSON file takes all memory (xgboost 3.2.0).
 
     Raises:
-        ModelLoadError: The file is empty, truncated, or in the old binary format.
+        ModelLoadError: The file is empty, truncated, or in the old binary format, which this version does not read.
     """
     if not data:
         raise ModelLoadError(f"{name}: the file is empty")
     if not data.startswith(b"{"):
+        if _reads_old_format(installed):
+            return
         raise ModelLoadError(
             f"{name}: expected JSON or UBJSON, got something else. The old binary format (.model, .bst) is no longer "
-            f"read by xgboost 3.1 and later (installed: {installed}): load it with xgboost 3.0 or older and write it "
-            'again with booster.save_model("model.ubj")'
+            f'read by xgboost 3.1 and later (installed: {installed}): set `runtime: {{version: "3.0.5"}}`, or load it '
+            'with that and write it again with booster.save_model("model.ubj")'
         )
     if data[1:2] in b"iUIlL" and (not data.endswith(b"}") or b"version" not in data[-64:]):
         raise ModelLoadError(f"{name}: the UBJSON model is truncated or damaged; save or copy it again")
+
+
+def _reads_old_format(installed: str) -> bool:
+    major, minor = installed.split(".")[:2]
+    return (int(major), int(minor)) < (3, 1)
 
 
 def _find_version(data: bytes) -> str | None:

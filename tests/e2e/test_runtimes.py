@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,10 @@ SKLEARN = "1.4.1.post1"
 """Needs numpy 1, while the platform has numpy 2."""
 XGBOOST = "3.0.5"
 
+SAVE_BINARY = """
+import sys, xgboost
+xgboost.Booster(model_file=sys.argv[1]).save_model(sys.argv[2])
+"""
 TRAIN = """
 import sys, joblib, sklearn
 from sklearn.datasets import load_iris
@@ -42,14 +45,18 @@ def client(platform: PlatformProcess) -> Iterator[Platform]:
         yield opened
 
 
+def make_python(platform: PlatformProcess, requirement: str, extra: str) -> Path:
+    """The Python that models of that framework run in, made beforehand: it trains them too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODELYARD_ENVIRONMENTS", str(platform.folder / "environments"))
+        overlay = Overlay("pip", (requirement,), extra)
+        assert reason_of(start_build(overlay)) == ""
+        return overlay.python
+
+
 @pytest.fixture(scope="module")
-def old_sklearn(platform: PlatformProcess) -> Iterator[Path]:
-    """The Python that models of that scikit-learn run in, made beforehand: it trains them too."""
-    os.environ["MODELYARD_ENVIRONMENTS"] = str(platform.folder / "environments")
-    overlay = Overlay("pip", (f"scikit-learn=={SKLEARN}",), "sklearn")
-    assert reason_of(start_build(overlay)) == ""
-    yield overlay.python
-    del os.environ["MODELYARD_ENVIRONMENTS"]
+def old_sklearn(platform: PlatformProcess) -> Path:
+    return make_python(platform, f"scikit-learn=={SKLEARN}", "sklearn")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +74,10 @@ def trained(platform: PlatformProcess, old_sklearn: Path) -> Iterator[tuple[Path
 @pytest.fixture
 def register(client: Platform) -> Iterator[Any]:
     """Registers and waits until it is ready or has failed; afterwards it is gone."""
-    made: list[str] = []
+    made: set[str] = set()
 
     def register(name: str, framework: str, uri: str, runtime: dict[str, Any], **more: Any) -> ModelStatus:
-        made.append(name)
+        made.add(name)
         client.register(name, framework=framework, uri=uri, runtime=runtime, resources={"num_cpus": 0.05}, **more)
 
         def settled() -> ModelStatus | None:
@@ -103,6 +110,22 @@ def test_two_versions_of_xgboost_side_by_side(
     (new,) = libraries(platform, "iris-xgboost@1", "libxgboost")
     assert Path(old).is_relative_to(platform.folder / "environments")
     assert Path(new).is_relative_to(sys.prefix)
+
+
+def test_the_old_binary_format_runs_in_the_version_that_reads_it(
+    platform: PlatformProcess, client: Platform, register: Any, answers: dict[str, Answers], tmp_path: Path
+) -> None:
+    python = make_python(platform, f"xgboost-cpu=={XGBOOST}", "xgboost")
+    folder = platform.folder / "models" / "binary"
+    folder.mkdir()
+    (made,) = (platform.folder / "models" / "iris-xgboost").iterdir()
+    subprocess.run([python, "-c", SAVE_BINARY, made, tmp_path / "model.deprecated"], check=True, capture_output=True)
+    shutil.copy(tmp_path / "model.deprecated", folder / "model.bst")
+    refused = register("binary", "xgboost", "models/binary", {})
+    assert f'set `runtime: {{version: "{XGBOOST}"}}`' in refused.reason
+    assert register("binary", "xgboost", "models/binary", {"version": XGBOOST}).state is ModelState.READY
+    known = answers["iris-xgboost"]
+    np.testing.assert_allclose(client.predict("binary", known.inputs).outputs["output-0"], known.default, rtol=1e-6)
 
 
 def test_two_versions_of_scikit_learn_each_with_what_it_has_saved(
