@@ -118,7 +118,7 @@ def register(
     context: typer.Context,
     name: Name,
     framework: Annotated[str, typer.Option(help="What loads it, for example sklearn.")],
-    uri: Annotated[str, typer.Option(help="Where its artifact is, as the platform sees it.")],
+    uri: Annotated[str, typer.Option(help="Where its artifact is, as the platform sees it.")] = "",
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Option of the framework.")
     ] = None,

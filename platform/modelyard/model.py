@@ -142,6 +142,9 @@ class Framework(ABC):
     loads_code: ClassVar[bool] = False
     """Loading can run code from the artifact (pickle), so it is confined to allowed locations."""
 
+    has_artifact: ClassVar[bool] = True
+    """Its models are made of an artifact; those of a framework without have no URI, and ``connect`` makes them."""
+
     schemes: ClassVar[tuple[str, ...]] = ()
     """Schemes of the URLs of models that run elsewhere (``grpc``): these have no artifact and are not loaded, see
     ``connect``."""
@@ -159,10 +162,10 @@ class Framework(ABC):
         """
 
     def connect(self, url: str, options: Any) -> Model:
-        """Reaches a model that runs elsewhere.
+        """Reaches a model that runs elsewhere, or makes one that needs no artifact.
 
         Args:
-            url: With one of ``schemes``.
+            url: With one of ``schemes``; empty where the framework's models have no artifact.
             options: An instance of ``self.options``.
 
         Raises:
@@ -172,9 +175,9 @@ class Framework(ABC):
 
 
 def runs_elsewhere(framework: Framework, uri: str) -> bool:
-    """Whether the URI names a model that runs elsewhere, not an artifact."""
+    """Whether there is no artifact: the URI names a model that runs elsewhere, or the framework's models need none."""
     scheme, separator, _ = uri.partition("://")
-    return bool(separator) and scheme in framework.schemes
+    return not framework.has_artifact or (bool(separator) and scheme in framework.schemes)
 
 
 def describe(model: Model) -> Description:

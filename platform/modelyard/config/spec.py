@@ -183,11 +183,12 @@ class ModelSpec(Section):
         min_length=1, max_length=100, description="Name of the framework that loads it, for example `sklearn`."
     )
     uri: Text = Field(
-        min_length=1,
+        default="",
         max_length=4096,
         description="Where the artifact is: a path or `file://` URL of a file or directory. A relative path counts "
         "from the platform's working directory, also when a client on another machine registers it. For frameworks "
-        "that reach models elsewhere also their URL, `grpc://triton:8001`.",
+        "that reach models elsewhere also their URL, `grpc://triton:8001`. Left out where the framework's models have "
+        "no artifact, as a pipeline.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the framework, checked against what it takes."
@@ -253,6 +254,9 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
     if spec.runtime.version is not None and not framework.distribution:
         path = join_path(where, "runtime", "version")
         problems = (f'{path}: framework "{spec.framework}" has no library of its own: name yours in runtime.pip',)
+    if framework.has_artifact == (not spec.uri):
+        expected = "a path or URL, got none" if framework.has_artifact else f'none, got "{spec.uri}"'
+        problems += (f'{join_path(where, "uri")}: framework "{spec.framework}": expected {expected}',)
     try:
         framework.options.model_validate(spec.options)
     except ValidationError as exc:

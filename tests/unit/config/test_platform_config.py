@@ -89,7 +89,6 @@ WRONG = [
     ({"name": "x" * 64}, None),
     ({"name": ".."}, None),
     ({"name": "iris@1"}, None),
-    ({"uri": ""}, 'uri: expected a text that is not empty, got ""'),
     ({"options": []}, "options: expected a mapping, got a list"),
 ]
 
@@ -103,11 +102,16 @@ def test_a_wrong_value_names_its_path_what_was_expected_and_given(
     assert expected is None or problem == f"models[2].{expected}"
 
 
+def test_an_artifact_is_asked_for_where_the_framework_needs_one() -> None:
+    (problem,) = _problems({"models": [_model(framework="custom", uri="")]})
+    assert problem == 'models[0].uri: framework "custom": expected a path or URL, got none'
+
+
 def test_every_problem_is_reported_at_once() -> None:
     problems = _problems({"models": [{"name": "iris", "uri": 3}], "ingres": {}, "ingress": {"num_replicas": 0}})
     assert problems == (
         "models[0].framework: expected a text that is not empty, got nothing",
-        "models[0].uri: expected a text that is not empty, got 3",
+        "models[0].uri: expected a text, got 3",
         "ingress.num_replicas: expected an integer >= 1, got 0",
         'ingres: unknown key; did you mean "ingress"?',
     )
