@@ -288,7 +288,7 @@ def _pair(text: str, option: str) -> tuple[str, Any]:
         return key, value
 
 
-_SECTIONS = ("batching", "autoscaling", "resources", "limits")
+_SECTIONS = ("batching", "autoscaling", "resources", "limits", "runtime")
 
 
 def _sections(settings: Sequence[str]) -> dict[str, dict[str, Any]]:

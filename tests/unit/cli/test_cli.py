@@ -76,12 +76,12 @@ def test_people_get_tables(shell: Shell) -> None:
 
 def test_options_and_settings_are_json_or_text(shell: Shell, fake: FakePlatform) -> None:
     shell.json(
-        *REGISTER, "-o", "model_file=a.joblib", "-s", "autoscaling.max_replicas=4", "-s", "limits.request_timeout_s=5"
+        *REGISTER, "-o", "model_file=a.joblib", "-s", "autoscaling.max_replicas=4", "-s", "runtime.version=3.0.5"
     )
     (record,) = fake.catalog.list_models()
     assert record.spec["options"] == {"model_file": "a.joblib"}
     assert record.spec["autoscaling"]["max_replicas"] == 4
-    assert record.spec["limits"]["request_timeout_s"] == 5
+    assert record.spec["runtime"]["version"] == "3.0.5"
 
 
 @pytest.mark.parametrize(
