@@ -75,7 +75,7 @@ def explain(installer: str, output: str, requirements: Sequence[str]) -> str:
     said = [line for line in dict.fromkeys(lines) if line]
     if sum(map(len, said)) > _MAX_REASON:  # a compiler spoke too
         said = [line for line in said if _TELLING.search(line)] or said
-    text = "; ".join(said).replace(":; ", ": ") or "it said nothing"
+    text = "; ".join(said).replace(":; ", ": ").replace(".; ", "; ") or "it said nothing"
     if lost := dict.fromkeys(_LOST.findall(output)):
         text += f"; it could not reach its index: {', '.join(map(str.strip, lost))}"
     return f"{installer}: {clean(_LINE.sub(lambda found: requirements[int(found[1]) - 1], text))}"

@@ -69,7 +69,7 @@ EXPLAINED = {
     UNKNOWN: "pip: Could not find a version that satisfies the requirement xgboost-cpu==99 (from versions: 3.1.3, "
     "3.2.0); No matching distribution found for xgboost-cpu==99",
     CONFLICT: "pip: Cannot install scikit-learn==1.4.1.post1 and numpy>=2 because these package versions have "
-    "conflicts.; The conflict is caused by: The user requested numpy>=2; scikit-learn 1.4.1.post1 depends on numpy<2.0 "
+    "conflicts; The conflict is caused by: The user requested numpy>=2; scikit-learn 1.4.1.post1 depends on numpy<2.0 "
     "and >=1.19.5",
     UNREACHABLE: "pip: Could not find a version that satisfies the requirement tiny (from versions: none); No matching "
     "distribution found for tiny; it could not reach its index: Connection refused",
