@@ -158,8 +158,10 @@ def _column(values: Sequence[Any]) -> Array:
 
 
 def _dates(array: Array) -> Array:
-    texts = np.datetime_as_string(array.astype("datetime64[us]")).astype(object)
-    return np.where(np.isnat(array), "", texts).astype(object)
+    import pandas as pd
+
+    dates = pd.DatetimeIndex(array.reshape(-1))
+    return _column([date.isoformat() for date in dates]).reshape(array.shape)
 
 
 def _objects(array: Array) -> Array:

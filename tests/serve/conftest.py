@@ -22,6 +22,7 @@ from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.events import CloudEvents
 from modelyard.serve.extensions import ExtensionHandlers
 from modelyard.serve.http import HttpRequest, make_app
+from modelyard.serve.mlflow import MLflowHandlers
 from modelyard.serve.runner import ModelRunner
 from modelyard.serve.v1 import V1Handlers
 from modelyard.serve.v2 import V2Handlers
@@ -156,6 +157,7 @@ class Edge:
             *ExtensionHandlers(self.plane).routes(),
             *V2Handlers(self.plane, lambda: self.is_ready).routes(),
             *V1Handlers(self.plane).routes(),
+            *MLflowHandlers(self.plane).routes(),
         ]
         admin = [("GET", "/platform/v1/models/{model}", _status), ("GET", "/platform/v1/broken", _break)]
         self.app = make_app(CloudEvents().wrap([*inference, *admin]), _MAX_BODY_BYTES, _lifespan, 1024)

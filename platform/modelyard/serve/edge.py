@@ -19,7 +19,7 @@ from modelyard.dataplane import new_id
 SHORT_WAY: Final = "modelyard.short_way"
 """Key in an ASGI scope, with the request's id: nobody in front returns it or watches for its client to go away."""
 
-_PREFIXES: Final = ("/v1/", "/v2/", "/platform/")
+_PREFIXES: Final = ("/v1/", "/v2/", "/mlflow/", "/platform/")
 
 _local: list[ASGIApp] = []
 

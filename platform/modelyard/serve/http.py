@@ -30,6 +30,7 @@ from modelyard.errors import (
 from modelyard.protocol.compression import ENCODINGS, find_encoding
 from modelyard.protocol.errors import as_modelyard_error, encode_http
 from modelyard.protocol.http import Encoded, Streamed, encode_json
+from modelyard.protocol.mlflow import encode_error as encode_mlflow
 from modelyard.serve.compression import compress_reply, inflate_body
 from modelyard.serve.edge import SHORT_WAY
 
@@ -96,6 +97,15 @@ class HttpRequest:
             DeadlineExceeded: The client has set a deadline and has not sent all of it by then.
         """
         self._check_type()
+        return await self.raw_body()
+
+    async def raw_body(self) -> bytes:
+        """As :meth:`body`, of any type: for handlers that read others than JSON and binary data.
+
+        Raises:
+            UnsupportedMediaType: Its encoding is not one we read.
+            TooLarge: As :meth:`body`, which has the others too.
+        """
         header = self.headers.get(b"content-encoding")
         encoding = None if header is None else find_encoding(header.decode("latin-1"))
         limit_s = self.timeout_s()
@@ -244,7 +254,7 @@ def error_reply(exc: Exception, scope: Scope) -> Encoded:
         logger.error("request %s to %s failed", ident.decode("latin-1"), scope["path"], exc_info=exc)
     if scope["path"].startswith("/platform/"):
         return _admin_error(error)
-    reply = encode_http(error)
+    reply = encode_mlflow(error) if scope["path"].startswith("/mlflow/") else encode_http(error)
     return replace(reply, headers=(*reply.headers, _ACCEPTED)) if error.http_status == 415 else reply
 
 

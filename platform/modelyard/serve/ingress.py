@@ -33,6 +33,7 @@ from modelyard.serve.extensions import ExtensionHandlers
 from modelyard.serve.http import RouteEntry, make_app
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.serve.logs import join_serve_log
+from modelyard.serve.mlflow import MLflowHandlers
 from modelyard.serve.replica import RevisionHandle, session_id
 from modelyard.serve.repository import Repository, RepositoryHandlers
 from modelyard.serve.rpc import HealthService, InferenceService
@@ -134,6 +135,7 @@ def http_routes(
         ExtensionHandlers(plane),
         V2Handlers(plane, is_ready),
         V1Handlers(plane),
+        MLflowHandlers(plane),
         RepositoryHandlers(repository),
         AdminHandlers(admin),
         DocumentHandlers(plane),

@@ -255,9 +255,7 @@ def python_every_type(folder: Path) -> Case:
         "sum": rows["integer"] + rows["long"] + rows["double"] + rows["float"] + rows["boolean"],
         "text": np.array(["A00ff", "GRÖSSE", "78"], dtype=object),
         "day": np.array(["Thursday", "Tuesday", "Friday"], dtype=object),
-        "at": np.array(
-            ["2024-02-29T00:00:00.000000", "2024-12-31T23:59:59.500000", "1999-01-01T10:00:00.000000"], dtype=object
-        ),
+        "at": np.array(["2024-02-29T00:00:00", "2024-12-31T23:59:59.500000", "1999-01-01T10:00:00"], dtype=object),
         "bytes": rows["binary"],
         "kinds": np.array([kinds] * 3, dtype=object),
     }
@@ -308,6 +306,24 @@ def python_series(folder: Path) -> Case:
     return Case({"a": np.arange(3.0)}, {"a": np.arange(3.0) * 2})
 
 
+def python_series_without_name(folder: Path) -> Case:
+    _save_python(folder, lambda t, _: (t["a"] * 2).rename(None), _signature([("double", "a")], [("double", None)]))
+    return Case({"a": np.arange(3.0)}, {"output-0": np.arange(3.0) * 2})
+
+
+def sklearn_texts_seen(folder: Path) -> Case:
+    """An encoder that takes categories it has not seen."""
+    import pandas as pd
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    table = pd.DataFrame({"town": ["Ulm", "Köln", "Bonn", "Ulm"]})
+    model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), Ridge()).fit(table, np.arange(4.0))
+    _save("sklearn", folder, model, table, model.predict(table))
+    return Case(_columns(table), {"output-0": _answer(folder, table)})
+
+
 def _signature(inputs: Any, outputs: Any) -> Any:
     import_mlflow()
     from mlflow.models import ModelSignature
@@ -321,7 +337,6 @@ def python_lists(folder: Path) -> Case:
     from mlflow.types.schema import Array, DataType
 
     def total(table: Any, _params: Any) -> Any:
-        assert type(table["v"].iloc[0]) is list
         return table["v"].map(sum).to_numpy()
 
     _save_python(folder, total, _signature([(Array(DataType.double), "v")], [("double", None)]))

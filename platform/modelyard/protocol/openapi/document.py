@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from modelyard.errors import InternalError, ModelyardError
+from modelyard.errors import InternalError, ModelyardError, UnsupportedMediaType
 from modelyard.protocol.openapi.operations import BINARY, EVENT, JSON, OPERATIONS, Fault, Operation
 from modelyard.protocol.openapi.schemas import HEADERS, PARAMETERS, SCHEMAS, Schema, ref, text
 
@@ -22,7 +22,7 @@ _ABOUT: Final = """\
 One server for every trained model: the Open Inference Protocol (v2), KServe's and TensorFlow Serving's v1, and the
 routes that manage models. Each model has a page of its own with a request that it answers: `/v2/models/{model}/docs`.
 
-* Every answer carries `x-request-id`. Every error is JSON with `error`, one sentence.
+* Every answer carries `x-request-id`. Every error is JSON with `error`, one sentence; below `/mlflow`, MLflow's.
 * An unknown path is 404 and another method than those listed 405, with `allow`. `HEAD` works where `GET` does, and a
   path may end in a slash.
 * JSON is read whatever text type it is sent as, curl's default included. Bodies may be compressed with gzip or deflate,
@@ -35,7 +35,8 @@ _PATH: Final = {
     "file": "Name of the file.",
     "region": "Name of the region.",
 }
-_ADMIN_PREFIX: Final = "/platform/"
+_PREFIXES: Final = {"/platform/": "AdminError", "/mlflow/": "MLflowError"}
+"""The schema of errors by how the path begins."""
 
 
 def build_document(
@@ -90,7 +91,7 @@ def describe_operation(operation: Operation, name: str) -> dict[str, Any]:
         content = {kind: _content(kind, operation.body) for kind in operation.body_types}
         found["requestBody"] = {"required": operation.body_required, "content": content}
     responses = {str(status): _answer(operation, status, schema) for status, schema in operation.answers.items()}
-    prefix = "AdminError" if operation.path.startswith(_ADMIN_PREFIX) else "Error"
+    prefix = next((schema for start, schema in _PREFIXES.items() if operation.path.startswith(start)), "Error")
     faults: tuple[Fault, ...] = (*operation.faults, InternalError)
     for fault in faults:
         responses.setdefault(str(fault.http_status), ref(f"{prefix}{fault.http_status}", "responses"))
@@ -128,19 +129,20 @@ def _answer(operation: Operation, status: int, schema: str) -> dict[str, Any]:
     return found
 
 
-_ERRORS: Final = ("Error", "AdminError")
+_ERRORS: Final = ("Error", *_PREFIXES.values())
 
 
 def _error_response(status: int, schema: str) -> dict[str, Any]:
     kinds = _faults()[status]
     lines = [f"* `{kind.code}`: {_first_line(kind)}" for kind in kinds]
+    is_text = schema == "MLflowError" and status == UnsupportedMediaType.http_status
     headers = {"x-request-id": ref("RequestId", "headers")}
     if any(kind.retry_after_s is not None for kind in kinds):
         headers["retry-after"] = ref("RetryAfter", "headers")
     return {
         "description": "\n".join((f"{HTTPStatus(status).phrase}\n", *lines)),
         "headers": headers,
-        "content": {JSON: {"schema": ref(schema)}},
+        "content": {"text/plain": {"schema": text()}} if is_text else {JSON: {"schema": ref(schema)}},
     }
 
 

@@ -32,6 +32,7 @@ BINARY: Final = "application/octet-stream"
 HTML: Final = "text/html"
 EVENT: Final = "application/cloudevents+json"
 EVENT_STREAM: Final = "text/event-stream"
+CSV: Final = "text/csv"
 
 V1_VARIANTS: Final = ("", "/versions/{version}", "/labels/{version}")
 V2_VARIANTS: Final = ("", "/versions/{version}")
@@ -44,6 +45,7 @@ _INFER: Final[tuple[Fault, ...]] = (
 
 _OIP: Final = "Open Inference Protocol"
 _V1: Final = "KServe v1 and TensorFlow Serving"
+_MLFLOW: Final = "MLflow"
 _REPOSITORY: Final = "Model repository"
 NOT_THERE: Final = "Not supported"
 _DEADLINE: Final = "Timeout"
@@ -95,6 +97,7 @@ class Operation:
 
 _MODEL_V2: Final = "/v2/models/{model}"
 _MODEL_V1: Final = "/v1/models/{model}"
+_MODEL_MLFLOW: Final = "/mlflow/{model}"
 _PLATFORM: Final = "/platform/v1/models"
 
 _UNSUPPORTED: Final = (
@@ -245,6 +248,44 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag=_V1,
         summary="All models",
         answers={200: "ModelList"},
+    ),
+    Operation(
+        method="POST",
+        path=f"{_MODEL_MLFLOW}*/invocations",
+        name="invocations",
+        tag=_MLFLOW,
+        summary="Ask a model, as MLflow's scoring server is asked",
+        description=(
+            "A table as `dataframe_split`, `dataframe_records` or CSV with a line of names; tensors as `inputs` "
+            "or `instances`. `params` are the model's parameters."
+        ),
+        variants=V1_VARIANTS,
+        body="InvocationsRequest",
+        body_types=(JSON, CSV),
+        answers={200: "InvocationsResponse"},
+        parameters=(_DEADLINE,),
+        faults=_INFER,
+    ),
+    *(
+        Operation(
+            method="GET",
+            path=f"{_MODEL_MLFLOW}*/{name}",
+            name=f"mlflow_{name}",
+            tag=_MLFLOW,
+            summary="Whether a model can answer now: an empty line",
+            variants=V1_VARIANTS,
+            faults=_FIND,
+        )
+        for name in ("ping", "health")
+    ),
+    Operation(
+        method="GET",
+        path=f"{_MODEL_MLFLOW}*/version",
+        name="mlflow_version",
+        tag=_MLFLOW,
+        summary="The version of MLflow whose protocol this is, as plain text",
+        variants=V1_VARIANTS,
+        faults=(ModelNotFound,),
     ),
     Operation(
         method="GET",

@@ -80,6 +80,15 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         required=("error", "code"),
     ),
+    "MLflowError": object_of(
+        {
+            "error_code": text("MLflow's name of the kind of error."),
+            "message": text("One sentence: what, where, expected, got."),
+            "sqlstate": text(),
+            "error_class": text(),
+        },
+        required=("error_code", "message"),
+    ),
     "Parameters": {
         "type": "object",
         "additionalProperties": {"type": ["string", "number", "boolean"]},
@@ -153,6 +162,23 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "properties": {"predictions": {"type": "array", "description": "One for each row."}, "outputs": {}},
         "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
     },
+    "InvocationsRequest": {
+        "type": "object",
+        "properties": {
+            "dataframe_split": object_of(
+                {"columns": {"type": "array"}, "index": {}, "data": list_of({"type": "array"})},
+                required=("data",),
+            ),
+            "dataframe_records": list_of({"type": "object"}, minItems=1),
+            "instances": {},
+            "inputs": {},
+            "params": {"type": "object", "description": "Parameters of the model."},
+        },
+        "oneOf": [{"required": [f]} for f in ("dataframe_split", "dataframe_records", "instances", "inputs")],
+    },
+    "InvocationsResponse": object_of(
+        {"predictions": {"description": "Records of a table, an array, or arrays by output name."}}
+    ),
     "ExplainResponse": object_of({"explanations": {"description": "Laid out as predictions or outputs are."}}),
     "ModelList": object_of({"models": _NAMES, "object": {"const": "list"}, "data": list_of(object_of(_OPENAI_MODEL))}),
     "ModelStatus": object_of(
