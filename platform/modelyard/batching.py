@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 
 from modelyard.errors import InternalError, ModelyardError
+from modelyard.peers import NEVER_NS
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors
 
@@ -43,6 +44,8 @@ class Call:
         priority: 1 goes before 2 and so on, and all of them before 0, which is none.
         waited_ns: How long its parts have waited before, altogether, in nanoseconds.
         member: Which of the model's members it is for; empty for the model itself.
+        deadline_ns: When nobody waits for any part any more, on this host's ``time.monotonic_ns``.
+        via: As ``InferenceRequest.via``; equal for all parts.
     """
 
     inputs: Tensors
@@ -52,6 +55,8 @@ class Call:
     priority: int = 0
     waited_ns: int = 0
     member: str = ""
+    deadline_ns: int = NEVER_NS
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def group_key(call: Call) -> GroupKey:
     if call.parameters:
         parameters = tuple(sorted((name, type(value), value) for name, value in call.parameters.items()))
     shapes = tuple((name, array.dtype, array.shape[1:]) for name, array in call.inputs.items())
-    return (call.member, call.outputs, parameters, shapes)
+    return (call.member, call.outputs, parameters, shapes, call.via)
 
 
 def enqueue(waiting: deque[W], item: W, priority: Callable[[W], int]) -> None:
@@ -106,7 +111,10 @@ def merge(calls: Sequence[Call]) -> Call:
     inputs = {name: np.concatenate([call.inputs[name] for call in calls]) for name in first.inputs}
     rows = tuple(count for call in calls for count in call.rows)
     waited_ns = sum(call.waited_ns for call in calls)
-    return Call(inputs, rows, first.outputs, first.parameters, first.priority, waited_ns, first.member)
+    deadline_ns = max(call.deadline_ns for call in calls)
+    return Call(
+        inputs, rows, first.outputs, first.parameters, first.priority, waited_ns, first.member, deadline_ns, first.via
+    )
 
 
 def split(answer: Answer, rows: Sequence[int]) -> list[Tensors | ModelyardError]:

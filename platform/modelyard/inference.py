@@ -30,6 +30,7 @@ class InferenceRequest:
         outputs: What the client asks for, in its order; empty means the model's default outputs.
         parameters: The request's own parameters, as sent.
         input_parameters: Parameters of single inputs, by input name; only inputs that carry some.
+        via: The applications whose models have called one another to make it, outermost first; see ``peers.Origin``.
     """
 
     inputs: Tensors
@@ -37,6 +38,7 @@ class InferenceRequest:
     outputs: tuple[RequestedOutput, ...] = ()
     parameters: Parameters = field(default_factory=dict)
     input_parameters: Mapping[str, Parameters] = field(default_factory=dict)
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelyard.errors import InvalidConfig, ModelLoadError
+from modelyard.peers import PeerCalls
 from modelyard.signature import Description, Signature
 from modelyard.tensor import Parameters, Tensors
 
@@ -39,14 +40,17 @@ class Options(BaseModel):
     )
 
 
-class Model(ABC):
-    """A loaded model."""
+class Model(PeerCalls, ABC):
+    """A loaded model; what it can call others by comes from :class:`~modelyard.peers.PeerCalls`."""
 
     concurrency: int = 1
     """How many calls of ``predict`` may run at once: in threads, or on the event loop where it is ``async def``."""
 
     publishes_members: bool = False
     """Its members are models of the platform under their own names, not further signatures of this one."""
+
+    signature_may_change: bool = False
+    """Its signature follows other models' and may change while it runs: names, datatypes, shapes, nothing else."""
 
     @property
     @abstractmethod
@@ -81,7 +85,7 @@ class Model(ABC):
             InvalidRequest: The values (not their shape) are the client's mistake, for example an unknown category.
         """
 
-    def load(self, path: Path, settings: Mapping[str, Any]) -> None:  # noqa: B027  # many need nothing more
+    def load(self, path: Path, settings: Mapping[str, Any]) -> None:  # many need nothing more
         """Reads what the model needs; called once, first, for models of the framework ``custom``.
 
         Args:
@@ -113,14 +117,14 @@ class Model(ABC):
         """
         raise NotImplementedError
 
-    def check_health(self) -> None:  # noqa: B027  # most models can always answer
+    def check_health(self) -> None:  # most models can always answer
         """Asked for periodically, from any thread; must not block.
 
         Raises:
             Exception: It will not answer any more: its replica is replaced by another.
         """
 
-    def close(self) -> None:  # noqa: B027  # most models hold nothing that needs freeing
+    def close(self) -> None:  # most models hold nothing that needs freeing
         """Frees what the model holds; called once, when its replica stops."""
 
 
@@ -183,7 +187,10 @@ def runs_elsewhere(framework: Framework, uri: str) -> bool:
 def describe(model: Model) -> Description:
     """What a replica tells of its model."""
     members = {name: member.signature for name, member in model.members.items()}
-    return Description(model.signature, members, model.publishes_members)
+    concurrency = max(one.concurrency for one in (model, *model.members.values()))
+    return Description(
+        model.signature, members, model.publishes_members, concurrency, may_change=model.signature_may_change
+    )
 
 
 @cache

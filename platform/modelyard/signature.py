@@ -180,11 +180,15 @@ class Description:
         signature: The model's own.
         members: Those of its members, by name; see ``Model.members``.
         publishes_members: Its members are models of the platform, under their own names.
+        concurrency: How many calls a replica runs at once; the most of the model's and its members'.
+        may_change: It has to be asked again and again; see ``Model.signature_may_change``.
     """
 
     signature: Signature
     members: Mapping[str, Signature] = field(default_factory=dict)
     publishes_members: bool = False
+    concurrency: int = 1
+    may_change: bool = False
 
 
 def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:

@@ -35,6 +35,7 @@ class RevisionRoute:
         members: Signatures of the model's members, by name.
         publishes_members: Its members are models of the platform.
         member: Which member of its application this is the route of; empty for the model itself.
+        concurrency: Calls that a replica runs at once.
     """
 
     model: str
@@ -53,6 +54,7 @@ class RevisionRoute:
     members: Mapping[str, Signature] = field(default_factory=dict)
     publishes_members: bool = False
     member: str = ""
+    concurrency: int = 1
 
     @property
     def is_ready(self) -> bool:

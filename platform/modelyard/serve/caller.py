@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any, Final
@@ -27,9 +27,9 @@ from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
 
-_CALLS_PER_LANE: Final = 2
 _CALLS_BY_HANDLE: Final = 8
 _MAX_ATTEMPTS: Final = 2
+_NS: Final = 1_000_000_000
 
 HandleCall = Callable[[Call], Awaitable[Answer]]
 """Calls a revision through its Serve handle."""
@@ -46,6 +46,7 @@ class _Waiting:
     future: asyncio.Future[Tensors]
     key: GroupKey
     arrived_ns: int
+    deadline_ns: int
     attempts: int = 0
 
 
@@ -66,9 +67,9 @@ class _InFlight:
 class _Stream:
     """The answers of one streaming request, on their way from a replica to whoever reads them."""
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
+    def __init__(self, call: Call, timeout_s: float) -> None:
         self.arrived_ns = monotonic_ns()
+        self.call = replace(call, deadline_ns=self.arrived_ns + int(timeout_s * _NS))
         self.has_begun = False
         self.attempts = 0
         self.items: asyncio.Queue[Tensors | ModelyardError | None] = asyncio.Queue()
@@ -151,7 +152,8 @@ class RevisionCaller:
         """
         self._check_room()
         key = group_key(call) if self._merges(call) else ()
-        waiting = _Waiting(call, self._loop.create_future(), key, monotonic_ns())
+        now_ns = monotonic_ns()
+        waiting = _Waiting(call, self._loop.create_future(), key, now_ns, now_ns + int(timeout_s * _NS))
         self._in_flight += 1
         timer = self._loop.call_later(timeout_s, self._expire, waiting, timeout_s)
         enqueue(self._waiting, waiting, _priority)
@@ -230,15 +232,16 @@ class RevisionCaller:
     def _calls_per_lane(self) -> int:
         """How many calls a replica may have at once.
 
-        One, so that what arrives meanwhile leaves together: on small requests that is worth more than keeping the
-        replica busy between two calls. A second one where waiting longer would not make the call any bigger; and as
-        many as fill a batch where the replica itself waits for it to fill.
+        As many as the model runs at once, which is one for most, so that what arrives meanwhile leaves together: on
+        small requests that is worth more than keeping the replica busy between two calls. One more where waiting
+        longer would not make the call any bigger; and as many as fill a batch where the replica itself waits for it to
+        fill.
         """
         if self._waiting[0].attempts:
             return 1
         if self._route.batch_wait_timeout_s > 0:
-            return max(_CALLS_PER_LANE, self._route.max_batch_size)
-        return _CALLS_PER_LANE if self._is_full() else 1
+            return max(self._route.concurrency + 1, self._route.max_batch_size)
+        return self._route.concurrency + self._is_full()
 
     def _is_full(self) -> bool:
         """The next call is as big as it may get."""
@@ -362,7 +365,7 @@ class RevisionCaller:
             ModelyardError: What the replica answered, also after some answers.
         """
         self._check_room()
-        stream = _Stream(call)
+        stream = _Stream(call, timeout_s)
         self._in_flight += 1
         timer = self._loop.call_later(timeout_s, self._expire_stream, stream, timeout_s)
         try:
@@ -385,7 +388,11 @@ class RevisionCaller:
         self._next_ident += 1
         stream.ident = self._next_ident
         lane.streams[stream.ident] = stream
-        lane.protocol.send(Kind.STREAM, stream.ident, _with_wait(stream.call, monotonic_ns() - stream.arrived_ns))
+        lane.protocol.send(
+            Kind.STREAM,
+            stream.ident,
+            _with_wait(stream.call, monotonic_ns() - stream.arrived_ns, stream.call.deadline_ns),
+        )
 
     def _find_stream_lane(self) -> _Lane | None:
         """The lane with the fewest streams, unless replicas without a lane have still fewer."""
@@ -399,7 +406,7 @@ class RevisionCaller:
     async def _read_by_handle(self, stream: _Stream) -> None:
         self._handle_streams += 1
         try:
-            call = _with_wait(stream.call, monotonic_ns() - stream.arrived_ns)
+            call = _with_wait(stream.call, monotonic_ns() - stream.arrived_ns, stream.call.deadline_ns)
             async with contextlib.aclosing(self._stream_by_handle(call)) as answers:
                 async for item in answers:
                     await stream.room.acquire()
@@ -534,8 +541,20 @@ def _priority(waiting: _Waiting) -> int:
 def _join(requests: Sequence[_Waiting]) -> Call:
     """One call with all of them."""
     now_ns = monotonic_ns()
-    return _with_wait(merge([request.call for request in requests]), sum(now_ns - one.arrived_ns for one in requests))
+    waited_ns = sum(now_ns - one.arrived_ns for one in requests)
+    deadline_ns = max(one.deadline_ns for one in requests)
+    return _with_wait(merge([request.call for request in requests]), waited_ns, deadline_ns)
 
 
-def _with_wait(call: Call, waited_ns: int) -> Call:
-    return Call(call.inputs, call.rows, call.outputs, call.parameters, call.priority, waited_ns, call.member)
+def _with_wait(call: Call, waited_ns: int, deadline_ns: int) -> Call:
+    return Call(
+        call.inputs,
+        call.rows,
+        call.outputs,
+        call.parameters,
+        call.priority,
+        waited_ns,
+        call.member,
+        deadline_ns,
+        call.via,
+    )

@@ -39,6 +39,7 @@ from modelyard.batching import (
 from modelyard.dataplane import new_id
 from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.model import Model
+from modelyard.peers import set_origin
 from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors, to_protocol_array
 
@@ -346,10 +347,12 @@ class ModelRunner:
         return _Done(Answer(parts=parts), monotonic_ns() - begun_ns, 0)
 
     def _ask(self, call: Call) -> Tensors:
+        set_origin(call)
         outputs = self._model.predict(call.inputs, self._asked_names(call), call.parameters)
         return self._add_batch_id(cast(Tensors, outputs), call)
 
     async def _ask_async(self, call: Call) -> Tensors:
+        set_origin(call)
         outputs = self._model.predict(call.inputs, self._asked_names(call), call.parameters)
         return self._add_batch_id(await cast(Awaitable[Tensors], outputs), call)
 
@@ -413,6 +416,7 @@ class ModelRunner:
             self._settle()
 
     async def _steps(self, call: Call) -> AsyncGenerator[Tensors]:
+        set_origin(call)
         source = self._model.stream(call.inputs, call.outputs, call.parameters)
         if isinstance(source, AsyncIterator):
             try:
@@ -424,7 +428,7 @@ class ModelRunner:
             return
         loop = asyncio.get_running_loop()
         try:
-            while (step := await loop.run_in_executor(self._thread, _step, source)) is not None:
+            while (step := await loop.run_in_executor(self._thread, _step, source, call)) is not None:
                 if isinstance(step, _Raised):
                     raise self._as_error(step.error) from step.error
                 yield step
@@ -530,8 +534,9 @@ def _only_part(answer: Answer) -> Tensors | ModelyardError:
     return answer.parts[0] if answer.merged is None else answer.merged
 
 
-def _step(source: Iterator[Tensors]) -> Tensors | _Raised | None:
-    """The next answer; None after the last."""
+def _step(source: Iterator[Tensors], call: Call) -> Tensors | _Raised | None:
+    """The next answer to the call; None after the last."""
+    set_origin(call)
     try:
         return next(source, None)
     except BaseException as exc:  # noqa: BLE001  # a model may raise anything; nothing of this may end the thread

@@ -76,6 +76,7 @@ def _revision_route(
         num_gpus=spec.resources.num_gpus,
         members=description.members if description else {},
         publishes_members=description is not None and description.publishes_members,
+        concurrency=description.concurrency if description else 1,
     )
 
 
