@@ -20,8 +20,8 @@ from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.fields import check_depth, check_object, check_text
 from modelyard.protocol.http import Encoded, encode_json, load_json
 from modelyard.routing import RevisionRoute
+from modelyard.serve.handle import RevisionHandle
 from modelyard.serve.http import HttpRequest, RouteEntry
-from modelyard.serve.replica import RevisionHandle
 from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 

@@ -16,7 +16,8 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from modelyard.catalog import ModelRecord, RevisionRecord
 from modelyard.config import ModelSpec, Runtime
 from modelyard.environments.overlay import Overlay
-from modelyard.serve.replica import DEPLOYMENT_NAME, ModelReplica, RevisionSpec
+from modelyard.serve.handle import DEPLOYMENT_NAME
+from modelyard.serve.replica import ModelReplica, RevisionSpec
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
 
 _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")

@@ -36,9 +36,9 @@ from modelyard.serve.artifacts import Artifacts, make_absent_entry
 from modelyard.serve.builds import Builds
 from modelyard.serve.counts import clear_counts
 from modelyard.serve.failures import clear_failure, find_failure, find_setup_failure
+from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
-from modelyard.serve.replica import DEPLOYMENT_NAME
 from modelyard.serve.views import failed_route, model_route, model_status
 from modelyard.signature import Description
 

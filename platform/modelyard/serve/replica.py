@@ -14,26 +14,27 @@ import copy
 import logging
 import threading
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
-import ray
 import uvloop
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from modelyard.batching import Answer, Call
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, describe, get_framework, load_model, runs_elsewhere
-from modelyard.serve.counts import get_kept_counts, keep_counts
+from modelyard.peers import NEVER_NS
+from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
+from modelyard.serve.handle import session_id
 from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.runners import Runners
 from modelyard.signature import Description
-from modelyard.statistics import Statistics, merge_statistics
+from modelyard.statistics import Statistics
 from modelyard.store import check_unchanged, resolve
 from modelyard.tensor import Tensors
 
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-DEPLOYMENT_NAME: Final = "Model"
 _DRAIN_TIMEOUT_S: Final = 30.0
 
 
@@ -73,11 +73,6 @@ class Batching:
     max_batch_size: int
     batch_wait_timeout_s: float
     max_queued_requests: int
-
-
-def session_id() -> str:
-    """Names this Ray cluster's session on this node; equal in all its processes."""
-    return str(ray.get_runtime_context().gcs_address)
 
 
 def _load(spec: RevisionSpec) -> Model:
@@ -152,22 +147,30 @@ class ModelReplica:
         """What the loaded model takes and gives."""
         return describe(self._model)
 
-    async def call(self, call: Call) -> Answer:
-        """Answers one call that came through the Serve handle; errors are part of the answer."""
+    async def call(self, call: Call, sent_ns: int) -> Answer:
+        """Answers one call that came through the Serve handle; errors are part of the answer.
+
+        Args:
+            call: With a deadline on the sender's clock.
+            sent_ns: What that clock said.
+        """
+        here = _on_this_clock(call, sent_ns)
 
         async def submit() -> Answer:
-            return await self._runners.submit(call)
+            return await self._runners.submit(here)
 
         try:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(submit(), self._loop))
         except ModelyardError as error:
             return Answer(parts=(error,) * len(call.rows))
 
-    async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+    async def stream(self, call: Call, sent_ns: int) -> AsyncGenerator[Tensors | ModelyardError]:
         """Answers one call of a decoupled model that came through the Serve handle; an error is its last item.
 
-        The model's answers are made on this replica's own loop and carried over to Serve's.
+        The model's answers are made on this replica's own loop and carried over to Serve's. The arguments are those of
+        :meth:`call`.
         """
+        here = _on_this_clock(call, sent_ns)
         answers: asyncio.Queue[Tensors | ModelyardError | None] = asyncio.Queue()
         room = asyncio.Semaphore(STREAM_WINDOW)
         serve_loop = asyncio.get_running_loop()
@@ -175,7 +178,7 @@ class ModelReplica:
         async def read() -> None:
             last: ModelyardError | None = None
             try:
-                async with contextlib.aclosing(self._runners.stream(call)) as outputs:
+                async with contextlib.aclosing(self._runners.stream(here)) as outputs:
                     async for item in outputs:
                         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(room.acquire(), serve_loop))
                         serve_loop.call_soon_threadsafe(answers.put_nowait, item)
@@ -246,42 +249,8 @@ class ModelReplica:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
-class RevisionHandle:
-    """Reaches one revision's replicas through Serve, wherever they are; the handle is made when it is first needed.
-
-    Args:
-        application: The revision's Serve application.
-    """
-
-    def __init__(self, application: str) -> None:
-        self._application = application
-        self._handle: DeploymentHandle[Any] | None = None
-
-    def _get(self) -> DeploymentHandle[Any]:
-        if self._handle is None:
-            self._handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=self._application)
-        return self._handle
-
-    async def call(self, call: Call) -> Answer:
-        """See :meth:`ModelReplica.call`."""
-        answer: Answer = await self._get().call.remote(call)
-        return answer
-
-    async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
-        """See :meth:`ModelReplica.stream`."""
-        answers: Any = self._get().options(stream=True).stream.remote(call)
-        try:
-            async for item in answers:
-                yield item
-        finally:
-            answers.cancel()
-
-    async def statistics(self, member: str, timeout_s: float) -> Statistics:
-        """What all replicas, also those that have stopped since, have counted of the model or of a published member.
-
-        Raises:
-            TimeoutError: Not all have answered in time.
-        """
-        answers = await self._get().broadcast("statistics", member).results_async(timeout_s=timeout_s)
-        kept = await asyncio.to_thread(get_kept_counts, self._application, member)
-        return merge_statistics((kept | dict(answers)).values())
+def _on_this_clock(call: Call, sent_ns: int) -> Call:
+    """The call with its deadline moved from the sender's clock to this host's."""
+    if call.deadline_ns == NEVER_NS:
+        return call
+    return replace(call, deadline_ns=call.deadline_ns + monotonic_ns() - sent_ns)

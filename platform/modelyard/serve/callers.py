@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever sends requests to models follows the controller: its route tables, and the lanes that open and close.
+
+"One request": an ingress replica does so for its clients, a model's replica for the models that it calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from modelyard.admin import ModelState
+from modelyard.batching import Call
+from modelyard.dataplane import DataPlane
+from modelyard.errors import ModelNotReady
+from modelyard.routing import RevisionRoute, RouteTable
+from modelyard.serve.caller import RevisionCaller
+from modelyard.serve.handle import RevisionHandle, session_id
+from modelyard.serve.lane import lane_folder, socket_prefix
+from modelyard.statistics import Statistics
+from modelyard.tensor import Tensors
+
+logger = logging.getLogger(__name__)
+
+_LANE_SCAN_S: Final = 0.25
+_RETRY_S: Final = 0.5
+_STATISTICS_TIMEOUT_S: Final = 10.0
+_LEAVING: Final = (ModelState.UNLOADING, ModelState.UNLOADED, ModelState.REMOVING)
+
+Watch: TypeAlias = Callable[[str, int], Awaitable[tuple[RouteTable, bool]]]
+"""Asks the controller; see ``Controller.watch``."""
+
+
+class Callers:
+    """The callers of all revisions in the route table, and the lanes they use."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, RevisionCaller] = {}
+        self._folder = lane_folder(session_id())
+
+    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
+        """See ``dataplane.Transport``."""
+        caller = self._callers.get(revision.application) or self._add(revision)
+        return await caller.call(call, timeout_s)
+
+    def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        """See ``dataplane.Transport``."""
+        caller = self._callers.get(revision.application) or self._add(revision)
+        return caller.stream(call, timeout_s)
+
+    async def statistics(self, revision: RevisionRoute) -> Statistics:
+        """See ``dataplane.Transport``."""
+        try:
+            return await RevisionHandle(revision.application).statistics(revision.member, _STATISTICS_TIMEOUT_S)
+        except Exception as exc:
+            # Serve's many ways to say that a replica is gone or busy.
+            raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
+
+    def _add(self, route: RevisionRoute) -> RevisionCaller:
+        handle = RevisionHandle(route.application)
+        caller = self._callers[route.application] = RevisionCaller(route, handle.call, handle.stream)
+        return caller
+
+    async def update(self, table: RouteTable) -> None:
+        """Follows a new table: callers for what is new, and what is gone sends what it holds and ends."""
+        routes = {
+            route.application: route
+            for model in table.models.values()
+            for route in model.revisions.values()
+            if route.state not in _LEAVING and not route.member  # members share the application's caller
+        }
+        for application, route in routes.items():
+            caller = self._callers.get(application)
+            if caller is not None:
+                caller.update(route)
+            elif route.is_ready:
+                self._add(route)
+        for application in self._callers.keys() - routes.keys():
+            self._callers.pop(application).retire()
+        await self.scan()
+
+    def leave(self) -> None:
+        """Removes the folder of lanes where this was the last process that used it."""
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    async def scan(self) -> None:
+        """Opens lanes to the replicas whose sockets have appeared."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        try:
+            entries = list(os.scandir(self._folder))
+        except FileNotFoundError:  # another ingress replica left an empty folder, and no replica has needed it since
+            return
+        for entry in entries:
+            if entry.name.endswith(".sock"):
+                found[entry.name.partition(".")[0] + "."].append(Path(entry.path))
+        for application, caller in list(self._callers.items()):
+            paths = found.get(socket_prefix(application))
+            if paths:
+                await caller.connect(paths)
+
+
+class Following:
+    """Keeps a data plane and its callers up to date.
+
+    Args:
+        plane: Gets the route tables.
+        callers: The plane's transport.
+        watch: The way to the controller.
+    """
+
+    def __init__(self, plane: DataPlane, callers: Callers, watch: Watch) -> None:
+        self._plane = plane
+        self._callers = callers
+        self._watch = watch
+        self._settled = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_settled(self) -> bool:
+        """Every declared model is ready or has definitely failed, or was so once."""
+        return self._settled.is_set()
+
+    async def until_settled(self) -> None:
+        """Waits for :attr:`is_settled`."""
+        await self._settled.wait()
+
+    def start(self) -> None:
+        """Begins to follow, in the event loop of the callers."""
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._scan())]
+
+    async def stop(self) -> None:
+        """Follows no longer."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._callers.leave()
+
+    async def _follow(self) -> None:
+        """Follows the controller's route tables; without a controller the last one stays."""
+        while True:
+            table = self._plane.table
+            try:
+                newest, is_settled = await self._watch(table.epoch, table.version)
+                if newest.version and (newest.epoch, newest.version) != (table.epoch, table.version):
+                    self._plane.follow(newest)
+                    await self._callers.update(newest)
+                if is_settled:
+                    self._settled.set()
+            except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that the controller is away
+                logger.info("no news from the controller: %s", type(exc).__name__)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _scan(self) -> None:
+        while True:
+            await asyncio.sleep(_LANE_SCAN_S)
+            try:
+                await self._callers.scan()
+            except OSError:
+                logger.exception("the folder of lanes cannot be read")

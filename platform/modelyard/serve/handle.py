@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reaches a model's replicas through Serve: slower than a lane, and wherever they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from time import monotonic_ns
+from typing import Any, Final
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from modelyard.batching import Answer, Call
+from modelyard.errors import ModelyardError
+from modelyard.serve.counts import get_kept_counts
+from modelyard.statistics import Statistics, merge_statistics
+from modelyard.tensor import Tensors
+
+DEPLOYMENT_NAME: Final = "Model"
+"""The one deployment of a revision's application."""
+
+
+def session_id() -> str:
+    """Names this Ray cluster's session on this node; equal in all its processes."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+class RevisionHandle:
+    """Reaches one revision's replicas through Serve, wherever they are; the handle is made when it is first needed.
+
+    Args:
+        application: The revision's Serve application.
+    """
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+        self._handle: DeploymentHandle[Any] | None = None
+
+    def _get(self) -> DeploymentHandle[Any]:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=self._application)
+        return self._handle
+
+    async def call(self, call: Call) -> Answer:
+        """See :meth:`ModelReplica.call`."""
+        answer: Answer = await self._get().call.remote(call, monotonic_ns())
+        return answer
+
+    async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+        """See :meth:`ModelReplica.stream`."""
+        answers: Any = self._get().options(stream=True).stream.remote(call, monotonic_ns())
+        try:
+            async for item in answers:
+                yield item
+        finally:
+            answers.cancel()
+
+    async def statistics(self, member: str, timeout_s: float) -> Statistics:
+        """What all replicas, also those that have stopped since, have counted of the model or of a published member.
+
+        Raises:
+            TimeoutError: Not all have answered in time.
+        """
+        answers = await self._get().broadcast("statistics", member).results_async(timeout_s=timeout_s)
+        kept = await asyncio.to_thread(get_kept_counts, self._application, member)
+        return merge_statistics((kept | dict(answers)).values())
