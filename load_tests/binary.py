@@ -27,7 +27,7 @@ from load_tests.workloads import NUMPY
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "differential"))
 
-from triton_server import TritonServer, install, running  # noqa: E402  # the one way to the real Triton
+from triton_server import INSTALLED, TritonServer, running  # noqa: E402  # the one way to the real Triton
 
 CONFIG = """
 name: "{name}"
@@ -126,7 +126,7 @@ def kserve(bench: Path, logs: Path) -> Iterator[str]:
 @contextmanager
 def triton(folder: Path) -> Iterator[str]:
     """Start the real Triton with the two models."""
-    install()
+    INSTALLED.install()
     for name, (shape, datatype) in SHAPES.items():
         version = folder / "triton" / name / "1"
         version.mkdir(parents=True)

@@ -75,7 +75,6 @@ def both(folder: Path) -> Iterator[Pair]:
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
         started = [pool.submit(ours.start), pool.submit(theirs.start)]
         stack.callback(ours.kill)
-        stack.callback(theirs.log.unlink, missing_ok=True)
         stack.callback(theirs.stop)
         for one in started:
             one.result()

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="session")
 def found() -> Iterator[Found]:
-    if not triton_server.is_installed():
-        pytest.skip("the real Triton is not installed: python tests/differential/triton_server.py")
+    if not triton_server.INSTALLED.is_installed:
+        pytest.skip(triton_server.NOT_INSTALLED)
     folder = Path(tempfile.mkdtemp(prefix="my-"))
     try:
         with both(folder) as pair:

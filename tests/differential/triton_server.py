@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real Triton, from its PyPI wheel, on a model repository: install it once, start, wait, stop, clean up.
+"""The real Triton on a model repository, on ports of its own, as those have it who run it themselves.
 
-``python tests/differential/triton_server.py`` makes its environment; it does nothing where that is already there.
-The wheel has the python backend only, which is enough: each model of the repository is a ``model.py``.
+``python -m modelyard_deployments.triton install .clients/triton`` installs it. That one has the python backend only,
+which is enough: each model of the repository is a ``model.py``.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import sysconfig
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,47 +15,14 @@ from pathlib import Path
 
 import httpx
 
+from modelyard_deployments._triton_install import Folder
+from modelyard_deployments._triton_process import TritonProcess, make_folder
+
 FOLDER = Path(__file__).parents[2] / ".clients" / "triton"
-PYTHON = FOLDER / "bin" / "python"
+INSTALLED = Folder(FOLDER)
+NOT_INSTALLED = "the real Triton is not installed: python -m modelyard_deployments.triton install .clients/triton"
 REPOSITORY = Path(__file__).with_name("repository")
 VERSION = "2.51.0"
-
-_WHEEL = "nvidia-pytriton==0.7.0"
-_BESIDE = ("numpy<2",)  # with numpy 2 the backend says READY and returns wrong data
-_REQUIREMENTS = (_WHEEL, *_BESIDE)
-_DONE = FOLDER / ".installed"
-_BACKENDS = FOLDER / "backends"
-_PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-_SITE = FOLDER / "lib" / f"python{_PYTHON_VERSION}" / "site-packages"
-_WHEEL_FOLDER = _SITE / "pytriton" / "tritonserver"
-
-
-def is_installed() -> bool:
-    """Whether the environment holds exactly these requirements."""
-    return _DONE.is_file() and _DONE.read_text().splitlines() == list(_REQUIREMENTS)
-
-
-def install() -> None:
-    """Makes the environment where it is missing or older.
-
-    The wheel comes without its dependencies, since nothing of its Python is used. Its python backend looks beside
-    itself for the process that runs a model, and there must lie the one for this version of Python.
-
-    Raises:
-        CalledProcessError: pip could not install a requirement.
-    """
-    if is_installed():
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *_BESIDE], check=True)
-    subprocess.run([*pip, "--no-deps", _WHEEL], check=True)
-    shutil.copytree(_WHEEL_FOLDER / "backends", _BACKENDS)
-    stub = _WHEEL_FOLDER / "python_backend_stubs" / _PYTHON_VERSION / "triton_python_backend_stub"
-    shutil.copy(stub, _BACKENDS / "python")
-    (_BACKENDS / "python" / stub.name).chmod(0o755)
-    (_WHEEL_FOLDER / "bin" / "tritonserver").chmod(0o755)
-    _DONE.write_text("\n".join(_REQUIREMENTS))
 
 
 def _free_ports(count: int) -> list[int]:
@@ -91,13 +50,7 @@ class TritonServer:
     models: Sequence[str] = ()
     options: Sequence[str] = ()
     _ports: list[int] = field(default_factory=lambda: _free_ports(3), init=False)
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._shared_memory = f"modelyard_triton_{os.getpid()}_{self._ports[0]}_"
-        descriptor, name = tempfile.mkstemp(prefix="triton-", suffix=".log")
-        os.close(descriptor)
-        self.log = Path(name)
+    _process: TritonProcess | None = field(default=None, init=False)
 
     @property
     def host(self) -> str:
@@ -115,81 +68,41 @@ class TritonServer:
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self._ports[2]}/metrics"
 
-    def command(self) -> list[str]:
+    def arguments(self) -> list[str]:
         address = "127.0.0.1"
         http, grpc, metrics = map(str, self._ports)
         return [
-            str(_WHEEL_FOLDER / "bin" / "tritonserver"),
             *("--model-repository", str(self.repository)),
-            *("--backend-directory", str(_BACKENDS)),
             *("--http-address", address, "--http-port", http),
             *("--grpc-address", address, "--grpc-port", grpc),
             *("--metrics-address", address, "--metrics-port", metrics),
             *("--model-control-mode", "explicit"),
             *(f"--load-model={model}" for model in self.models),
             *("--exit-on-error", "false"),
-            *("--exit-timeout-secs", "3"),  # else it waits 30 s for connections that are kept alive
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             *self.options,
         ]
-
-    def environment(self) -> dict[str, str]:
-        """The model processes find their Python by ``PATH`` alone; they ignore ``PYTHONPATH``."""
-        libraries = (_SITE / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
-        return os.environ | {
-            "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
-            "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
-        }
 
     def start(self, timeout_s: float = 60) -> None:
         """Returns when the server and the models that it loads at the start are ready.
 
         Raises:
-            RuntimeError: It ended, or was not ready in time; with the end of its output.
+            RuntimeError: It ended, or was not ready in time; with what it said.
         """
-        with self.log.open("wb") as output:
-            self._process = subprocess.Popen(
-                self.command(), env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
-        deadline = time.monotonic() + timeout_s
-        while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"Triton did not get ready; its output ends with:\n{self.tail()}")
-            time.sleep(0.05)
+        self._process = TritonProcess(INSTALLED.to_installation(), self.arguments(), make_folder(), lambda _: None)
+        self._process.start()
+        if not self._process.wait_until(self.is_ready, timeout_s):
+            self.stop()
+            raise RuntimeError(f"Triton did not get ready; it said: {self._process.last_words}")
 
     def is_ready(self) -> bool:
         with suppress(httpx.HTTPError):
             return httpx.get(f"{self.url}/v2/health/ready", timeout=2).status_code == httpx.codes.OK
         return False
 
-    def tail(self, lines: int = 40) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
-    def stop(self, timeout_s: float = 15) -> None:
-        """Ends it, kills it where it does not end in time, and removes what it leaves when it dies of itself."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-        for pid in self._model_processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):
-            region.unlink(missing_ok=True)
-
-    def _model_processes(self) -> Iterator[int]:
-        """Process ids of this server's models: the shared memory's name is in their command line."""
-        marker = self._shared_memory.encode()
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                if entry.name.isdigit() and marker in (entry / "cmdline").read_bytes():
-                    yield int(entry.name)
+    def stop(self) -> None:
+        """Ends it; nothing of it is left afterwards."""
+        if self._process is not None:
+            self._process.stop()
 
 
 @contextmanager
@@ -200,8 +113,3 @@ def running(server: TritonServer) -> Iterator[TritonServer]:
         yield server
     finally:
         server.stop()
-        server.log.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    install()
