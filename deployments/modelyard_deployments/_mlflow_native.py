@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from modelyard.classes import pick_labels, to_probabilities
+from modelyard.errors import ModelLoadError
 from modelyard.signature import TensorSpec
 from modelyard.tensor import DATATYPES, Array, Tensors
 from modelyard_deployments._mlflow_files import quiet
 from modelyard_deployments._mlflow_inputs import Inputs
 from modelyard_deployments._sklearn_inputs import find_known_values, forget_names, is_same, to_array
+from modelyard_deployments.lightgbm import check_text
 from modelyard_deployments.sklearn import set_n_jobs
+from modelyard_deployments.xgboost import check_file
 
 _LOADERS: Final = ("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm")
 _PROBA: Final = "predict_proba"
@@ -39,6 +43,27 @@ class Native:
     adapt: Callable[[Tensors], Any]
     predict: Callable[[Any], Any]
     predict_proba: Callable[[Any], Any] | None = None
+
+
+def check_files(folder: Path, description: Any) -> None:
+    """Refuses model files that end the process of the library that reads them.
+
+    Raises:
+        ModelLoadError: The file is missing, empty or truncated.
+    """
+    for flavor, suffixes in (("xgboost", (".ubj", ".json", ".xgb")), ("lightgbm", (".lgb", ".txt"))):
+        name = str(description.flavors.get(flavor, {}).get("data", ""))
+        if not name.endswith(suffixes):
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise ModelLoadError(f"MLmodel names the file {name}, which is not there")
+        if flavor == "lightgbm":
+            check_text(path)
+            continue
+        import xgboost
+
+        check_file(path.read_bytes(), name, xgboost.__version__)
 
 
 def find_raw(pyfunc: Any, loader: str, n_jobs: int) -> Any | None:

@@ -116,7 +116,7 @@ class Evaluator:
         self._series = jpype.JClass("org.pmml4s.data.Series")
         self._map = jpype.JClass("java.util.HashMap")
         self._evaluate = self._to_function()
-        self._by_cell: set[int] = set()
+        self._unfit: set[tuple[int, str]] = set()
         self._getters = [self._to_getters(index) for index in range(len(model.outputFields()))]
 
     @property
@@ -159,6 +159,9 @@ class Evaluator:
         whole = self._read_whole(answers, index, "mapToLong")
         if whole is not None:
             return whole
+        if (index, "mapToLong") in self._unfit:  # computed as a double
+            floats = self.read_floats(answers, index)
+            return np.where(np.isnan(floats), NO_INTEGER, np.nan_to_num(floats)).astype(np.int64)
         cells = (row[index] for row in answers)
         return np.array([NO_INTEGER if cell is None else int(cell) for cell in cells], dtype=np.int64)
 
@@ -166,7 +169,7 @@ class Evaluator:
         """One output of several rows in one go; None where a value is missing or of another kind than the field's."""
         import jpype
 
-        if len(answers) == 1 or index in self._by_cell:
+        if len(answers) == 1 or (index, method) in self._unfit:
             return None
         getter = self._getters[index][method]
         try:
@@ -174,7 +177,7 @@ class Evaluator:
         except jpype.java.lang.NullPointerException:
             return None
         except jpype.java.lang.ClassCastException:
-            self._by_cell.add(index)  # for good: the evaluator computes it in another type
+            self._unfit.add((index, method))  # for good: the evaluator computes another type than the document says
             return None
 
     def read_values(self, answers: Any, index: int) -> list[Any]:

@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from modelyard.errors import DeadlineExceeded, InvalidRequest, InvalidTensor, ModelNotReady, Overloaded, Unsupported
 from modelyard.tensor import DATATYPES, Array, Parameters, ParameterValue, Tensors, datatype_of, from_raw, to_raw
+from modelyard_deployments._triton_reasons import clean_reason
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
@@ -27,8 +28,6 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _INT64: Final = range(-(2**63), 2**63)
-_NO_ID: Final = "[request id: <id_unknown>] "
-_TRACEBACK: Final = "\n\nAt:\n"
 _QUEUE_FULL: Final = "Exceeds maximum queue size"
 
 
@@ -181,8 +180,3 @@ def _decode(response: Any) -> Mapping[str, Array]:
         except InvalidTensor as exc:  # which would be the client's
             raise TritonError(str(exc)) from exc
     return outputs
-
-
-def clean_reason(text: str) -> str:
-    """What Triton says went wrong, without the python backend's traceback, and without an identifier that is none."""
-    return text.partition(_TRACEBACK)[0].removeprefix(_NO_ID)

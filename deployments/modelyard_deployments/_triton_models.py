@@ -18,7 +18,8 @@ from modelyard.errors import ModelLoadError
 from modelyard.model import Model
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES, Array, Parameters, Tensors
-from modelyard_deployments._triton_calls import Connection, Endpoint, clean_reason, encode, open_channel
+from modelyard_deployments._triton_calls import Connection, Endpoint, encode, open_channel
+from modelyard_deployments._triton_reasons import clean_reason
 
 _ASK_S: Final = 30.0
 _READY: Final = "READY"

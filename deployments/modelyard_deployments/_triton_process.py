@@ -20,6 +20,7 @@ from typing import Final
 
 from modelyard_deployments._triton_guard import Plan, remove_regions
 from modelyard_deployments._triton_install import Installation
+from modelyard_deployments._triton_reasons import clean_reason
 
 _EXIT_S: Final = 3
 """How long the server waits for requests that it answers when it is told to end."""
@@ -29,7 +30,7 @@ _FIRST_LINES: Final = 3
 _ERRORS: Final = 20
 _ERROR: Final = re.compile(r'[EF]\d{4} [^\]]*\] "?(.*?)"?$')
 """A line of its log, without the time and the place in its source."""
-_TRACEBACK: Final = r"\n\nAt:"
+_INFORMS: Final = re.compile(r"[IW]\d{4} ")
 _NO_GPU: Final = "CudaDriverHelper has not been initialized"
 _MAX_FOLDER: Final = 60
 """Characters; a socket's path has 107 at most."""
@@ -114,11 +115,14 @@ class TritonProcess:
         self._ended.set()
 
     def _remember(self, line: str) -> None:
+        found = _ERROR.match(line)
+        said = clean_reason(found[1] if found else line)
         if len(self._first) < _FIRST_LINES:
-            self._first.append(line)
-        if (found := _ERROR.match(line)) and _NO_GPU not in line:
-            self.errors.append(found[1].partition(_TRACEBACK)[0])
-        self._last = line
+            self._first.append(said)
+        if found and _NO_GPU not in line:
+            self.errors.append(said)
+        if not _INFORMS.match(line):
+            self._last = said
 
     @property
     def last_words(self) -> str:

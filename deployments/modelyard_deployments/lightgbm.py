@@ -99,7 +99,7 @@ class LightGBMFramework(Framework):
 
         # its own messages would go to stdout; every error among them is also raised
         lightgbm.register_logger(_LOG, info_method_name="debug", warning_method_name="debug")
-        header = _check_text(path)
+        header = check_text(path)
         try:
             booster = lightgbm.Booster(model_file=str(path))
         except (lightgbm.basic.LightGBMError, ValueError) as exc:
@@ -110,7 +110,7 @@ class LightGBMFramework(Framework):
         return LightGBMModel(booster, header, options)
 
 
-def _check_text(path: Path) -> dict[str, str]:
+def check_text(path: Path) -> dict[str, str]:
     """The model's header and whether its trees are linear, after a check that no part of the file is missing.
 
     LightGBM reads past the end of a truncated model and aborts the process, so its length is checked first:

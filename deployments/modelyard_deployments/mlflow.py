@@ -35,7 +35,7 @@ from modelyard_deployments._mlflow_inputs import (
     to_example,
     unknown_inputs,
 )
-from modelyard_deployments._mlflow_native import Native, find_known, find_native, find_raw, find_width
+from modelyard_deployments._mlflow_native import Native, check_files, find_known, find_native, find_raw, find_width
 from modelyard_deployments._trial import Trial, find_batch_axis, try_out
 from modelyard_deployments.sklearn import InputOption, find_client_fault
 
@@ -244,6 +244,7 @@ class MLflowFramework(Framework):
         """
         import_mlflow()
         description = read_mlmodel(path)
+        check_files(path, description)
         return MLflowModel(load_pyfunc(path, description, options.settings), options)
 
 

@@ -249,7 +249,7 @@ def _add_unread(contents: Contents, path: Path, errors: Sequence[str]) -> Conten
     failed = dict(contents.failed)
     for name in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
         if name not in contents.models and name not in failed:
-            told = [error for error in errors if f"'{name}'" in error or f"/{name}/" in error]
+            told = [error for error in errors if f"'{name}'" in error]
             failed[name] = told[0] if told else "Triton does not find it; the replica's log says more"
     return replace(contents, failed=failed)
 

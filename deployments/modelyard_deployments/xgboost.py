@@ -205,7 +205,7 @@ class XGBoostFramework(Framework):
         import xgboost
 
         data = path.read_bytes()
-        _check_file(data, path.name, xgboost.__version__)
+        check_file(data, path.name, xgboost.__version__)
         try:
             booster = xgboost.Booster(params={"nthread": options.nthread, "verbosity": 0}, model_file=bytearray(data))
             return XGBoostModel(booster, options)
@@ -218,7 +218,7 @@ class XGBoostFramework(Framework):
             ) from exc
 
 
-def _check_file(data: bytes, name: str, installed: str) -> None:
+def check_file(data: bytes, name: str, installed: str) -> None:
     """Refuses what the library's parser does not survive.
 
     An empty file aborts the process, a truncated UBJSON file takes all memory (xgboost 3.2.0).
