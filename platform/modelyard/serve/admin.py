@@ -20,13 +20,12 @@ from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.fields import check_depth, check_object, check_text
 from modelyard.protocol.http import Encoded, encode_json, load_json
 from modelyard.routing import RevisionRoute
-from modelyard.serve.handle import RevisionHandle
+from modelyard.serve.handle import CONTROLLER_NAME, RevisionHandle
 from modelyard.serve.http import HttpRequest, RouteEntry
 from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 
 PLATFORM_APPLICATION: Final = "platform"
-CONTROLLER_NAME: Final = "Controller"
 _MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 """Of a model's description: Serve's own messages end at 4 MiB."""
 _MAX_DEPTH: Final = 64

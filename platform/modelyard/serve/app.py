@@ -12,7 +12,8 @@ from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from modelyard.config import load_platform_config
-from modelyard.serve.controller import CONTROLLER_NAME, Controller
+from modelyard.serve.controller import Controller
+from modelyard.serve.handle import CONTROLLER_NAME
 from modelyard.serve.ingress import INGRESS_NAME, Ingress
 
 logger = logging.getLogger("ray.serve")

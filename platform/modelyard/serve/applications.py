@@ -83,8 +83,12 @@ class RevisionDeployment:
         """Rows in one call of the model."""
         return self.spec.batching.max_batch_size
 
-    def to_target(self) -> serve.RunTarget:
-        """What ``serve.run_many`` takes."""
+    def to_target(self, platform: str) -> serve.RunTarget:
+        """What ``serve.run_many`` takes.
+
+        Args:
+            platform: The application of the platform that it belongs to.
+        """
         revision = RevisionSpec(
             model=self.spec.name,
             framework=self.content["framework"],
@@ -92,6 +96,7 @@ class RevisionDeployment:
             options=dict(self.content["options"]),
             digest=self.digest,
             artifact=self.content.get("artifact", ""),
+            platform=platform,
         )
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
         restart_text = json.dumps(asdict(revision), sort_keys=True)

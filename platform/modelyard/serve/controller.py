@@ -44,9 +44,9 @@ from modelyard.signature import Description
 
 logger = logging.getLogger(__name__)
 
-CONTROLLER_NAME: Final = "Controller"
 _POLL_BUSY_S: Final = 0.25
 _DESCRIBE_TIMEOUT_S: Final = 5.0
+_ASK_AGAIN_TIMEOUT_S: Final = 1.0
 _LEAVE_AFTER_S: Final = 1.0
 _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
@@ -440,13 +440,15 @@ class Controller:
         return observed
 
     def _describe(self, observed: Mapping[str, Observed]) -> None:
-        """Asks the applications that have begun to run what they serve."""
+        """Asks the applications that have begun to run what they serve, and again those where that may change."""
+        known = {name for name, description in self._described.items() if not description.may_change}
         asked = {
             name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
             for name, seen in observed.items()
-            if seen.running and name not in self._described and not seen.is_deleting
+            if seen.running and name not in known and not seen.is_deleting
         }
-        until = time.monotonic() + _DESCRIBE_TIMEOUT_S
+        is_first = not asked.keys() <= self._described.keys()
+        until = time.monotonic() + (_DESCRIBE_TIMEOUT_S if is_first else _ASK_AGAIN_TIMEOUT_S)
         for name, future in asked.items():
             try:
                 self._described[name] = future.result(max(0.0, until - time.monotonic()))
@@ -467,7 +469,7 @@ class Controller:
         targets: list[serve.RunTarget] = []
         for deployment in deployments:
             try:
-                targets.append(deployment.to_target())
+                targets.append(deployment.to_target(self._application))
             except (KeyError, TypeError, ValueError) as exc:  # must not keep the others from being deployed
                 logger.warning("%s cannot be deployed: %s", deployment.application, exc)
                 self._failures[deployment.application] = f"{_UNUSABLE}: {exc}; register it again"

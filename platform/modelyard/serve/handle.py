@@ -18,6 +18,9 @@ from modelyard.serve.counts import get_kept_counts
 from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
 
+CONTROLLER_NAME: Final = "Controller"
+"""The controller's deployment in the platform's application."""
+
 DEPLOYMENT_NAME: Final = "Model"
 """The one deployment of a revision's application."""
 

@@ -25,13 +25,14 @@ from modelyard.batching import Answer, Call
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, describe, get_framework, load_model, runs_elsewhere
-from modelyard.peers import NEVER_NS
+from modelyard.peers import NEVER_NS, set_peers
 from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.handle import session_id
 from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
+from modelyard.serve.peers import ReplicaPeers, watch_controller
 from modelyard.serve.runners import Runners
 from modelyard.signature import Description
 from modelyard.statistics import Statistics
@@ -56,6 +57,7 @@ class RevisionSpec:
         options: The framework's options.
         digest: Identity of the revision.
         artifact: Digest of the artifact's contents when the revision was made; empty where nobody wrote it down.
+        platform: The platform's application, by whose controller the model finds others; empty where it finds none.
     """
 
     model: str
@@ -64,6 +66,7 @@ class RevisionSpec:
     options: dict[str, Any]
     digest: str
     artifact: str = ""
+    platform: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,11 @@ class ModelReplica:
         self._spec = spec
         self._stopped = False
         self._replica: str = serve.get_replica_context().replica_tag
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
+        self._thread.start()
+        self._peers = ReplicaPeers(application, watch_controller(spec.platform), self._loop)
+        set_peers(self._peers)
         try:
             check_started()
             self._model = _load(spec)
@@ -110,9 +118,6 @@ class ModelReplica:
             report_failure(application, reason)
             raise
         clear_failure(application)  # of an attempt before this one
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
-        self._thread.start()
         self._runners = Runners(spec.model, self._model)
         self._server: LaneServer | None = None
         self._run(self._start())
@@ -234,6 +239,7 @@ class ModelReplica:
             logger.warning("model still busy after %s s of draining", _DRAIN_TIMEOUT_S)
         if self._server is not None:
             await self._server.stop()
+        await self._peers.close()
         self._keep_counts()
 
     def _keep_counts(self) -> None:

@@ -6,5 +6,6 @@ Third parties use it for frameworks of their own; nothing here needs a test runn
 
 from modelyard.testing.conformance import CHECKS, Case
 from modelyard.testing.fake import Call, FakeFramework, FakeModel, FakeOptions
+from modelyard.testing.peers import FakePeers
 
-__all__ = ["CHECKS", "Call", "Case", "FakeFramework", "FakeModel", "FakeOptions"]
+__all__ = ["CHECKS", "Call", "Case", "FakeFramework", "FakeModel", "FakeOptions", "FakePeers"]

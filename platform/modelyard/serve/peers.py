@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a model's replica calls other models: as an ingress replica does, over lanes and by the same route tables.
+
+"One request": behind ``Model.call``. Nothing of it exists until a model first asks for another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from time import monotonic_ns
+from typing import Any, Final, TypeVar
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from modelyard.dataplane import DataPlane
+from modelyard.errors import InvalidRequest, ModelFailed, ModelNotFound, ModelNotReady
+from modelyard.inference import InferenceRequest, RequestedOutput
+from modelyard.peers import NEVER_NS, PeerRequest, Peers
+from modelyard.routing import RevisionRoute, RouteTable
+from modelyard.serve.callers import Callers, Following, Watch
+from modelyard.serve.handle import CONTROLLER_NAME
+from modelyard.signature import Signature
+from modelyard.tensor import Tensors
+
+_T = TypeVar("_T")
+_NS: Final = 1_000_000_000
+_FIRST_TABLE_S: Final = 30.0
+
+
+class ReplicaPeers(Peers):
+    """The other models, for the one in this process.
+
+    Args:
+        application: The Serve application of the model that calls.
+        watch: The way to the controller.
+        loop: Where its models' answers are made; the calls are made there too.
+        make_callers: Makes the transport.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        watch: Watch,
+        loop: asyncio.AbstractEventLoop,
+        make_callers: Callable[[], Callers] = Callers,
+    ) -> None:
+        self._application = application
+        self._model = application.rpartition("@")[0]
+        self._watch = watch
+        self._loop = loop
+        self._make_callers = make_callers
+        self._plane: DataPlane | None = None
+        self._following: Following | None = None
+
+    def find_signature(self, model: str, version: str = "") -> Signature | None:
+        """See :class:`~modelyard.peers.Peers`; None until something else was asked for."""
+        if self._plane is None:
+            return None
+        with contextlib.suppress(ModelNotFound, ModelNotReady):
+            return self._plane.table.get_ready(model, version)[1]
+        return None
+
+    async def call(self, request: PeerRequest) -> Tensors:
+        """See :class:`~modelyard.peers.Peers`."""
+        if asyncio.get_running_loop() is not self._loop:  # a loop of the model's own
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.call(request), self._loop))
+        plane = await self._get_plane()
+        revision, signature = self._find(plane, request)
+        if signature.decoupled:
+            raise ValueError(f'model "{request.model}" answers with a stream: use call_stream')
+        checked = self._to_inference(request, signature)
+        response = await plane.infer(revision, signature, checked, _timeout_s(request))
+        return response.outputs
+
+    async def stream(self, request: PeerRequest) -> AsyncGenerator[Tensors]:
+        """See :class:`~modelyard.peers.Peers`."""
+        plane = await self._get_plane()
+        revision, signature = self._find(plane, request)
+        checked = self._to_inference(request, signature)
+        async with contextlib.aclosing(plane.stream(revision, signature, checked, _timeout_s(request))) as answers:
+            async for answer in answers:
+                yield answer.outputs
+
+    async def until_ready(self, model: str, version: str, timeout_s: float) -> Signature:
+        """See :class:`~modelyard.peers.Peers`."""
+
+        def find(table: RouteTable) -> Signature | None:
+            with contextlib.suppress(ModelNotFound, ModelNotReady):
+                return table.get_ready(model, version)[1]
+            return None
+
+        plane = await self._get_plane()
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(plane.until(find), timeout_s)
+        return _get_ready(plane, model, version)[1]
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """See :class:`~modelyard.peers.Peers`."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def close(self) -> None:
+        """Follows the controller no longer."""
+        if self._following is not None:
+            await self._following.stop()
+
+    async def _get_plane(self) -> DataPlane:
+        """With a route table; it begins to follow the controller when it is first asked for."""
+        if self._plane is None:
+            callers = self._make_callers()
+            self._plane = DataPlane(callers)
+            self._following = Following(self._plane, callers, self._watch)
+            self._following.start()
+        if not self._plane.table.version:
+            try:
+                await asyncio.wait_for(self._plane.until(lambda table: table.version or None), _FIRST_TABLE_S)
+            except TimeoutError as exc:
+                raise ModelNotReady(self._model, "the platform's controller does not say where others are") from exc
+        return self._plane
+
+    def _find(self, plane: DataPlane, request: PeerRequest) -> tuple[RevisionRoute, Signature]:
+        revision, signature = _get_ready(plane, request.model, request.version)
+        via = (*request.origin.via, self._application)
+        if revision.application in via:
+            circle = " → ".join((*via, revision.application))
+            raise ModelFailed(self._model, f"the models call one another in a circle: {circle}")
+        return revision, signature
+
+    def _to_inference(self, request: PeerRequest, signature: Signature) -> InferenceRequest:
+        try:
+            signature.check_outputs(request.outputs)
+            inputs = signature.bind(request.inputs)
+        except InvalidRequest as exc:  # the model's mistake, not its client's
+            raise ValueError(f'call of the model "{request.model}": {exc}') from exc
+        return InferenceRequest(
+            inputs,
+            outputs=tuple(RequestedOutput(name) for name in request.outputs),
+            parameters=request.parameters,
+            via=(*request.origin.via, self._application),
+        )
+
+
+def watch_controller(platform: str) -> Watch:
+    """The way to the controller of the platform's application; its handle is made when it is first needed."""
+    handles: list[DeploymentHandle[Any]] = []
+
+    async def watch(epoch: str, version: int) -> tuple[RouteTable, bool]:
+        if not handles:
+            handles.append(serve.get_deployment_handle(CONTROLLER_NAME, app_name=platform))
+        news: tuple[RouteTable, bool] = await handles[0].watch.remote(epoch, version)
+        return news
+
+    return watch
+
+
+def _get_ready(plane: DataPlane, model: str, version: str) -> tuple[RevisionRoute, Signature]:
+    """As ``DataPlane.get_ready``; that a model is not there is no mistake of the client of the one that calls it."""
+    try:
+        return plane.get_ready(model, version)
+    except ModelNotFound as exc:
+        reason = f'it has no version "{version}"' if exc.version else "the platform has no model of that name"
+        raise ModelNotReady(model, reason) from exc
+
+
+def _timeout_s(request: PeerRequest) -> float | None:
+    """The smaller of what the caller says and what its own requests have left."""
+    if request.origin.deadline_ns == NEVER_NS:
+        return request.timeout_s
+    left_s = max(0.0, (request.origin.deadline_ns - monotonic_ns()) / _NS)
+    return left_s if request.timeout_s is None else min(left_s, request.timeout_s)
