@@ -7,6 +7,7 @@ throughput of small requests.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _INT64: Final = range(-(2**63), 2**63)
+_LEAVING_S: Final = 1.0
 _QUEUE_FULL: Final = "Exceeds maximum queue size"
 
 
@@ -65,6 +67,7 @@ class Connection:
         self._endpoint = endpoint
         self._channel: grpc.aio.Channel | None = None
         self._calls: Any = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def _stub(self) -> Any:
         if self._channel is None:
@@ -91,7 +94,7 @@ class Connection:
         return _decode(response)
 
     async def stream(self, request: Any) -> AsyncGenerator[Tensors]:
-        """Each answer as it comes; closing the generator cancels the request in Triton.
+        """Each answer as it comes; closing the generator cancels the request in Triton, if it goes on for a second.
 
         Errors come as messages without a status. Asked for one by the header ``triton_grpc_error``, Triton 2.51 dies
         of the first that it sends.
@@ -113,7 +116,10 @@ class Connection:
         except grpc.aio.AioRpcError as exc:
             raise self._to_error(exc, request.model_name) from exc
         finally:
-            call.cancel()
+            if not call.done():
+                leaving = asyncio.get_running_loop().create_task(_leave(call))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
 
     def _to_error(self, exc: grpc.aio.AioRpcError, model: str) -> Exception:
         code, reason = exc.code(), clean_reason(exc.details() or exc.code().name)
@@ -136,8 +142,26 @@ class Connection:
         return self._channel is not None and self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     def close(self) -> None:
-        """Lets the channel go; there must be no call any more."""
+        """Lets the channel go; there must be no call any more, but for streams that were left."""
+        for leaving in self._leaving:
+            leaving.cancel()
         self._channel = self._calls = None
+
+
+async def _leave(call: Any) -> None:
+    """Cancels a stream that does not end by itself soon.
+
+    Triton before 24.12 can die of a cancellation that meets the end of the request.
+    Source: https://github.com/triton-inference-server/server/pull/7840
+    """
+    try:
+        async with asyncio.timeout(_LEAVING_S):
+            async for _ in call:
+                pass
+    except TimeoutError:
+        call.cancel()
+    except grpc.aio.AioRpcError:
+        pass  # it has ended with an error, which is nobody's any more
 
 
 def open_channel(endpoint: Endpoint) -> grpc.Channel:

@@ -105,10 +105,11 @@ class TritonProcess:
         return Plan(command, str(self._folder), self._regions, _KILL_S, dict(self._installation.environment))
 
     def _read(self, guard: subprocess.Popen[str]) -> None:
-        assert guard.stdout is not None  # noqa: S101  # it was asked for
+        assert guard.stdin is not None and guard.stdout is not None  # noqa: S101, PT018  # they were asked for
         for text in guard.stdout:
             self._remember(line := text.rstrip())
             self._on_line(line)
+        guard.stdin.close()
         guard.stdout.close()
         guard.wait()
         remove_regions(self._regions)  # which the guard has done unless it was killed itself
@@ -145,11 +146,8 @@ class TritonProcess:
 
     def stop(self) -> None:
         """Tells it to end, and waits until all of it has ended."""
-        if self._guard is None or self._guard.stdin is None or self._guard.stdin.closed:
+        if self._guard is None or self._guard.stdin is None:
             return
-        with contextlib.suppress(BrokenPipeError):
-            self._guard.stdin.write("x")
-            self._guard.stdin.flush()
+        with contextlib.suppress(OSError, ValueError):  # it has ended; it has, and its pipe is closed already
+            os.write(self._guard.stdin.fileno(), b"x")
         self._ended.wait(_STOP_S)
-        with contextlib.suppress(BrokenPipeError):
-            self._guard.stdin.close()
