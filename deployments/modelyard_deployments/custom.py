@@ -7,18 +7,19 @@ The artifact is a folder with Python files; ``entrypoint`` names the class in it
     import modelyard
 
     class Churn(modelyard.Model):
-        signature = modelyard.Signature(
-            inputs=(modelyard.TensorSpec("text", "BYTES", (-1,)),),
-            outputs=(modelyard.TensorSpec("length", "INT64", (-1,)),),
-        )
+        def predict(self, text: str, limit: int = 100) -> float:
+            return min(len(text), limit) / limit
 
-        def predict(self, inputs, outputs, parameters):
-            return {"length": np.array([len(text) for text in inputs["text"]])}
+What it takes and gives follows from the type hints of ``predict``, see ``_custom_hints``. A class that has a
+``signature`` gets named arrays instead: ``predict(self, inputs, outputs, parameters)``. ``preprocess``, ``postprocess``
+and ``explain`` stand around it where the class has them. With the option ``model`` another model of the platform
+predicts, and the class is what stands in front of it.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ from modelyard.errors import ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature
 from modelyard.tensor import DATATYPES
+from modelyard_deployments._custom_assembly import assemble, make_model
 
 
 class CustomOptions(Options):
@@ -40,6 +42,15 @@ class CustomOptions(Options):
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="Module and class in the model's folder, `my_models:Churn`; a dotted module is one in a package.",
     )
+    installed: bool = Field(
+        default=False,
+        description="The module may be one of an installed package; one of that name in the folder comes first.",
+    )
+    model: str | None = Field(
+        default=None,
+        description="Another model of the platform, which predicts: the class has preprocess or postprocess only.",
+    )
+    wait_s: float = Field(default=120.0, ge=0, description="Seconds that loading waits for that model to be ready.")
     settings: dict[str, Any] = Field(default_factory=dict, description="Given to the model's `load` as they are.")
 
 
@@ -56,25 +67,26 @@ class CustomFramework(Framework):
             ModelLoadError: The module or class is missing, is no model, or raises.
         """
         module_name, _, class_name = options.entrypoint.partition(":")
-        module = _import(module_name, path)
+        module = _import(module_name, path, options.installed)
         found = getattr(module, class_name, None)
         if not (isinstance(found, type) and issubclass(found, Model)):
             got = "nothing of that name" if found is None else f"{type(found).__name__} {found!r}"
             raise ModelLoadError(
                 f'entrypoint "{options.entrypoint}": expected a subclass of modelyard.Model, got {got}'
             )
+        where = f'"{options.entrypoint}"'
         try:
-            model: Model = found()
-            model.load(path, options.settings)
+            made = make_model(found, where, options.model, options.wait_s)
+            made.model.load(path, options.settings)
         except ModelLoadError:
             raise
         except Exception as exc:  # whatever the user's code raises is the reason that status shows
-            raise ModelLoadError(f'"{options.entrypoint}" cannot be loaded: {type(exc).__name__}: {exc}') from exc
-        if not isinstance(model.signature, Signature):
-            got = type(model.signature).__name__
-            raise ModelLoadError(f'"{options.entrypoint}" signature: expected a modelyard.Signature, got {got}')
-        _check_signature(model.signature, options.entrypoint)
-        return model
+            raise ModelLoadError(f"{where} cannot be loaded: {type(exc).__name__}: {exc}") from exc
+        if not isinstance(made.model.signature, Signature):
+            got = type(made.model.signature).__name__
+            raise ModelLoadError(f"{where} signature: expected a modelyard.Signature, got {got}")
+        _check_signature(made.model.signature, where)
+        return assemble(made, where)
 
 
 def _check_signature(signature: Signature, entrypoint: str) -> None:
@@ -84,9 +96,9 @@ def _check_signature(signature: Signature, entrypoint: str) -> None:
         ModelLoadError: With the tensor and what is wrong with it.
     """
     if not signature.outputs:
-        raise ModelLoadError(f'"{entrypoint}" signature: expected at least one output, got none')
+        raise ModelLoadError(f"{entrypoint} signature: expected at least one output, got none")
     for spec in (*signature.inputs, *signature.outputs, *signature.on_request):
-        where = f'"{entrypoint}" signature, tensor "{spec.name}"'
+        where = f'{entrypoint} signature, tensor "{spec.name}"'
         if spec.datatype not in DATATYPES:
             raise ModelLoadError(f'{where}: expected a datatype of {", ".join(DATATYPES)}, got "{spec.datatype}"')
         if signature.batch_axis and spec.shape[:1] != (-1,):
@@ -96,7 +108,7 @@ def _check_signature(signature: Signature, entrypoint: str) -> None:
             )
 
 
-def _import(name: str, folder: Path) -> ModuleType:
+def _import(name: str, folder: Path, installed: bool) -> ModuleType:
     """The module of that name in the folder, which stays importable: a replica has one model only.
 
     Raises:
@@ -113,6 +125,15 @@ def _import(name: str, folder: Path) -> ModuleType:
     except Exception as exc:  # importing runs the user's code
         raise ModelLoadError(f'module "{name}" cannot be imported: {type(exc).__name__}: {exc}') from exc
     origin = Path(getattr(module, "__file__", None) or ".").resolve()
-    if not origin.is_relative_to(root):
-        raise ModelLoadError(f'module "{name}" is not the one in the model\'s folder: the name is taken; rename it')
+    if not origin.is_relative_to(root) and not (installed and _is_absent(name, folder)):
+        raise ModelLoadError(
+            f'module "{name}" is not one in the model\'s folder: rename it where the name is taken; a module of an '
+            "installed package is loaded with the option installed: true"
+        )
     return module
+
+
+def _is_absent(name: str, folder: Path) -> bool:
+    """The folder has nothing of that name, so the module is meant that is installed."""
+    top = name.partition(".")[0]
+    return not (folder / top).exists() and not (folder / f"{top}.py").exists()

@@ -30,7 +30,7 @@ def _load(folder: Path, entrypoint: str = "model:Model") -> None:
         ("", "expected a subclass of modelyard.Model, got nothing of that name"),
         ("Model = 3", "got int 3"),
         ("class Model: pass", "expected a subclass of modelyard.Model"),
-        ("import modelyard\nclass Model(modelyard.Model): pass", "abstract"),
+        ("import modelyard\nclass Model(modelyard.Model): pass", "predict is missing"),
         (
             "import modelyard\nclass Model(modelyard.Model):\n    signature = 3\n    def predict(self, *_): ...",
             "expected a modelyard.Signature, got int",
@@ -83,7 +83,7 @@ def test_a_missing_module_says_so(tmp_path: Path) -> None:
 
 def test_a_name_that_is_taken_says_so(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("")
-    with pytest.raises(ModelLoadError, match="the name is taken"):
+    with pytest.raises(ModelLoadError, match="rename it where the name is taken"):
         _load(tmp_path, "json:Model")
 
 
