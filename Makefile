@@ -18,7 +18,7 @@ run: .venv/run.installed
 
 test: .venv/dev.installed
 	$(BIN)/python tests/e2e/install_clients.py
-	$(BIN)/python -m modelyard_deployments.triton install .clients/triton
+	$(BIN)/python -m modelyard_deployments.triton install
 	$(BIN)/python -m pytest
 	for name in $(HEAVY); do $(BIN)/python -m pytest -q tests/frameworks --framework $$name || exit; done
 

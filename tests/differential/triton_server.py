@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real Triton on a model repository, on ports of its own, as those have it who run it themselves.
 
-``python -m modelyard_deployments.triton install .clients/triton`` installs it. That one has the python backend only,
-which is enough: each model of the repository is a ``model.py``.
+``python -m modelyard_deployments.triton install`` installs it. That one has the python backend only, which is enough:
+each model of the repository is a ``model.py``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from pathlib import Path
 
 import httpx
 
-from modelyard_deployments._triton_install import Folder
+from modelyard_deployments._triton_install import default_folder
 from modelyard_deployments._triton_process import TritonProcess, make_folder
 
-FOLDER = Path(__file__).parents[2] / ".clients" / "triton"
-INSTALLED = Folder(FOLDER)
-NOT_INSTALLED = "the real Triton is not installed: python -m modelyard_deployments.triton install .clients/triton"
+INSTALLED = default_folder()
+NOT_INSTALLED = "the real Triton is not installed: python -m modelyard_deployments.triton install"
 REPOSITORY = Path(__file__).with_name("repository")
 VERSION = "2.51.0"
 

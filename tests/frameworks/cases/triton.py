@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from modelyard.testing import Case
-from modelyard_deployments._triton_install import Folder
+from modelyard_deployments._triton_install import default_folder
 
-_SERVER = Path(__file__).parents[3] / ".clients" / "triton"
 _HEAD = "import numpy as np\nimport triton_python_backend_utils as pb_utils\n\n\n"
 _SCORES = """
 class TritonPythonModel:
@@ -57,12 +56,12 @@ _TYPES = {
 
 def _write(folder: Path, name: str, config: str, code: str) -> dict[str, str]:
     """Options with which this repository is loaded."""
-    if not Folder(_SERVER).is_installed:
-        pytest.skip("the real Triton is not installed: python -m modelyard_deployments.triton install .clients/triton")
+    if not (server := default_folder()).is_installed:
+        pytest.skip("the real Triton is not installed: python -m modelyard_deployments.triton install")
     (folder / name / "1").mkdir(parents=True)
     (folder / name / "config.pbtxt").write_text(f'backend: "python"\ninstance_group [{{ kind: KIND_CPU }}]\n{config}')
     (folder / name / "1" / "model.py").write_text(_HEAD + code)
-    return {"server": str(_SERVER)}
+    return {"server": str(server.path)}
 
 
 def scores(folder: Path) -> Case:

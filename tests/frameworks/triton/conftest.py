@@ -40,7 +40,7 @@ ensemble_scheduling {
 def server() -> str:
     if not triton_server.INSTALLED.is_installed:
         pytest.skip(triton_server.NOT_INSTALLED)
-    return str(triton_server.FOLDER)
+    return str(triton_server.INSTALLED.path)
 
 
 @pytest.fixture(scope="session")
