@@ -84,6 +84,10 @@ def test_the_document_is_valid_whatever_models_there_are(count: int) -> None:
     check_valid(build_document("1.0", [f"m{i}" for i in range(count)], URL, SPEC))
 
 
+def test_a_model_without_tensors_is_described() -> None:
+    check_valid(describe(Signature((), (), batch_axis=False)))
+
+
 def test_a_few_models_are_listed_as_values_and_many_are_not() -> None:
     few, many = (build_document("1.0", [f"m{i}" for i in range(n)], URL, SPEC) for n in (MAX_NAMES, 1000))
     (model,) = few["paths"]["/v2/models/{model}/infer"]["parameters"]

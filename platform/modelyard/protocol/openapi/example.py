@@ -91,7 +91,7 @@ def to_predict_example(signature: Signature, url: str) -> Example | None:
     row = to_row(signature)
     if row is None:
         return None
-    body = _to_body(row if len(row) > 1 else next(iter(row.values())), signature)
+    body = _to_body(next(iter(row.values())) if len(row) == 1 else row, signature)
     return Example(body, _to_command(url, body, False))
 
 
