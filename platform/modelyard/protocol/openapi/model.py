@@ -179,7 +179,7 @@ def _schemas(signature: Signature) -> dict[str, Schema]:
         "InferRequest": request
         | {"properties": request["properties"] | {"inputs": _tensors(signature), "outputs": wanted}},
         "InferResponse": response
-        | {"properties": response["properties"] | {"outputs": list_of({"anyOf": [_tensor(spec) for spec in outputs]})}},
+        | {"properties": response["properties"] | {"outputs": list_of(_any_of([_tensor(spec) for spec in outputs]))}},
         "PredictRequest": predict | {"properties": predict["properties"] | _forms(signature)},
         "PredictResponse": _predictions(signature),
     }
@@ -189,7 +189,12 @@ def _tensors(signature: Signature) -> Schema:
     described = "The columns may also be sent instead, each as a tensor of its own." if signature.columns else ""
     tensors = [_tensor(spec, signature) for spec in signature.inputs]
     limits = {} if signature.columns else {"minItems": sum(not spec.optional for spec in signature.inputs)}
-    return list_of({"anyOf": tensors}, description=described, **limits)
+    return list_of(_any_of(tensors), description=described, **limits)
+
+
+def _any_of(schemas: list[Schema]) -> Schema:
+    """One of the schemas; where there are none, nothing is."""
+    return {"anyOf": schemas} if schemas else {"not": {}}
 
 
 def _tensor(spec: TensorSpec, taken_by: Signature | None = None) -> Schema:
