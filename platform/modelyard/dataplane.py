@@ -132,7 +132,7 @@ class DataPlane:
         else:
             outputs = await self._transport.call(revision, call, _timeout_s(revision, request, timeout_s))
         ident = request.id or new_id()
-        named = {name: outputs[name] for name in call.outputs}
+        named = {name: outputs[name] for name in call.outputs if name in outputs}
         if request.outputs:
             named = await _classify(named, request, signature)
         return InferenceResponse(revision.model, revision.version, ident, named)

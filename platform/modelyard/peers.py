@@ -110,7 +110,7 @@ class Peers(ABC):
 
     @abstractmethod
     async def until_ready(self, model: str, version: str, timeout_s: float) -> Signature:
-        """Waits until a model can answer.
+        """Waits until a model can answer; not for one that has failed, and not long for one that nobody knows.
 
         Raises:
             ModelNotReady: It cannot within that time; with the reason.

@@ -25,7 +25,7 @@ class TensorSpec:
         name: Its name, unique among the inputs or the outputs.
         datatype: One of :data:`~modelyard.tensor.DATATYPES`.
         shape: Its dimensions; ``-1`` is a variable one.
-        optional: It may be left out; inputs only.
+        optional: An input may be left out; an output may be missing in an answer.
         content_type: What the datatype does not say, for protocols that have a form of their own for it: ``base64``
             (BYTES that are no text), ``datetime`` (ISO 8601), ``json`` (one JSON text in each element), ``pd`` (an
             output that is a column of a table). The words are MLServer's.

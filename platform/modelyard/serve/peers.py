@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from modelyard.admin import ModelState
 from modelyard.dataplane import DataPlane
 from modelyard.errors import InvalidRequest, ModelFailed, ModelNotFound, ModelNotReady
 from modelyard.inference import InferenceRequest, RequestedOutput
@@ -28,6 +29,8 @@ from modelyard.tensor import Tensors
 _T = TypeVar("_T")
 _NS: Final = 1_000_000_000
 _FIRST_TABLE_S: Final = 30.0
+_UNKNOWN_S: Final = 10.0
+"""How long a model that nobody has heard of is waited for: it may be about to be registered."""
 
 
 class ReplicaPeers(Peers):
@@ -86,15 +89,13 @@ class ReplicaPeers(Peers):
 
     async def until_ready(self, model: str, version: str, timeout_s: float) -> Signature:
         """See :class:`~modelyard.peers.Peers`."""
-
-        def find(table: RouteTable) -> Signature | None:
-            with contextlib.suppress(ModelNotFound, ModelNotReady):
-                return table.get_ready(model, version)[1]
-            return None
-
         plane = await self._get_plane()
+        until = self._loop.time() + timeout_s
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(plane.until(find), timeout_s)
+            known = plane.until(lambda table: table.find_model(model))
+            await asyncio.wait_for(known, min(timeout_s, _UNKNOWN_S))
+            settled = plane.until(lambda table: _find_settled(table, model, version))
+            await asyncio.wait_for(settled, until - self._loop.time())
         return _get_ready(plane, model, version)[1]
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -140,6 +141,14 @@ class ReplicaPeers(Peers):
             parameters=request.parameters,
             via=(*request.origin.via, self._application),
         )
+
+
+def _find_settled(table: RouteTable, model: str, version: str) -> RevisionRoute | None:
+    """The revision once it can answer, or has definitely failed."""
+    with contextlib.suppress(ModelNotFound):
+        revision = table.get_revision(model, version)
+        return revision if revision.is_ready or revision.state == ModelState.FAILED else None
+    return None
 
 
 def watch_controller(platform: str) -> Watch:

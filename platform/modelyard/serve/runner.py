@@ -370,9 +370,9 @@ class ModelRunner:
 
     def _to_outputs(self, raw: Tensors, call: Call) -> Tensors:
         missing = [name for name in call.outputs if name not in raw]
-        if missing:
-            raise ValueError(f"it gave no output {', '.join(missing)}, which its signature has")
-        outputs = {name: to_protocol_array(raw[name]) for name in call.outputs}
+        if missing and (needed := set(missing) - _optional_outputs(self._model)):
+            raise ValueError(f"it gave no output {', '.join(sorted(needed))}, which its signature has")
+        outputs = {name: to_protocol_array(raw[name]) for name in call.outputs if name in raw}
         if self._batched:
             check_rows(outputs, call)
         return outputs
@@ -511,6 +511,11 @@ class _StreamRecord:
     def _end(self) -> None:
         self._counts.last_inference_ms = time.time_ns() // 1_000_000
         self._counts.execution_count += 1
+
+
+def _optional_outputs(model: Model) -> set[str]:
+    """Outputs that may be missing in an answer."""
+    return {spec.name for spec in (*model.signature.outputs, *model.signature.on_request) if spec.optional}
 
 
 def _without_folders(text: str) -> str:
