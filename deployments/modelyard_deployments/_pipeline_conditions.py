@@ -31,7 +31,7 @@ class Test:
     """One condition, ready to be asked.
 
     Attributes:
-        name: Of the tensor or parameter.
+        name: Of the tensor (or where it comes from) or parameter.
         is_parameter: It is a parameter.
         tests: What is compared, by the name of the comparison.
     """
@@ -39,12 +39,6 @@ class Test:
     name: str
     is_parameter: bool
     tests: Mapping[str, object]
-
-    @classmethod
-    def from_condition(cls, condition: Condition) -> Test:
-        """From what the options say."""
-        name = condition.input if condition.input is not None else condition.parameter
-        return cls(name or "", condition.input is None, condition.tests)
 
     def holds(self, found: object, rows: int) -> Array:
         """For each row whether all comparisons hold; nothing but ``exists: false`` holds of what was not sent.

@@ -147,10 +147,11 @@ class _Planner:
         inner = [self._step(one, place, scope, is_last=False) for place, one in enumerate(step.steps, 1)]
         choose: Switch | Splitter
         if step.switch is not None:
-            for one, (node, _) in zip(step.steps, inner, strict=True):
-                for condition in one.when:
-                    self._condition(condition, f'switch "{label}", step "{node.label}", when', scope)
-            choose = Switch(label, [[Test.from_condition(one) for one in branch.when] for branch in step.steps])
+            tests = [
+                [self._test(one, f'switch "{label}", step "{node.label}", when', scope) for one in branch.when]
+                for branch, (node, _) in zip(step.steps, inner, strict=True)
+            ]
+            choose = Switch(label, tests)
         else:
             choose = Splitter([one.weight or 0.0 for one in step.steps])
         given = _same_outputs([outputs for _, outputs in inner], [node.label for node, _ in inner], label)
@@ -214,15 +215,18 @@ class _Planner:
         exact = any(one.exact_datatypes for _, one in self._from[name])
         self._needed[name] = spec if known is None else _merge(known, spec, exact=exact)
 
-    def _condition(self, condition: Condition, where: str, scope: Scope) -> None:
-        if condition.input is None:
-            return
-        if scope is not None and not condition.input.startswith(REQUEST):
-            if condition.input not in scope:
-                raise ModelLoadError(f'{where}: the step before gives {", ".join(scope)}, no "{condition.input}"')
-            check_condition(condition, scope[condition.input], where, has_rows=self._has_rows)
-            return
-        self._tested.append((condition, where))
+    def _test(self, condition: Condition, where: str, scope: Scope) -> Test:
+        """A condition, with where its tensor comes from."""
+        name = condition.input
+        if name is None:
+            return Test(condition.parameter or "", True, condition.tests)
+        if scope is None or name.startswith(REQUEST):
+            self._tested.append((condition, where))
+            return Test(REQUEST + name.removeprefix(REQUEST), False, condition.tests)
+        if name not in scope:
+            raise ModelLoadError(f'{where}: the step before gives {", ".join(scope)}, no "{name}"')
+        check_condition(condition, scope[name], where, has_rows=self._has_rows)
+        return Test(name, False, condition.tests)
 
     def _check_tested(self) -> None:
         """Inputs of the request that conditions ask for; one that no model takes is what it is compared with."""
