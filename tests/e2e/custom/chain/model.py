@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that others call, and models that call others."""
+
+import asyncio
+import time
+from typing import NamedTuple
+
+import modelyard
+from modelyard import Signature, TensorSpec
+
+SIGNATURE = Signature((TensorSpec("x", "FP64", (-1,)),), (TensorSpec("y", "FP64", (-1,)),))
+
+
+class Answer(NamedTuple):
+    y: float
+
+
+class Plus(modelyard.Model):
+    """Adds the setting `plus`; 13 breaks it, and 99 takes it two seconds."""
+
+    def load(self, path, settings):
+        self.plus = settings.get("plus", 0)
+
+    def predict(self, x: float) -> Answer:
+        if x == 13:
+            raise ArithmeticError("cannot add to 13")
+        if x == 99:
+            time.sleep(2)
+        return Answer(x + self.plus)
+
+
+class PlusMore(Plus):
+    """The same with another input."""
+
+    def predict(self, x: float, more: float = 0.0) -> Answer:
+        return Answer(super().predict(x).y + more)
+
+
+class Asker(modelyard.Model):
+    """Asks the model that the request names, in the thread of `predict`."""
+
+    signature = SIGNATURE
+
+    def predict(self, inputs, outputs, parameters):
+        return self.call(parameters.get("model", "plus-one"), inputs, ["y"])
+
+
+class AsyncAsker(modelyard.Model):
+    """Asks one model ten times at once, on the event loop."""
+
+    signature = SIGNATURE
+    concurrency = 8
+
+    async def predict(self, inputs, outputs, parameters):
+        answers = await asyncio.gather(*(self.call_async("plus-one", inputs) for _ in range(10)))
+        return {"y": sum(one["y"] for one in answers)}
+
+
+class Front(modelyard.Model):
+    """Stands in front of another model."""
+
+    def preprocess(self, inputs, parameters):
+        return {"x": inputs["x"] * 2}
+
+    def postprocess(self, outputs, parameters):
+        return {"y": outputs["y"] + 0.5}
