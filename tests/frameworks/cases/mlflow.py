@@ -379,6 +379,13 @@ def python_with_nothing(folder: Path) -> Case:
     return Case({"x": rows}, {"output-0": rows.sum(axis=1)})
 
 
+def python_of_all_rows(folder: Path) -> Case:
+    """Each answer depends on the other rows."""
+    _save_python(folder, lambda table, _params: (table - table.mean()).sum(axis=1).to_numpy())
+    rows = np.arange(6.0).reshape(3, 2)
+    return Case({"x": rows}, {"output-0": np.array([-4.0, 0.0, 4.0])})
+
+
 def python_input_example(folder: Path) -> Case:
     """The example says what the columns are."""
     import pandas as pd
