@@ -42,6 +42,29 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedSignature:
+    """What a SavedModel says of one signature beyond datatypes and shapes; TensorFlow Serving's clients see it.
+
+    Where a signature has one, TensorFlow Serving's own JSON rules hold for the model.
+
+    Attributes:
+        name: The signature's name in the SavedModel (``serving_default``).
+        method: ``tensorflow/serving/predict``, ``tensorflow/serving/classify`` or ``tensorflow/serving/regress``.
+        inputs: Names of the inputs' tensors in the graph (``serving_default_x:0``) by input name.
+        outputs: Those of the outputs (``StatefulPartitionedCall:0``) by output name.
+        unknown_ranks: Inputs whose number of dimensions the SavedModel leaves open.
+        unknown_output_ranks: Outputs of which the same is true.
+    """
+
+    name: str
+    method: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    unknown_ranks: frozenset[str] = frozenset()
+    unknown_output_ranks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """The named tensors of a model.
 
@@ -60,6 +83,7 @@ class Signature:
         labels: Names of the classes by an output's name, in the order of its last dimension.
         example: One valid row by input name (or column), as JSON values; empty where nothing better than zeros is
             known. Shown in the documentation.
+        saved: What a SavedModel says of the signature; ``None`` for every other model.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -73,6 +97,7 @@ class Signature:
     explanations: tuple[str, ...] = ()
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
+    saved: SavedSignature | None = None
 
     def bind(self, tensors: Tensors) -> dict[str, Array]:
         """The model's inputs out of a request's tensors, in the signature's order and datatypes.
