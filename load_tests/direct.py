@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m load_tests.direct FRAMEWORK ARTIFACT OPTIONS INPUTS`: a library called directly, and through its framework.
+"""`python -m load_tests.direct FRAMEWORK ARTIFACT OPTIONS INPUTS`: a library, called directly or by its framework.
 
 In a process of its own, as a replica is: prints one JSON object with times in microseconds. INPUTS is a file of pickled
-arrays by name, one row each; every number of rows in ROWS is asked for by repeating it.
+arrays by name, one row each; it is repeated for every number of rows in ROWS.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def pmml(path: Path, inputs: Inputs) -> Call:
 def paddle(path: Path, inputs: Inputs) -> Call:
     from paddle import inference
 
-    program = next((found for ending in ("*.json", "*.pdmodel") for found in path.glob(ending)))
+    program = next(found for ending in ("*.json", "*.pdmodel") for found in path.glob(ending))
     config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
     config.disable_gpu()
     config.disable_mkldnn()

@@ -2,7 +2,7 @@
 """Protobuf messages of TensorFlow Serving, without TensorFlow.
 
 The published stubs import all of TensorFlow, and their descriptors are in the one pool of the process. Ours have the
-same packages, names and numbers, so the same bytes, but a pool of their own: a model's replica and a test can have both.
+same packages, names and numbers, so the same bytes, but a pool of their own: a replica can have both.
 
 The ``.proto`` files are the source. ``python -m modelyard.protos.compile`` makes ``descriptors.bin`` and the ``.pyi``
 files of them, which are checked in.
