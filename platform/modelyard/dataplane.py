@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -27,6 +28,7 @@ _OWN_PARAMETERS: Final = frozenset(
     {"binary_data_output", "content_type", "headers", "priority", "timeout", "triton_enable_empty_final_response"}
 )
 """Parameters that speak to the server; all others are the model's."""
+_SIGNATURE_NAME: Final = "signature_name"
 _MAX_TIMEOUT_US: Final = 10**15
 _INLINE_SCORES: Final = 10_000
 """Up to so many are ranked on the event loop: ten milliseconds at most."""
@@ -89,21 +91,21 @@ class DataPlane:
             await self._changed.wait()
         return found
 
-    def get_ready(self, model: str, version: str = "", member: str = "") -> tuple[RevisionRoute, Signature]:
+    def get_ready(self, model: str, version: str = "", name: str = "") -> tuple[RevisionRoute, Signature]:
         """The revision that answers now, with its signature.
 
         Args:
             model: Name of the model.
             version: A revision's number or a label; empty for the active one.
-            member: Name of a further signature of the model; empty for its own.
+            name: Name of one of the model's signatures; empty for its own.
 
         Raises:
             ModelNotFound: Unknown model or version.
             ModelNotReady: It cannot answer now.
-            InvalidRequest: It has no such signature.
+            SignatureNotFound: It has no such signature.
         """
         route, signature = self.table.get_ready(model, version)
-        return route.get_member(member) if member else (route, signature)
+        return route.get_signature(name) if name else (route, signature)
 
     async def infer(
         self, revision: RevisionRoute, signature: Signature, request: InferenceRequest, timeout_s: float | None = None
@@ -112,15 +114,18 @@ class DataPlane:
 
         Args:
             revision: From :meth:`get_ready`.
-            signature: From :meth:`get_ready`.
+            signature: From :meth:`get_ready`; another one answers where the request's ``signature_name`` parameter says
+                so and the model has several.
             request: As a decoder made it.
             timeout_s: The client's own deadline; the smallest of it, the request's ``timeout`` parameter (µs) and the
                 model's limit counts.
 
         Raises:
-            InvalidRequest: Inputs or requested outputs do not fit the signature.
+            InvalidRequest: Inputs or requested outputs do not fit the signature, or the model has none of that name.
             ModelyardError: What the call raised.
         """
+        if request.parameters and _SIGNATURE_NAME in request.parameters:
+            revision, signature, request = _choose_signature(revision, signature, request)
         if signature.decoupled:
             raise Unsupported(
                 f'model "{revision.model}" answers with a stream: use generate_stream (HTTP) or ModelStreamInfer (gRPC)'
@@ -152,6 +157,8 @@ class DataPlane:
             InvalidRequest: As for :meth:`infer`.
             ModelyardError: As for :meth:`infer`, also after some answers.
         """
+        if request.parameters and _SIGNATURE_NAME in request.parameters:
+            revision, signature, request = _choose_signature(revision, signature, request)
         if not signature.decoupled:
             yield await self.infer(revision, signature, request, timeout_s)
             return
@@ -176,6 +183,24 @@ class DataPlane:
             ModelNotReady: They cannot be asked.
         """
         return await self._transport.statistics(revision)
+
+
+def _choose_signature(
+    revision: RevisionRoute, signature: Signature, request: InferenceRequest
+) -> tuple[RevisionRoute, Signature, InferenceRequest]:
+    """What the parameter ``signature_name`` asks for; a model that has one signature gets the parameter as any other.
+
+    Raises:
+        SignatureNotFound: The model has no such signature.
+        InvalidRequest: The parameter is no string.
+    """
+    if signature.saved is None and (revision.publishes_members or not revision.members):
+        return revision, signature, request
+    parameters = dict(request.parameters)
+    name = parameters.pop(_SIGNATURE_NAME)
+    if not isinstance(name, str):
+        raise InvalidRequest(f'parameter "{_SIGNATURE_NAME}": expected a string, got {name!r}')
+    return *revision.get_signature(name), replace(request, parameters=parameters)
 
 
 def _to_call(member: str, signature: Signature, request: InferenceRequest) -> Call:

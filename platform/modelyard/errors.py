@@ -5,7 +5,8 @@
 
     ModelyardError
     ├── InvalidRequest          400  INVALID_ARGUMENT     the body is not the protocol's shape
-    │   └── InvalidTensor       400  INVALID_ARGUMENT     one tensor is not what the signature says
+    │   ├── InvalidTensor       400  INVALID_ARGUMENT     one tensor is not what the signature says
+    │   └── SignatureNotFound   400  FAILED_PRECONDITION  the model has no signature of that name
     ├── InvalidConfig           400  INVALID_ARGUMENT     a configuration value is refused
     ├── Unauthenticated         401  UNAUTHENTICATED
     ├── Forbidden               403  PERMISSION_DENIED
@@ -44,6 +45,7 @@ class GrpcStatus(Enum):
     NOT_FOUND = 5
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
     ABORTED = 10
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -98,6 +100,33 @@ class InvalidTensor(InvalidRequest):
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, got {self.got}"
+
+
+class SignatureNotFound(InvalidRequest):
+    """The model has no signature of that name.
+
+    Args:
+        signature: The name as the client wrote it.
+        model: Name of the model.
+        known: The names there are.
+
+    Source: TensorFlow Serving ``predict_util.cc`` and ``http_rest_api_handler.cc``, for the statuses and the sentence.
+    """
+
+    grpc_status = GrpcStatus.FAILED_PRECONDITION
+    code = "signature-not-found"
+
+    def __init__(self, signature: str, model: str, known: str) -> None:
+        ModelyardError.__init__(self, signature, model, known)
+        self.signature = signature
+        self.model = model
+        self.known = known
+
+    def __str__(self) -> str:
+        return (
+            f'Serving signature name: "{self.signature}" not found in signature def of model "{self.model}": '
+            f"expected {self.known}"
+        )
 
 
 class InvalidConfig(ModelyardError):

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from modelyard.errors import InvalidRequest, InvalidTensor
 from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, describe, element_count
+
+DEFAULT_SIGNATURE: Final = "serving_default"
+"""Name of the signature that every model has. Source: TensorFlow ``saved_model/signature_constants.py``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ class Signature:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     example: Mapping[str, Any] = field(default_factory=dict)
     saved: SavedSignature | None = None
+
+    @property
+    def name(self) -> str:
+        """The name that clients of TensorFlow Serving know it by."""
+        return self.saved.name if self.saved is not None else DEFAULT_SIGNATURE
 
     def bind(self, tensors: Tensors) -> dict[str, Array]:
         """The model's inputs out of a request's tensors, in the signature's order and datatypes.

@@ -12,7 +12,7 @@ import pytest
 
 from modelyard.batching import Answer, group_key
 from modelyard.dataplane import DataPlane
-from modelyard.errors import InvalidRequest, ModelFailed
+from modelyard.errors import InvalidRequest, ModelFailed, SignatureNotFound
 from modelyard.inference import InferenceRequest
 from modelyard.model import Model, describe
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
@@ -158,6 +158,7 @@ class RecordingTransport:
 
     async def call(self, revision, call, timeout_s):
         self.calls.append((revision.member, call.member))
+        self.parameters = call.parameters
         return {"output-0": np.zeros(1)}
 
 
@@ -168,5 +169,32 @@ async def test_a_signature_is_asked_for_by_name() -> None:
     revision, signature = plane.get_ready("repo", "", "two")
     await plane.infer(revision, signature, InferenceRequest({"x": np.zeros((1, 2))}))
     assert transport.calls == [("two", "two")]
-    with pytest.raises(InvalidRequest, match='expected a signature of one, two, got "three"'):
+    with pytest.raises(SignatureNotFound, match=r'"three" not found .*: expected "serving_default", "one", "two"'):
         plane.get_ready("repo", "", "three")
+
+
+PARAMETERS = {"signature_name": "two", "k": 1}
+
+
+async def test_the_signature_may_be_a_parameter_of_the_request() -> None:
+    transport = RecordingTransport()
+    plane = DataPlane(transport)
+    plane.follow(RouteTable("e", 1, {"repo": _route(Host(publishes=False))}))
+    revision, signature = plane.get_ready("repo")
+    await plane.infer(revision, signature, InferenceRequest({"x": np.zeros((1, 2))}, parameters=PARAMETERS))
+    assert (transport.calls, transport.parameters) == ([("two", "two")], {"k": 1})
+    for wrong, match in (("three", "three"), (7, "expected a string")):
+        with pytest.raises(InvalidRequest, match=match):
+            await plane.infer(
+                revision, signature, InferenceRequest({"x": np.zeros((1, 2))}, parameters={"signature_name": wrong})
+            )
+
+
+@pytest.mark.parametrize("host", [Host(publishes=True), FakeModel(0.0, FakeOptions(columns=("a", "b")))])
+async def test_a_model_with_one_signature_gets_the_parameter_itself(host) -> None:
+    transport = RecordingTransport()
+    plane = DataPlane(transport)
+    plane.follow(RouteTable("e", 1, {"repo": _route(host)}))
+    rows = np.zeros((1, len(host.signature.columns)))
+    await plane.infer(*plane.get_ready("repo"), InferenceRequest({"x": rows}, parameters=PARAMETERS))
+    assert (transport.calls, transport.parameters) == ([("", "")], PARAMETERS)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from modelyard.errors import ModelNotFound, ModelNotReady
+from modelyard.errors import ModelNotFound, ModelNotReady, SignatureNotFound
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
-from modelyard.signature import Signature
+from modelyard.signature import SavedSignature, Signature
 
 SIGNATURE = Signature((), ())
 
@@ -22,12 +24,16 @@ def table() -> RouteTable:
     return RouteTable("e", 1, {"m": ModelRoute("m", "2", revisions, {"stable": "2", "canary": "3", "lost": "9"})})
 
 
-@pytest.mark.parametrize(("version", "number"), [("", "2"), ("1", "1"), ("stable", "2"), ("canary", "3")])
+@pytest.mark.parametrize(
+    ("version", "number"), [("", "2"), ("1", "1"), ("0001", "1"), ("stable", "2"), ("canary", "3")]
+)
 def test_a_version_or_label_finds_its_revision(table: RouteTable, version: str, number: str):
     assert table.get_revision("m", version).version == number
 
 
-@pytest.mark.parametrize(("name", "version"), [("x", ""), ("x", "1"), ("m", "9"), ("m", "beta"), ("m", "lost")])
+@pytest.mark.parametrize(
+    ("name", "version"), [("x", ""), ("x", "1"), ("m", "9"), ("m", "0"), ("m", "beta"), ("m", "lost")]
+)
 def test_what_is_unknown_is_not_found(table: RouteTable, name: str, version: str):
     with pytest.raises(ModelNotFound) as caught:
         table.get_ready(name, version)
@@ -65,3 +71,45 @@ def test_models_are_found_by_name(table: RouteTable):
     assert table.find_model("x") is None
     with pytest.raises(ModelNotFound):
         table.get_model("x")
+
+
+TWO = {"predict": SIGNATURE, "serving_default": SIGNATURE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["serving_default"]),
+        ({"members": TWO}, ["serving_default", "predict"]),
+        ({"members": TWO, "publishes_members": True}, ["serving_default"]),
+        ({"signature": Signature((), (), saved=SavedSignature("mine", "")), "members": TWO}, ["mine", *TWO]),
+    ],
+)
+def test_a_revisions_signatures_by_name_its_own_first(changes: dict[str, object], names: list[str]):
+    revision = replace(_revision("1"), **changes)
+    assert list(revision.signatures) == names
+    assert revision.get_signature("") == revision.get_signature(names[0]) == (revision, revision.signature)
+    for name in names[1:]:
+        route, signature = revision.get_signature(name)
+        assert (route.member, route.signature_name, route.signature) == (name, name, signature)
+    with pytest.raises(SignatureNotFound, match='"other" not found'):
+        revision.get_signature("other")
+
+
+def test_a_member_that_is_a_model_has_the_name_of_every_models_signature():
+    (member,) = ModelRoute(
+        "m", "1", {"1": _revision("1", members={"one": SIGNATURE}, publishes_members=True)}
+    ).published_members()
+    route = member.revisions["1"]
+    assert (route.member, route.signature_name, route.get_signature("serving_default")[0]) == (
+        "one",
+        "serving_default",
+        route,
+    )
+
+
+def test_signatures_are_not_known_before_a_replica_runs():
+    revision = RevisionRoute("m", "1", "m@1", "fake", "loading", "it starts")
+    assert (revision.signatures, revision.signature_name) == ({}, "serving_default")
+    with pytest.raises(ModelNotReady, match="it starts"):
+        revision.get_signature("serving_default")

@@ -27,6 +27,7 @@ from modelyard.errors import (
     ModelyardError,
     Overloaded,
     RouteNotFound,
+    SignatureNotFound,
     TooLarge,
     Unauthenticated,
     Unsupported,
@@ -120,6 +121,9 @@ _NO_VERSION: Final = _matching('model "(.*?)" has no version "(.*)"', ModelNotFo
 _NOT_READY: Final = _matching('model "(.*?)" is not ready: (.*)', ModelNotReady)
 _FAILED: Final = _matching('model "(.*?)" failed: (.*)', ModelFailed)
 _TENSOR: Final = _matching("(.*?): expected (.*), got (.*)", InvalidTensor)
+_SIGNATURE: Final = _matching(
+    'Serving signature name: "(.*?)" not found in signature def of model "(.*?)": expected (.*)', SignatureNotFound
+)
 _SIZE: Final = _matching(r"(.*): expected at most (\d+) (\w+), got (\d+|more)", _too_large)
 _LATE: Final = _matching(
     r"deadline exceeded: no answer within ([\d.e+-]+) s(?:; (.*))?",
@@ -129,6 +133,7 @@ _LATE: Final = _matching(
 _BY_CODE: Final[Mapping[str, tuple[_Rebuild, ...]]] = {
     InvalidRequest.code: (InvalidRequest,),
     InvalidTensor.code: (_TENSOR, InvalidRequest),
+    SignatureNotFound.code: (_SIGNATURE, InvalidRequest),
     Unauthenticated.code: (Unauthenticated,),
     Forbidden.code: (Forbidden,),
     ModelNotFound.code: (_NOT_FOUND, _NO_VERSION),

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from modelyard.errors import InvalidRequest, ModelNotFound, ModelNotReady
-from modelyard.signature import Signature
+from modelyard.errors import ModelNotFound, ModelNotReady, SignatureNotFound
+from modelyard.signature import DEFAULT_SIGNATURE, Signature
+
+_MAX_SHOWN: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +64,38 @@ class RevisionRoute:
         """A replica has loaded it and can answer now."""
         return self.state == "ready" and self.signature is not None
 
-    def get_member(self, name: str) -> tuple[RevisionRoute, Signature]:
-        """One of its further signatures.
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """All its signatures by name, its own first; empty before it is known."""
+        if self.signature is None:
+            return {}
+        own = {self.signature_name: self.signature}
+        return own if self.publishes_members else own | {n: s for n, s in self.members.items() if n not in own}
+
+    @property
+    def signature_name(self) -> str:
+        """Name of the signature that this is the route of."""
+        if self.member and not self.publishes_members:
+            return self.member
+        return self.signature.name if self.signature is not None else DEFAULT_SIGNATURE
+
+    def get_signature(self, name: str) -> tuple[RevisionRoute, Signature]:
+        """The route and the signature of that name.
+
+        Args:
+            name: As clients of TensorFlow Serving know it; empty for the model's own.
 
         Raises:
-            InvalidRequest: It has none of that name.
+            SignatureNotFound: It has none of that name.
+            ModelNotReady: Its signatures are not known now.
         """
+        if self.signature is None:
+            raise ModelNotReady(self.model, self.reason or self.state)
+        if not name or name == self.signature_name:
+            return self, self.signature
         signature = None if self.publishes_members else self.members.get(name)
         if signature is None:
-            known = "none" if self.publishes_members else ", ".join(self.members) or "none"
-            raise InvalidRequest(f'model "{self.model}": expected a signature of {known}, got "{name[:80]}"')
+            raise SignatureNotFound(name[:_MAX_SHOWN], self.model, ", ".join(f'"{known}"' for known in self.signatures))
         return replace(self, member=name, signature=signature), signature
 
 
@@ -156,7 +181,7 @@ class RouteTable:
         if model is None:
             raise ModelNotFound(name)
         number = model.active if not version else model.labels.get(version, version)
-        revision = model.revisions.get(number)
+        revision = model.revisions.get(number) or model.revisions.get(number.lstrip("0"))  # 007 is version 7
         if revision is None:
             raise ModelNotFound(name, version)
         return revision

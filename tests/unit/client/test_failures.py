@@ -14,6 +14,7 @@ from modelyard.errors import ModelyardError
 EXAMPLES: list[ModelyardError] = [
     errors.InvalidRequest('unknown input "y": expected "x"'),
     errors.InvalidTensor('input "x"', "FP32 [-1,4]", "FP64 [2,3]"),
+    errors.SignatureNotFound("x", "iris", '"serving_default"'),
     errors.InvalidConfig(("models[0].uri: x", "models[1].uri: y")),
     errors.Unauthenticated("no token"),
     errors.Forbidden("not yours"),
