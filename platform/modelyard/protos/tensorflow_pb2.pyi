@@ -1,12 +1,10 @@
-from collections.abc import Iterable as _Iterable
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar
-
 from google.protobuf import any_pb2 as _any_pb2
-from google.protobuf import descriptor as _descriptor
-from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -150,20 +148,20 @@ DT_FLOAT4_E2M1FN_REF: DataType
 class TensorShapeProto(_message.Message):
     __slots__ = ("dim", "unknown_rank")
     class Dim(_message.Message):
-        __slots__ = ("name", "size")
+        __slots__ = ("size", "name")
         SIZE_FIELD_NUMBER: _ClassVar[int]
         NAME_FIELD_NUMBER: _ClassVar[int]
         size: int
         name: str
-        def __init__(self, size: int | None = ..., name: str | None = ...) -> None: ...
+        def __init__(self, size: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
     DIM_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_RANK_FIELD_NUMBER: _ClassVar[int]
     dim: _containers.RepeatedCompositeFieldContainer[TensorShapeProto.Dim]
     unknown_rank: bool
-    def __init__(self, dim: _Iterable[TensorShapeProto.Dim | _Mapping] | None = ..., unknown_rank: bool | None = ...) -> None: ...
+    def __init__(self, dim: _Optional[_Iterable[_Union[TensorShapeProto.Dim, _Mapping]]] = ..., unknown_rank: _Optional[bool] = ...) -> None: ...
 
 class TensorProto(_message.Message):
-    __slots__ = ("bool_val", "dcomplex_val", "double_val", "dtype", "float8_val", "float_val", "half_val", "int64_val", "int_val", "resource_handle_val", "scomplex_val", "string_val", "tensor_content", "tensor_shape", "uint32_val", "uint64_val", "variant_val", "version_number")
+    __slots__ = ("dtype", "tensor_shape", "version_number", "tensor_content", "float_val", "double_val", "int_val", "string_val", "scomplex_val", "int64_val", "bool_val", "dcomplex_val", "half_val", "resource_handle_val", "variant_val", "uint32_val", "uint64_val", "float8_val")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     TENSOR_SHAPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -200,10 +198,10 @@ class TensorProto(_message.Message):
     uint32_val: _containers.RepeatedScalarFieldContainer[int]
     uint64_val: _containers.RepeatedScalarFieldContainer[int]
     float8_val: bytes
-    def __init__(self, dtype: DataType | str | None = ..., tensor_shape: TensorShapeProto | _Mapping | None = ..., version_number: int | None = ..., tensor_content: bytes | None = ..., float_val: _Iterable[float] | None = ..., double_val: _Iterable[float] | None = ..., int_val: _Iterable[int] | None = ..., string_val: _Iterable[bytes] | None = ..., scomplex_val: _Iterable[float] | None = ..., int64_val: _Iterable[int] | None = ..., bool_val: _Iterable[bool] | None = ..., dcomplex_val: _Iterable[float] | None = ..., half_val: _Iterable[int] | None = ..., resource_handle_val: _Iterable[ResourceHandleProto | _Mapping] | None = ..., variant_val: _Iterable[VariantTensorDataProto | _Mapping] | None = ..., uint32_val: _Iterable[int] | None = ..., uint64_val: _Iterable[int] | None = ..., float8_val: bytes | None = ...) -> None: ...
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., tensor_shape: _Optional[_Union[TensorShapeProto, _Mapping]] = ..., version_number: _Optional[int] = ..., tensor_content: _Optional[bytes] = ..., float_val: _Optional[_Iterable[float]] = ..., double_val: _Optional[_Iterable[float]] = ..., int_val: _Optional[_Iterable[int]] = ..., string_val: _Optional[_Iterable[bytes]] = ..., scomplex_val: _Optional[_Iterable[float]] = ..., int64_val: _Optional[_Iterable[int]] = ..., bool_val: _Optional[_Iterable[bool]] = ..., dcomplex_val: _Optional[_Iterable[float]] = ..., half_val: _Optional[_Iterable[int]] = ..., resource_handle_val: _Optional[_Iterable[_Union[ResourceHandleProto, _Mapping]]] = ..., variant_val: _Optional[_Iterable[_Union[VariantTensorDataProto, _Mapping]]] = ..., uint32_val: _Optional[_Iterable[int]] = ..., uint64_val: _Optional[_Iterable[int]] = ..., float8_val: _Optional[bytes] = ...) -> None: ...
 
 class ResourceHandleProto(_message.Message):
-    __slots__ = ("container", "device", "hash_code", "maybe_type_name", "name")
+    __slots__ = ("device", "container", "name", "hash_code", "maybe_type_name")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -214,35 +212,35 @@ class ResourceHandleProto(_message.Message):
     name: str
     hash_code: int
     maybe_type_name: str
-    def __init__(self, device: str | None = ..., container: str | None = ..., name: str | None = ..., hash_code: int | None = ..., maybe_type_name: str | None = ...) -> None: ...
+    def __init__(self, device: _Optional[str] = ..., container: _Optional[str] = ..., name: _Optional[str] = ..., hash_code: _Optional[int] = ..., maybe_type_name: _Optional[str] = ...) -> None: ...
 
 class VariantTensorDataProto(_message.Message):
-    __slots__ = ("metadata", "tensors", "type_name")
+    __slots__ = ("type_name", "metadata", "tensors")
     TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     type_name: str
     metadata: bytes
     tensors: _containers.RepeatedCompositeFieldContainer[TensorProto]
-    def __init__(self, type_name: str | None = ..., metadata: bytes | None = ..., tensors: _Iterable[TensorProto | _Mapping] | None = ...) -> None: ...
+    def __init__(self, type_name: _Optional[str] = ..., metadata: _Optional[bytes] = ..., tensors: _Optional[_Iterable[_Union[TensorProto, _Mapping]]] = ...) -> None: ...
 
 class BytesList(_message.Message):
     __slots__ = ("value",)
     VALUE_FIELD_NUMBER: _ClassVar[int]
     value: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, value: _Iterable[bytes] | None = ...) -> None: ...
+    def __init__(self, value: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class FloatList(_message.Message):
     __slots__ = ("value",)
     VALUE_FIELD_NUMBER: _ClassVar[int]
     value: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, value: _Iterable[float] | None = ...) -> None: ...
+    def __init__(self, value: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Int64List(_message.Message):
     __slots__ = ("value",)
     VALUE_FIELD_NUMBER: _ClassVar[int]
     value: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, value: _Iterable[int] | None = ...) -> None: ...
+    def __init__(self, value: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Feature(_message.Message):
     __slots__ = ("bytes_list", "float_list", "int64_list")
@@ -252,7 +250,7 @@ class Feature(_message.Message):
     bytes_list: BytesList
     float_list: FloatList
     int64_list: Int64List
-    def __init__(self, bytes_list: BytesList | _Mapping | None = ..., float_list: FloatList | _Mapping | None = ..., int64_list: Int64List | _Mapping | None = ...) -> None: ...
+    def __init__(self, bytes_list: _Optional[_Union[BytesList, _Mapping]] = ..., float_list: _Optional[_Union[FloatList, _Mapping]] = ..., int64_list: _Optional[_Union[Int64List, _Mapping]] = ...) -> None: ...
 
 class Features(_message.Message):
     __slots__ = ("feature",)
@@ -262,22 +260,22 @@ class Features(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: Feature
-        def __init__(self, key: str | None = ..., value: Feature | _Mapping | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Feature, _Mapping]] = ...) -> None: ...
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     feature: _containers.MessageMap[str, Feature]
-    def __init__(self, feature: _Mapping[str, Feature] | None = ...) -> None: ...
+    def __init__(self, feature: _Optional[_Mapping[str, Feature]] = ...) -> None: ...
 
 class Example(_message.Message):
     __slots__ = ("features",)
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     features: Features
-    def __init__(self, features: Features | _Mapping | None = ...) -> None: ...
+    def __init__(self, features: _Optional[_Union[Features, _Mapping]] = ...) -> None: ...
 
 class FeatureList(_message.Message):
     __slots__ = ("feature",)
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     feature: _containers.RepeatedCompositeFieldContainer[Feature]
-    def __init__(self, feature: _Iterable[Feature | _Mapping] | None = ...) -> None: ...
+    def __init__(self, feature: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ...) -> None: ...
 
 class FeatureLists(_message.Message):
     __slots__ = ("feature_list",)
@@ -287,10 +285,10 @@ class FeatureLists(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: FeatureList
-        def __init__(self, key: str | None = ..., value: FeatureList | _Mapping | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureList, _Mapping]] = ...) -> None: ...
     FEATURE_LIST_FIELD_NUMBER: _ClassVar[int]
     feature_list: _containers.MessageMap[str, FeatureList]
-    def __init__(self, feature_list: _Mapping[str, FeatureList] | None = ...) -> None: ...
+    def __init__(self, feature_list: _Optional[_Mapping[str, FeatureList]] = ...) -> None: ...
 
 class SequenceExample(_message.Message):
     __slots__ = ("context", "feature_lists")
@@ -298,24 +296,24 @@ class SequenceExample(_message.Message):
     FEATURE_LISTS_FIELD_NUMBER: _ClassVar[int]
     context: Features
     feature_lists: FeatureLists
-    def __init__(self, context: Features | _Mapping | None = ..., feature_lists: FeatureLists | _Mapping | None = ...) -> None: ...
+    def __init__(self, context: _Optional[_Union[Features, _Mapping]] = ..., feature_lists: _Optional[_Union[FeatureLists, _Mapping]] = ...) -> None: ...
 
 class TensorInfo(_message.Message):
-    __slots__ = ("composite_tensor", "coo_sparse", "dtype", "name", "tensor_shape")
+    __slots__ = ("name", "coo_sparse", "composite_tensor", "dtype", "tensor_shape")
     class CooSparse(_message.Message):
-        __slots__ = ("dense_shape_tensor_name", "indices_tensor_name", "values_tensor_name")
+        __slots__ = ("values_tensor_name", "indices_tensor_name", "dense_shape_tensor_name")
         VALUES_TENSOR_NAME_FIELD_NUMBER: _ClassVar[int]
         INDICES_TENSOR_NAME_FIELD_NUMBER: _ClassVar[int]
         DENSE_SHAPE_TENSOR_NAME_FIELD_NUMBER: _ClassVar[int]
         values_tensor_name: str
         indices_tensor_name: str
         dense_shape_tensor_name: str
-        def __init__(self, values_tensor_name: str | None = ..., indices_tensor_name: str | None = ..., dense_shape_tensor_name: str | None = ...) -> None: ...
+        def __init__(self, values_tensor_name: _Optional[str] = ..., indices_tensor_name: _Optional[str] = ..., dense_shape_tensor_name: _Optional[str] = ...) -> None: ...
     class CompositeTensor(_message.Message):
         __slots__ = ("components",)
         COMPONENTS_FIELD_NUMBER: _ClassVar[int]
         components: _containers.RepeatedCompositeFieldContainer[TensorInfo]
-        def __init__(self, components: _Iterable[TensorInfo | _Mapping] | None = ...) -> None: ...
+        def __init__(self, components: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     COO_SPARSE_FIELD_NUMBER: _ClassVar[int]
     COMPOSITE_TENSOR_FIELD_NUMBER: _ClassVar[int]
@@ -326,31 +324,31 @@ class TensorInfo(_message.Message):
     composite_tensor: TensorInfo.CompositeTensor
     dtype: DataType
     tensor_shape: TensorShapeProto
-    def __init__(self, name: str | None = ..., coo_sparse: TensorInfo.CooSparse | _Mapping | None = ..., composite_tensor: TensorInfo.CompositeTensor | _Mapping | None = ..., dtype: DataType | str | None = ..., tensor_shape: TensorShapeProto | _Mapping | None = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., coo_sparse: _Optional[_Union[TensorInfo.CooSparse, _Mapping]] = ..., composite_tensor: _Optional[_Union[TensorInfo.CompositeTensor, _Mapping]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., tensor_shape: _Optional[_Union[TensorShapeProto, _Mapping]] = ...) -> None: ...
 
 class SignatureDef(_message.Message):
-    __slots__ = ("defaults", "inputs", "method_name", "outputs")
+    __slots__ = ("inputs", "outputs", "method_name", "defaults")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: TensorInfo
-        def __init__(self, key: str | None = ..., value: TensorInfo | _Mapping | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[TensorInfo, _Mapping]] = ...) -> None: ...
     class OutputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: TensorInfo
-        def __init__(self, key: str | None = ..., value: TensorInfo | _Mapping | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[TensorInfo, _Mapping]] = ...) -> None: ...
     class DefaultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: TensorProto
-        def __init__(self, key: str | None = ..., value: TensorProto | _Mapping | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[TensorProto, _Mapping]] = ...) -> None: ...
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     METHOD_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -359,27 +357,27 @@ class SignatureDef(_message.Message):
     outputs: _containers.MessageMap[str, TensorInfo]
     method_name: str
     defaults: _containers.MessageMap[str, TensorProto]
-    def __init__(self, inputs: _Mapping[str, TensorInfo] | None = ..., outputs: _Mapping[str, TensorInfo] | None = ..., method_name: str | None = ..., defaults: _Mapping[str, TensorProto] | None = ...) -> None: ...
+    def __init__(self, inputs: _Optional[_Mapping[str, TensorInfo]] = ..., outputs: _Optional[_Mapping[str, TensorInfo]] = ..., method_name: _Optional[str] = ..., defaults: _Optional[_Mapping[str, TensorProto]] = ...) -> None: ...
 
 class AssetFileDef(_message.Message):
-    __slots__ = ("filename", "tensor_info")
+    __slots__ = ("tensor_info", "filename")
     TENSOR_INFO_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     tensor_info: TensorInfo
     filename: str
-    def __init__(self, tensor_info: TensorInfo | _Mapping | None = ..., filename: str | None = ...) -> None: ...
+    def __init__(self, tensor_info: _Optional[_Union[TensorInfo, _Mapping]] = ..., filename: _Optional[str] = ...) -> None: ...
 
 class MetaGraphDef(_message.Message):
-    __slots__ = ("asset_file_def", "meta_info_def", "signature_def")
+    __slots__ = ("meta_info_def", "signature_def", "asset_file_def")
     class MetaInfoDef(_message.Message):
-        __slots__ = ("any_info", "function_aliases", "meta_graph_version", "stripped_default_attrs", "tags", "tensorflow_git_version", "tensorflow_version")
+        __slots__ = ("meta_graph_version", "any_info", "tags", "tensorflow_version", "tensorflow_git_version", "stripped_default_attrs", "function_aliases")
         class FunctionAliasesEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
             VALUE_FIELD_NUMBER: _ClassVar[int]
             key: str
             value: str
-            def __init__(self, key: str | None = ..., value: str | None = ...) -> None: ...
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
         META_GRAPH_VERSION_FIELD_NUMBER: _ClassVar[int]
         ANY_INFO_FIELD_NUMBER: _ClassVar[int]
         TAGS_FIELD_NUMBER: _ClassVar[int]
@@ -394,26 +392,26 @@ class MetaGraphDef(_message.Message):
         tensorflow_git_version: str
         stripped_default_attrs: bool
         function_aliases: _containers.ScalarMap[str, str]
-        def __init__(self, meta_graph_version: str | None = ..., any_info: _any_pb2.Any | _Mapping | None = ..., tags: _Iterable[str] | None = ..., tensorflow_version: str | None = ..., tensorflow_git_version: str | None = ..., stripped_default_attrs: bool | None = ..., function_aliases: _Mapping[str, str] | None = ...) -> None: ...
+        def __init__(self, meta_graph_version: _Optional[str] = ..., any_info: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., tensorflow_version: _Optional[str] = ..., tensorflow_git_version: _Optional[str] = ..., stripped_default_attrs: _Optional[bool] = ..., function_aliases: _Optional[_Mapping[str, str]] = ...) -> None: ...
     class SignatureDefEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: SignatureDef
-        def __init__(self, key: str | None = ..., value: SignatureDef | _Mapping | None = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SignatureDef, _Mapping]] = ...) -> None: ...
     META_INFO_DEF_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_DEF_FIELD_NUMBER: _ClassVar[int]
     ASSET_FILE_DEF_FIELD_NUMBER: _ClassVar[int]
     meta_info_def: MetaGraphDef.MetaInfoDef
     signature_def: _containers.MessageMap[str, SignatureDef]
     asset_file_def: _containers.RepeatedCompositeFieldContainer[AssetFileDef]
-    def __init__(self, meta_info_def: MetaGraphDef.MetaInfoDef | _Mapping | None = ..., signature_def: _Mapping[str, SignatureDef] | None = ..., asset_file_def: _Iterable[AssetFileDef | _Mapping] | None = ...) -> None: ...
+    def __init__(self, meta_info_def: _Optional[_Union[MetaGraphDef.MetaInfoDef, _Mapping]] = ..., signature_def: _Optional[_Mapping[str, SignatureDef]] = ..., asset_file_def: _Optional[_Iterable[_Union[AssetFileDef, _Mapping]]] = ...) -> None: ...
 
 class SavedModel(_message.Message):
-    __slots__ = ("meta_graphs", "saved_model_schema_version")
+    __slots__ = ("saved_model_schema_version", "meta_graphs")
     SAVED_MODEL_SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     META_GRAPHS_FIELD_NUMBER: _ClassVar[int]
     saved_model_schema_version: int
     meta_graphs: _containers.RepeatedCompositeFieldContainer[MetaGraphDef]
-    def __init__(self, saved_model_schema_version: int | None = ..., meta_graphs: _Iterable[MetaGraphDef | _Mapping] | None = ...) -> None: ...
+    def __init__(self, saved_model_schema_version: _Optional[int] = ..., meta_graphs: _Optional[_Iterable[_Union[MetaGraphDef, _Mapping]]] = ...) -> None: ...
