@@ -11,7 +11,10 @@ import pytest
 from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.model import get_framework, list_frameworks, load_model, refresh_frameworks
 
-LIBRARIES = ("sklearn", "xgboost", "lightgbm", "pandas", "joblib", "skops", "scipy", "threadpoolctl", "ray")
+LIBRARIES = (
+    *("sklearn", "xgboost", "lightgbm", "onnx", "onnxruntime", "torch", "pypmml", "jpype", "paddle", "tensorflow"),
+    *("keras", "mlflow", "pandas", "joblib", "skops", "scipy", "threadpoolctl", "ray"),
+)
 
 
 def test_importing_framework_modules_imports_no_library() -> None:
@@ -63,7 +66,7 @@ def test_framework_that_cannot_be_imported_is_refused(
 
 
 def test_unknown_framework_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidConfig, match='lightgbm, sklearn, xgboost, got "nosuch"'):
+    with pytest.raises(InvalidConfig, match=r'custom, .*lightgbm, .*sklearn, .*xgboost, got "nosuch"'):
         get_framework("nosuch")
 
 

@@ -98,7 +98,7 @@ class Site:
         parts = case.as_transport_kwargs(base_url="http://edge")
         ready = requests.Request(**{name: parts[name] for name in WIRE if name in parts}).prepare()
         request = httpx.Request(ready.method or "", ready.url or "", headers=dict(ready.headers), content=ready.body)
-        return asyncio.run_coroutine_threadsafe(self._client.send(request), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(self._client.send(request), self._loop).result(60)
 
 
 def check(case: Case, reply: httpx.Response) -> None:
