@@ -142,9 +142,9 @@ class Connection:
         return self._channel is not None and self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     def close(self) -> None:
-        """Lets the channel go; there must be no call any more, but for streams that were left."""
-        for leaving in self._leaving:
-            leaving.cancel()
+        """Lets the channel go, from any thread; there must be no call any more, but for streams that were left."""
+        for leaving in list(self._leaving):
+            leaving.get_loop().call_soon_threadsafe(leaving.cancel)
         self._channel = self._calls = None
 
 

@@ -125,7 +125,7 @@ class Model(PeerCalls, ABC):
         """
 
     def close(self) -> None:  # most models hold nothing that needs freeing
-        """Frees what the model holds; called once, when its replica stops."""
+        """Frees what the model holds; called once, in a thread, when its replica stops and nothing of it runs."""
 
 
 class Framework(ABC):

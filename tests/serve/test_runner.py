@@ -87,6 +87,44 @@ async def test_a_request_that_breaks_a_batch_fails_alone(start_runner, gated, ma
     assert answers[3].parts[0]["output-0"].tolist() == [8]
 
 
+class _OnTheLoop(FakeModel):
+    """Asynchronous; refuses 13, and knows how many of its calls have run at the same time."""
+
+    def __init__(self, concurrency: int) -> None:
+        super().__init__(0.0, FakeOptions(refuse_value=13.0))
+        self.concurrency = concurrency
+        self.most = self._now = 0
+        self.gate = asyncio.Event()
+
+    async def predict(self, inputs, outputs, parameters):
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            await self.gate.wait()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return super().predict(inputs, outputs, parameters)
+        finally:
+            self._now -= 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_what_broke_a_batch_runs_again_alone_and_not_more_at_once_than_the_model_allows(
+    start_runner, make_call, outputs, until, concurrency: int
+):
+    model = _OnTheLoop(concurrency)
+    runner = start_runner(model)
+    first = [runner.submit(make_call(0, outputs=("output-0",), name=str(index))) for index in range(concurrency)]
+    await until(lambda: model.most == concurrency)
+    broken = [runner.submit(make_call(value)) for value in (1, 13, 2, 3, 4)]
+    model.gate.set()
+    answers = [await asyncio.wait_for(future, 5) for future in (*first, *broken)]
+    parts = [answer.parts[0] for answer in answers[concurrency:]]
+    assert isinstance(parts.pop(1), InvalidRequest)
+    assert [part["output-0"].tolist() for part in parts] == [[4], [8], [12], [16]]
+    assert model.most == concurrency
+
+
 async def test_a_full_batch_does_not_wait_for_its_window(start_runner, fake, make_call):
     model = fake()
     runner = start_runner(model, max_batch_size=2, wait_s=60)

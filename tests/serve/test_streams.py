@@ -104,6 +104,32 @@ async def test_draining_waits_for_open_streams(start_runner, make_call, until) -
     await asyncio.wait_for(draining, 5)
 
 
+async def test_draining_leaves_the_loop_to_a_generator_that_still_needs_it(start_runner, make_call) -> None:
+    class NeedsTheLoop(FakeModel):
+        """As one that reads another model's stream and has to leave that as well."""
+
+        def stream(self, inputs, outputs, parameters):
+            try:
+                yield {}
+                yield {}
+            finally:
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(timeout=5)
+                self.ended += 1
+
+        def close(self):
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(timeout=5)
+            super().close()
+
+    loop = asyncio.get_running_loop()
+    model = NeedsTheLoop(0.0, FakeOptions(answers=1))
+    runner = start_runner(model)
+    answers = runner.stream(make_call(1.0))
+    await anext(answers)
+    await answers.aclose()
+    await runner.drain()
+    assert (model.ended, model.is_closed) == (1, True)
+
+
 async def test_more_streams_than_may_wait_are_refused(start_runner, make_call) -> None:
     runner = start_runner(_streaming(), max_queued=1)
     async with contextlib.aclosing(runner.stream(make_call(1.0))) as answers:

@@ -104,6 +104,7 @@ class ModelRunner:
         self._batched = model.signature.batch_axis
         self._is_async = inspect.iscoroutinefunction(model.predict)
         self._slots = asyncio.Semaphore(model.concurrency)
+        self._room = asyncio.Semaphore(model.concurrency)
         self._batches: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1 if self._is_async else model.concurrency, thread_name_prefix="predict")
         self._waiting: deque[_Waiting] = deque()
@@ -175,8 +176,8 @@ class ModelRunner:
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
-        self._thread.shutdown(wait=True)
-        self._model.close()
+        await asyncio.to_thread(self._thread.shutdown)  # a stream that was left may still need this loop to end
+        await asyncio.to_thread(self._model.close)
 
     async def _run(self) -> None:
         while True:
@@ -353,8 +354,10 @@ class ModelRunner:
 
     async def _ask_async(self, call: Call) -> Tensors:
         set_origin(call)
-        outputs = self._model.predict(call.inputs, self._asked_names(call), call.parameters)
-        return self._add_batch_id(await cast(Awaitable[Tensors], outputs), call)
+        async with self._room:  # which the parts of broken batches need as well
+            answer = self._model.predict(call.inputs, self._asked_names(call), call.parameters)
+            outputs = await cast(Awaitable[Tensors], answer)
+        return self._add_batch_id(outputs, call)
 
     def _asked_names(self, call: Call) -> tuple[str, ...]:
         """The outputs that the model computes; always at least one."""
