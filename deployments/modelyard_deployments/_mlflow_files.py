@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -34,21 +35,32 @@ _ENVIRONMENT: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Requirements:
-    """What the model's ``requirements.txt`` asks for and this Python does not have.
+class Differences:
+    """What the model's environment was that this Python is not.
 
     Attributes:
-        missing: Requirements of packages that are not installed.
+        missing: Requirements of its ``requirements.txt`` of packages that are not installed.
         different: Requirements that another version is installed of, with that version.
+        versions: Other versions of Python and mlflow, in words.
     """
 
     missing: tuple[str, ...] = ()
     different: Mapping[str, str] = field(default_factory=dict)
+    versions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"not installed: {', '.join(self.missing)}"] if self.missing else []
         parts += [f"{wanted} (installed is {got})" for wanted, got in self.different.items()]
-        return "; ".join(parts)
+        return "; ".join((*parts, *self.versions))
+
+    def advise(self, *, missing_only: bool = False) -> str:
+        """The setting that gives the model what it asks for, after what is wrong; nothing where no package does.
+
+        Args:
+            missing_only: The packages that are there may stay as they are.
+        """
+        wanted = [*self.missing, *(() if missing_only and self.missing else self.different)]
+        return f"; with `runtime: {{pip: {json.dumps(wanted)}}}` it gets what it asks for" if wanted else ""
 
 
 def import_mlflow() -> Any:
@@ -80,14 +92,17 @@ class _Forward(logging.Handler):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings: those of mlflow speak to whoever saves models."""
-    with warnings.catch_warnings():
+    """No warnings: those of mlflow speak to whoever saves models.
+
+    They are collected and forgotten, since mlflow sets filters of its own over ours.
+    """
+    with warnings.catch_warnings(record=True):
         warnings.simplefilter("ignore")
         yield
 
 
 def read_mlmodel(folder: Path) -> Any:
-    """The model's description, ``mlflow.models.Model``; says in the log what its requirements differ in.
+    """The model's description, ``mlflow.models.Model``.
 
     Raises:
         ModelLoadError: There is none, it is damaged, or it has no pyfunc flavour.
@@ -116,7 +131,7 @@ def read_mlmodel(folder: Path) -> Any:
 
 
 def load_pyfunc(folder: Path, description: Any, settings: Mapping[str, Any]) -> Any:
-    """The loaded ``PyFuncModel``.
+    """The loaded ``PyFuncModel``; says in the log where its environment was another one.
 
     Args:
         folder: Holds the MLmodel file.
@@ -124,42 +139,77 @@ def load_pyfunc(folder: Path, description: Any, settings: Mapping[str, Any]) -> 
         settings: The ``model_config`` of mlflow, over the one that was saved.
 
     Raises:
-        ModelLoadError: It cannot be loaded; says so where its requirements differ from what is installed.
+        ModelLoadError: It cannot be loaded, or cannot answer what was saved as an example of its input; names what
+            its requirements differ in, and the setting that makes them fit.
     """
     import mlflow.pyfunc
 
-    differ = find_differences(folder)
-    _log_differences(folder.name, description, differ)
+    differ = find_differences(folder, description)
+    if str(differ):
+        _LOG.warning("%s: the model's environment was another one: %s%s", folder.name, differ, differ.advise())
     try:
         with quiet():
-            return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=dict(settings) or None)
+            pyfunc = mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=dict(settings) or None)
     except Exception as exc:  # loading runs the model's own code
-        raise ModelLoadError(_explain(exc, description, differ)) from exc
+        what = f"be loaded by {description.flavors[_PYFUNC]['loader_module']}"
+        raise ModelLoadError(_explain(exc, what, differ)) from exc
+    _check_example(pyfunc, differ)
+    return pyfunc
 
 
-def find_differences(folder: Path) -> Requirements:
-    """The model's requirements held against this Python's packages; empty where it tells none."""
+def _check_example(pyfunc: Any, differ: Differences) -> None:
+    """Asks the model what was saved with it; what another version has pickled often loads, and fails only here.
+
+    Raises:
+        ModelLoadError: Its environment was another one, and something in it is not there.
+    """
+    try:
+        with quiet():
+            if pyfunc.input_example is not None:
+                pyfunc.predict(pyfunc.input_example)
+    except (AttributeError, ImportError) as exc:
+        if differ.advise():
+            raise ModelLoadError(_explain(exc, "answer the example that was saved with it", differ)) from exc
+        _log_refusal(exc)
+    except Exception as exc:  # noqa: BLE001  # the model's own code; it may only want what is not there yet
+        _log_refusal(exc)
+
+
+def _log_refusal(exc: Exception) -> None:
+    _LOG.warning("the model does not answer the example that was saved with it: %s: %s", type(exc).__name__, exc)
+
+
+_SAME: Final = {"xgboost": "xgboost-cpu", "tensorflow-cpu": "tensorflow", "tensorflow": "tensorflow-cpu"}
+"""Packages that hold the same module."""
+_TOLD_APART: Final = ("mlflow", "mlflow-skinny")
+"""The description has this version."""
+
+
+def find_differences(folder: Path, description: Any) -> Differences:
+    """The model's environment held against this one.
+
+    Args:
+        folder: Where ``requirements.txt`` is, if there is one.
+        description: From :func:`read_mlmodel`.
+    """
     missing, different = [], {}
     for requirement in _read_requirements(folder / "requirements.txt"):
-        try:
-            installed = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            if not _is_there_under_another_name(requirement.name):
-                missing.append(str(requirement))
+        name = canonicalize_name(requirement.name)
+        if name in _TOLD_APART:
             continue
-        public = installed.partition("+")[0]
-        if not requirement.specifier.contains(public, prereleases=True):
+        installed = _find_installed(name) or _find_installed(_SAME.get(name, name))
+        if installed is None:
+            missing.append(str(requirement))
+        elif not requirement.specifier.contains(installed.partition("+")[0], prereleases=True):
             different[str(requirement)] = installed
-    return Requirements(tuple(missing), different)
+    return Differences(tuple(missing), different, tuple(_find_versions(description)))
 
 
-_SAME: Final = {"mlflow": "mlflow-skinny", "xgboost": "xgboost-cpu", "tensorflow-cpu": "tensorflow"}
-"""Packages that hold the same module, as far as models need it."""
-
-
-def _is_there_under_another_name(name: str) -> bool:
-    other = _SAME.get(canonicalize_name(name), "")
-    return bool(other) and any(importlib.metadata.distributions(name=other))
+def _find_installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _read_requirements(path: Path) -> Iterator[Requirement]:
@@ -174,26 +224,22 @@ def _read_requirements(path: Path) -> Iterator[Requirement]:
                 yield requirement
 
 
-def _log_differences(name: str, description: Any, differ: Requirements) -> None:
+def _find_versions(description: Any) -> Iterator[str]:
     import mlflow
 
     written = description.flavors[_PYFUNC].get("python_version")
     here = platform.python_version()
-    notes = [str(differ)] if str(differ) else []
     if written and str(written).split(".")[:2] != here.split(".")[:2]:
-        notes.append(f"saved by Python {written} (this is {here})")
+        yield f"saved by Python {written} (this is {here})"
     if description.mlflow_version and str(description.mlflow_version) != mlflow.__version__:
-        notes.append(f"saved by mlflow {description.mlflow_version} (installed is {mlflow.__version__})")
-    if notes:
-        _LOG.warning("%s: the model's environment was another one: %s", name, "; ".join(notes))
+        yield f"saved by mlflow {description.mlflow_version} (installed is {mlflow.__version__})"
 
 
-def _explain(exc: Exception, description: Any, differ: Requirements) -> str:
-    advice = "give the model its own packages with runtime, from its requirements.txt"
-    asked = f" (its requirements: {differ})" if str(differ) else ""
+def _explain(exc: Exception, what: str, differ: Differences) -> str:
+    asked = f" ({differ})" if str(differ) else ""
     if isinstance(exc, ModuleNotFoundError) and exc.name:
-        return f'the model needs the module "{exc.name}", which is not installed here{asked}: {advice}'
-    loader = description.flavors[_PYFUNC]["loader_module"]
+        advice = differ.advise(missing_only=True) or ": name the package that holds it in the model's runtime.pip"
+        return f'the model needs the module "{exc.name}", which is not installed here{asked}{advice}'
     first = str(exc).strip().split("\n")[0]
-    reason = f"the model cannot be loaded by {loader}: {type(exc).__name__}: {first}"
-    return f"{reason}; it may need other versions{asked}: {advice}" if asked else reason
+    reason = f"the model cannot {what}: {type(exc).__name__}: {first}"
+    return f"{reason}; its environment was another one{asked}{differ.advise()}" if asked else reason

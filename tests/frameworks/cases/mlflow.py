@@ -2,7 +2,6 @@
 """MLflow: each function saves one model into a folder, as users do, and says what its pyfunc answers."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from modelyard.tensor import to_protocol_array
 from modelyard.testing import Case
-from modelyard_deployments._mlflow_files import import_mlflow
+from modelyard_deployments._mlflow_files import import_mlflow, quiet
 
 _NAMES = ["a", "b", "c", "d"]
 
@@ -33,8 +32,7 @@ def _save(flavor: str, folder: Path, model: Any, taken: Any = None, given: Any =
     module = importlib.import_module(f"mlflow.{flavor}")
     if flavor == "sklearn":
         more.setdefault("serialization_format", "cloudpickle")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         if taken is not None:
             more["signature"] = infer_signature(taken, given)
         key = {"pyfunc": "python_model", "sklearn": "sk_model", "xgboost": "xgb_model", "lightgbm": "lgb_model"}[flavor]
@@ -45,8 +43,7 @@ def _answer(folder: Path, data: Any, params: Any = None) -> Any:
     """What mlflow itself answers."""
     import mlflow.pyfunc
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         return mlflow.pyfunc.load_model(str(folder)).predict(data, params=params)
 
 
@@ -201,8 +198,7 @@ def _python_model(function: Any) -> Any:
     import_mlflow()
     import mlflow.pyfunc
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it recommends type hints
+    with quiet():  # it recommends type hints
 
         class Python(mlflow.pyfunc.PythonModel):
             def predict(self, context, model_input, params=None):

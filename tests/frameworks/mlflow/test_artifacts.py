@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 
 from modelyard.errors import ModelLoadError
 from modelyard.model import load_model
+from modelyard_deployments._mlflow_files import import_mlflow, quiet
 
 FILES = {
     "sklearn_table": "model.skops",
@@ -100,7 +102,7 @@ def test_other_content_is_refused(case: str, content: bytes | None, copy: Callab
 def test_a_description_that_is_none_is_refused(content: bytes | None, reason: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "MLmodel").write_bytes(content)
-    with pytest.raises(ModelLoadError, match="MLmodel|model") as caught:
+    with pytest.raises(ModelLoadError, match=r"MLmodel|model") as caught:
         load_model("mlflow", tmp_path, {})
     assert reason in str(caught.value)
 
@@ -116,13 +118,13 @@ def test_a_damaged_signature_is_refused(schema: str, copy: Callable[[str], Path]
 @pytest.mark.parametrize("dtype", ["complex128", "datetime64[ns]"])
 def test_a_tensor_that_no_request_can_carry_is_refused(dtype: str, copy: Callable[[str], Path]) -> None:
     folder = copy("tensor_without_name")
-    schema = '[{"type": "tensor", "tensor-spec": {"dtype": "%s", "shape": [-1]}}]' % dtype
-    edit(folder, lambda document: document["signature"].update(inputs=schema))
+    schema = [{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1]}}]
+    edit(folder, lambda document: document["signature"].update(inputs=json.dumps(schema)))
     with pytest.raises(ModelLoadError, match="which no request can carry"):
         load_model("mlflow", folder, {})
 
 
-def test_a_missing_module_is_told_with_the_requirements_that_are_not_there(copy: Callable[[str], Path]) -> None:
+def test_a_missing_module_is_told_with_the_setting_that_brings_it(copy: Callable[[str], Path]) -> None:
     folder = copy("sklearn_table")
     edit(folder, lambda document: document["flavors"]["python_function"].update(loader_module="nosuch_flavor"))
     (folder / "requirements.txt").write_text("nosuch-package==1.2\nnumpy==1.0.0 # old\n-e .\n\nmlflow\nscikit-learn\n")
@@ -130,7 +132,66 @@ def test_a_missing_module_is_told_with_the_requirements_that_are_not_there(copy:
         load_model("mlflow", folder, {})
     assert 'needs the module "nosuch_flavor"' in str(caught.value)
     assert "not installed: nosuch-package==1.2; numpy==1.0.0 (installed is" in str(caught.value)
-    assert "runtime" in str(caught.value)
+    assert 'with `runtime: {pip: ["nosuch-package==1.2"]}` it gets what it asks for' in str(caught.value)
+
+
+def test_a_model_that_needs_other_versions_is_told_with_the_setting_that_brings_them(
+    copy: Callable[[str], Path],
+) -> None:
+    folder = copy("sklearn_texts")
+    (folder / "model.pkl").write_bytes(b"csklearn.externals.joblib\nload\n.")  # gone since scikit-learn 0.23
+    (folder / "requirements.txt").write_text("scikit-learn==0.22.1\npandas\nxgboost==1.0\n")
+    with pytest.raises(ModelLoadError) as caught:
+        load_model("mlflow", folder, {})
+    assert "scikit-learn==0.22.1 (installed is" in str(caught.value)
+    assert 'with `runtime: {pip: ["scikit-learn==0.22.1", "xgboost==1.0"]}`' in str(caught.value)
+
+
+@pytest.fixture
+def unanswering(tmp_path: Path) -> Callable[[str], Path]:
+    """A model with requirements that loads, and lacks an attribute as what an older scikit-learn has pickled does."""
+    import_mlflow()
+    import mlflow.sklearn
+    import pandas as pd
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+
+    def save(requirement: str) -> Path:
+        table = pd.DataFrame({"a": [1.0, 2.0, 4.0]})
+        model = make_pipeline(SimpleImputer(), LinearRegression()).fit(table, table["a"])
+        del model[0]._fill_dtype
+        with quiet():
+            mlflow.sklearn.save_model(
+                model,
+                tmp_path / "model",
+                serialization_format="cloudpickle",
+                signature=mlflow.models.infer_signature(table, table["a"].to_numpy()),
+                input_example=table,
+                pip_requirements=[requirement],
+            )
+        return tmp_path / "model"
+
+    return save
+
+
+def test_a_model_that_needs_another_version_for_its_own_example_is_refused(
+    unanswering: Callable[[str], Path],
+) -> None:
+    folder = unanswering("scikit-learn==1.2.2")
+    with pytest.raises(ModelLoadError) as caught:
+        load_model("mlflow", folder, {})
+    assert "cannot answer the example that was saved with it: AttributeError" in str(caught.value)
+    assert 'with `runtime: {pip: ["scikit-learn==1.2.2"]}` it gets what it asks for' in str(caught.value)
+
+
+def test_an_example_that_is_not_answered_for_another_reason_is_a_line_in_the_log(
+    unanswering: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = unanswering("scikit-learn")
+    with caplog.at_level(logging.WARNING):
+        load_model("mlflow", folder, {})
+    assert "does not answer the example that was saved with it: AttributeError" in caplog.messages[-1]
 
 
 def test_another_environment_is_one_line_in_the_log(
@@ -147,4 +208,5 @@ def test_another_environment_is_one_line_in_the_log(
     assert "scikit-learn==0.24.1 (installed is" in text
     assert "saved by Python 3.8.1" in text
     assert "saved by mlflow 1.30.0" in text
+    assert text.endswith('with `runtime: {pip: ["scikit-learn==0.24.1"]}` it gets what it asks for')
     assert capfd.readouterr() == ("", "")
