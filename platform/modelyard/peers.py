@@ -37,6 +37,10 @@ class Origin(Protocol):
         """The applications whose models have called one another to get here, outermost first."""
 
     @property
+    def priority(self) -> int:
+        """1 goes before 2 and so on, and all of them before 0, which is none; as in ``batching.Call``."""
+
+    @property
     def rows(self) -> tuple[int, ...]:
         """How many rows each of the requests has that run together; ``(0,)`` for a model without rows."""
 
@@ -48,6 +52,7 @@ class Nobody:
     deadline_ns: int = NEVER_NS
     via: tuple[str, ...] = ()
     rows: tuple[int, ...] = (0,)
+    priority: int = 0
 
 
 _NOBODY: Final = Nobody()
@@ -66,7 +71,7 @@ class PeerRequest:
         model: Its name.
         inputs: Arrays by name; bound to its signature where it is sent.
         outputs: Names to compute; empty for its default outputs.
-        parameters: What it gets as the request's parameters.
+        parameters: What it gets as the request's parameters; ``priority`` among them counts before the origin's.
         version: A revision's number or a label; empty for the one that answers now.
         timeout_s: How long it may take at most, in seconds; its own limit and the origin's deadline count as well.
         origin: On whose behalf.
@@ -118,7 +123,15 @@ class Peers(ABC):
 
     @abstractmethod
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """What one of the coroutines of this class returns, from a thread without an event loop of its own."""
+        """What one of the coroutines of this class returns, from a thread that may wait for it."""
+
+    def may_wait(self) -> bool:
+        """Whether this thread may; not where it runs an event loop, which would stand still."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return True
+        return False
 
 
 class _NoPeers(Peers):
@@ -192,9 +205,8 @@ class PeerCalls:
             ModelyardError: As :meth:`Peers.call` says.
             ValueError: The inputs or outputs are not what its signature says.
         """
-        check_no_loop("call", "await self.call_async(…)")
+        peers = _get_peers_to_wait_for("call", "await self.call_async(…)")
         request = _to_request(model, inputs, outputs, parameters, version, timeout_s)
-        peers = get_peers()
         return dict(peers.run(peers.call(request)))
 
     async def call_async(
@@ -221,8 +233,7 @@ class PeerCalls:
         timeout_s: float | None = None,
     ) -> Iterator[dict[str, Array]]:
         """As :meth:`call`, of a model that answers with a stream: each answer as it comes."""
-        check_no_loop("call_stream", "async for … in self.call_stream_async(…)")
-        peers = get_peers()
+        peers = _get_peers_to_wait_for("call_stream", "async for … in self.call_stream_async(…)")
         answers = peers.stream(_to_request(model, inputs, outputs, parameters, version, timeout_s))
         try:
             while (answer := peers.run(_next(answers))) is not None:
@@ -268,17 +279,16 @@ def _to_array(value: Any) -> Array:
     return to_protocol_array(array)
 
 
-def check_no_loop(name: str, instead: str) -> None:
-    """Refuses to block an event loop: what is waited for may need it.
+def _get_peers_to_wait_for(name: str, instead: str) -> Peers:
+    """The other models, where this thread may wait for their answers.
 
     Raises:
-        RuntimeError: This thread runs one.
+        RuntimeError: It may not.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(f"self.{name}(…) would block the event loop; in an async def: {instead}")
+    peers = get_peers()
+    if not peers.may_wait():
+        raise RuntimeError(f"self.{name}(…) would block the event loop; in an async def: {instead}")
+    return peers
 
 
 async def _next(answers: AsyncGenerator[Tensors]) -> Tensors | None:

@@ -235,6 +235,20 @@ async def test_a_stream_comes_answer_by_answer(world: World) -> None:
     assert await _ask(world) == [4 + 5 + 6]
 
 
+async def test_a_stream_comes_to_a_loop_of_the_models_own(world: World) -> None:
+    class OwnLoop(Outer):
+        def predict(self, inputs, outputs, parameters):
+            async def read() -> list[np.ndarray]:
+                stream = self.call_stream_async("inner", {"input-0": inputs["x"]})
+                return [one["output-0"] async for one in stream]
+
+            return {"y": np.sum(asyncio.run(read()), axis=0)}
+
+    world.add("inner", _sums(answers=3))
+    world.add("outer", OwnLoop())
+    assert await _ask(world) == [4 + 5 + 6]
+
+
 async def test_a_stream_can_be_left(world: World, until: Callable[..., object]) -> None:
     class Leaver(Outer):
         async def predict(self, inputs, outputs, parameters):
@@ -260,6 +274,43 @@ async def test_a_plain_call_in_an_async_def_says_what_to_write(world: World) -> 
     world.add("outer", Blocking())
     with pytest.raises(ModelFailed, match=r"await self.call_async"):
         await _ask(world)
+
+
+async def test_a_plain_call_is_made_while_serve_s_own_loop_loads_the_model(world: World) -> None:
+    async def load() -> list[float]:
+        return Outer().predict({"x": np.ones((1, 4))}, (), {})["y"].tolist()
+
+    world.add("inner", _sums(0.5))
+    assert await asyncio.to_thread(lambda: asyncio.run(load())) == [45]
+
+
+@pytest.mark.parametrize(("said", "priority"), [({}, 3), ({"priority": 1}, 1)])
+async def test_a_call_has_the_priority_of_the_request_it_is_made_for(world: World, said, priority: int) -> None:
+    class Urgent(Outer):
+        def predict(self, inputs, outputs, parameters):
+            return {"y": self.call("inner", {"input-0": inputs["x"]}, parameters=said)["output-0"]}
+
+    world.add("inner", _sums())
+    world.add("outer", Urgent())
+    assert await _ask(world, _call(priority=3)) == [4]
+    assert (world.calls[0].priority, world.calls[0].parameters) == (priority, {})
+
+
+async def test_a_controller_that_says_nothing_is_not_waited_for_longer_than_the_request(world: World) -> None:
+    outer = world.runners["outer@1"] = ModelRunner("outer", Outer(), 64, 0.0, 1000)
+    outer.start()
+    begun = time.monotonic()
+    with pytest.raises(ModelNotReady, match="controller does not say where others are"):
+        await _ask(world, _call(deadline_ns=monotonic_ns() + 50_000_000))
+    assert time.monotonic() - begun < 5
+
+
+async def test_nobody_waits_for_itself(world: World) -> None:
+    peers = ReplicaPeers("outer@2", world.watch, asyncio.get_running_loop(), lambda: world)
+    world.add("inner", _sums())
+    with pytest.raises(ModelNotReady, match='model "outer" is not ready: it would have to be there before itself'):
+        await asyncio.wait_for(peers.until_ready("outer", "", 60), 5)
+    await peers.close()
 
 
 async def test_who_waits_for_a_model_hears_when_it_is_there(world: World) -> None:

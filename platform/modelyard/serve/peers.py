@@ -68,9 +68,10 @@ class ReplicaPeers(Peers):
 
     async def call(self, request: PeerRequest) -> Tensors:
         """See :class:`~modelyard.peers.Peers`."""
-        if asyncio.get_running_loop() is not self._loop:  # a loop of the model's own
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.call(request), self._loop))
-        plane = await self._get_plane()
+        return await self._here(self._call(request))
+
+    async def _call(self, request: PeerRequest) -> Tensors:
+        plane = await self._get_plane(_timeout_s(request))
         revision, signature = self._find(plane, request)
         if signature.decoupled:
             raise ValueError(f'model "{request.model}" answers with a stream: use call_stream')
@@ -80,7 +81,21 @@ class ReplicaPeers(Peers):
 
     async def stream(self, request: PeerRequest) -> AsyncGenerator[Tensors]:
         """See :class:`~modelyard.peers.Peers`."""
-        plane = await self._get_plane()
+        answers, turn = self._stream(request), asyncio.Lock()
+        try:
+            while (answer := await self._here(_next(answers, turn))) is not None:
+                yield answer
+        finally:
+            await self._here(_close(answers, turn))
+
+    async def _here(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What the coroutine returns, on the loop of the calls; the one that asks may be a loop of the model's own."""
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _stream(self, request: PeerRequest) -> AsyncGenerator[Tensors]:
+        plane = await self._get_plane(_timeout_s(request))
         revision, signature = self._find(plane, request)
         checked = self._to_inference(request, signature)
         async with contextlib.aclosing(plane.stream(revision, signature, checked, _timeout_s(request))) as answers:
@@ -89,6 +104,8 @@ class ReplicaPeers(Peers):
 
     async def until_ready(self, model: str, version: str, timeout_s: float) -> Signature:
         """See :class:`~modelyard.peers.Peers`."""
+        if model == self._model and not version:
+            raise ModelNotReady(model, "it would have to be there before itself")
         plane = await self._get_plane()
         until = self._loop.time() + timeout_s
         with contextlib.suppress(TimeoutError):
@@ -102,12 +119,22 @@ class ReplicaPeers(Peers):
         """See :class:`~modelyard.peers.Peers`."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def may_wait(self) -> bool:
+        """Whether this thread does not run the loop of the calls.
+
+        Serve may load a model on its own loop, which stands still meanwhile in any case.
+        """
+        try:
+            return asyncio.get_running_loop() is not self._loop
+        except RuntimeError:
+            return True
+
     async def close(self) -> None:
         """Follows the controller no longer."""
         if self._following is not None:
             await self._following.stop()
 
-    async def _get_plane(self) -> DataPlane:
+    async def _get_plane(self, timeout_s: float | None = None) -> DataPlane:
         """With a route table; it begins to follow the controller when it is first asked for."""
         if self._plane is None:
             callers = self._make_callers()
@@ -116,7 +143,8 @@ class ReplicaPeers(Peers):
             self._following.start()
         if not self._plane.table.version:
             try:
-                await asyncio.wait_for(self._plane.until(lambda table: table.version or None), _FIRST_TABLE_S)
+                limit_s = _FIRST_TABLE_S if timeout_s is None else min(timeout_s, _FIRST_TABLE_S)
+                await asyncio.wait_for(self._plane.until(lambda table: table.version or None), limit_s)
             except TimeoutError as exc:
                 raise ModelNotReady(self._model, "the platform's controller does not say where others are") from exc
         return self._plane
@@ -135,10 +163,11 @@ class ReplicaPeers(Peers):
             inputs = signature.bind(request.inputs)
         except InvalidRequest as exc:  # the model's mistake, not its client's
             raise ValueError(f'call of the model "{request.model}": {exc}') from exc
+        priority = {"priority": request.origin.priority} if request.origin.priority else {}
         return InferenceRequest(
             inputs,
             outputs=tuple(RequestedOutput(name) for name in request.outputs),
-            parameters=request.parameters,
+            parameters={**priority, **request.parameters},
             via=(*request.origin.via, self._application),
         )
 
@@ -179,3 +208,13 @@ def _timeout_s(request: PeerRequest) -> float | None:
         return request.timeout_s
     left_s = max(0.0, (request.origin.deadline_ns - monotonic_ns()) / _NS)
     return left_s if request.timeout_s is None else min(left_s, request.timeout_s)
+
+
+async def _next(answers: AsyncGenerator[Tensors], turn: asyncio.Lock) -> Tensors | None:
+    async with turn:
+        return await anext(answers, None)
+
+
+async def _close(answers: AsyncGenerator[Tensors], turn: asyncio.Lock) -> None:
+    async with turn:  # what was cancelled on another loop may not have ended on this one
+        await answers.aclose()

@@ -115,7 +115,8 @@ class FakePeers(Peers):
         return model
 
     async def _answer(self, request: PeerRequest) -> Tensors:
-        set_origin(Nobody(request.origin.deadline_ns, (*request.origin.via, request.model)))
+        origin = request.origin
+        set_origin(Nobody(origin.deadline_ns, (*origin.via, request.model), priority=origin.priority))
         model = self._get(request)
         if not isinstance(model, Model):
             outputs = model(request.inputs)
