@@ -55,7 +55,8 @@ class SavedSignature:
         method: ``tensorflow/serving/predict``, ``tensorflow/serving/classify`` or ``tensorflow/serving/regress``.
         inputs: Names of the inputs' tensors in the graph (``serving_default_x:0``) by input name.
         outputs: Those of the outputs (``StatefulPartitionedCall:0``) by output name.
-        unknown_ranks: Inputs whose number of dimensions the SavedModel leaves open.
+        unknown_ranks: Inputs whose number of dimensions the SavedModel leaves open: any is taken, and their shape is
+            one that the model takes.
         unknown_output_ranks: Outputs of which the same is true.
     """
 
@@ -181,7 +182,7 @@ class Signature:
 
     def _fit(self, spec: TensorSpec, array: Array) -> Array:
         shape = array.shape
-        if not _shape_fits(spec.shape, shape):
+        if not self._takes_shape(spec, shape):
             if len(shape) == len(spec.shape) + 1 and shape[-1] == 1 and _shape_fits(spec.shape, shape[:-1]):
                 array = array.reshape(shape[:-1])
             elif shape == () and array.size == 1 and element_count(tuple(abs(d) for d in spec.shape)) == 1:
@@ -194,6 +195,11 @@ class Signature:
         if self.exact_datatypes or not _castable(array.dtype, wanted):
             raise InvalidTensor(f"input {_quoted(spec.name)}", str(spec), describe(datatype_of(array), shape))
         return _cast(array, wanted, spec)
+
+    def _takes_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+        if self.saved is not None and spec.name in self.saved.unknown_ranks:
+            return bool(shape) or not self.batch_axis
+        return _shape_fits(spec.shape, shape)
 
     def _check_rows(self, arrays: Tensors) -> None:
         rows = {name: array.shape[0] for name, array in arrays.items() if array.ndim}

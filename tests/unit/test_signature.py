@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelyard.errors import InvalidRequest, InvalidTensor
-from modelyard.signature import Signature, TensorSpec
+from modelyard.signature import SavedSignature, Signature, TensorSpec
 
 MATRIX = Signature(
     inputs=(TensorSpec("input-0", "FP32", (-1, 2)),),
@@ -113,3 +113,21 @@ def test_long_lists_of_names_are_cut() -> None:
     signature = Signature(tuple(TensorSpec(f"i{n}", "FP32", (-1,)) for n in range(50)), ())
     with pytest.raises(InvalidRequest, match='"i19" and 30 more, got none'):
         signature.bind({})
+
+
+@pytest.mark.parametrize("batch_axis", [True, False])
+def test_an_input_of_unknown_rank_takes_any_rank(batch_axis: bool) -> None:
+    spec = TensorSpec("x", "FP32", (-1,))
+    saved = SavedSignature("serving_default", "tensorflow/serving/predict", unknown_ranks=frozenset({"x"}))
+    signature = Signature((spec, TensorSpec("y", "FP32", (-1,))), (), batch_axis=batch_axis, saved=saved)
+    for shape in ((2,), (2, 1), (2, 3, 4)):
+        assert bind(signature, x=np.ones(shape), y=[1.0, 2.0])["x"].shape == shape
+    with pytest.raises(InvalidTensor, match='input "y"'):
+        bind(signature, x=[1.0, 2.0], y=[[1.0, 2.0]])
+
+
+def test_an_input_of_unknown_rank_has_rows_where_there_is_a_batch_axis() -> None:
+    saved = SavedSignature("serving_default", "tensorflow/serving/predict", unknown_ranks=frozenset({"x"}))
+    spec = TensorSpec("x", "FP32", (-1,))
+    assert bind(Signature((spec,), (), batch_axis=False, saved=saved), x=1.0)["x"].shape == ()
+    assert bind(Signature((spec,), (), saved=saved), x=1.0)["x"].shape == (1,)
