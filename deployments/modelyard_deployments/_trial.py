@@ -11,14 +11,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.signature import TensorSpec
-from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, to_protocol_array
+from modelyard.tensor import DATATYPES, Array, Tensors, datatype_of, element_count, to_protocol_array
 
 Run: TypeAlias = Callable[[Tensors], Tensors]
 """Answers all outputs; InvalidRequest says that the values or variable dimensions do not fit."""
@@ -28,6 +28,8 @@ _LOG: Final = logging.getLogger(__name__)
 _ROWS: Final = 3
 _SIZES: Final = (1, 2, 8, 32, 64, 224)
 """Tried for the variable dimensions behind the rows, until the model takes one."""
+_MOST_ELEMENTS: Final = 1_000_000
+"""Of all inputs together; more are not tried: a tensor with four variable dimensions grows fast."""
 _LARGEST_EXAMPLE: Final = 64
 """Elements of an input that the documentation shows."""
 
@@ -65,6 +67,8 @@ def try_out(run: Run, inputs: Sequence[TensorSpec]) -> Trial:
     """
     reason = ""
     for size, is_zero in itertools.product(_SIZES, (False, True)):
+        if size > _SIZES[0] and sum(element_count(_shape(spec, size)) for spec in inputs) > _MOST_ELEMENTS:
+            break
         rows = _make_rows(inputs, size, is_zero)
         given = {name: array.copy() for name, array in rows.items()}
         try:
@@ -111,6 +115,19 @@ def find_batch_axis(specs: Sequence[TensorSpec], trial: Trial, wanted: bool | No
     return True
 
 
+def refine(spec: TensorSpec, trial: Trial) -> TensorSpec:
+    """An output as declared, corrected where the answer was another: ranks can be unknown, and declarations wrong."""
+    seen = next((one for one in trial.outputs if one.name == spec.name), None)
+    if seen is None:
+        return spec
+    if len(seen.shape) != len(spec.shape):
+        return seen
+    shape = tuple(
+        -1 if -1 in (said, got) or said != got else said for said, got in zip(spec.shape, seen.shape, strict=True)
+    )
+    return replace(spec, shape=shape)
+
+
 def _run(run: Run, inputs: Tensors) -> dict[str, Array]:
     return {name: to_protocol_array(np.asarray(array)) for name, array in run(inputs).items()}
 
@@ -134,10 +151,13 @@ def _make_rows(inputs: Sequence[TensorSpec], size: int, is_zero: bool) -> dict[s
     rng = np.random.default_rng(7)
     rows = {}
     for spec in inputs:
-        first = (_ROWS,) if _is_free(spec) else spec.shape[:1]
-        shape = (*first, *(size if dim < 0 else dim for dim in spec.shape[1:]))
-        rows[spec.name] = _fill(rng, shape, spec.datatype, is_zero)
+        rows[spec.name] = _fill(rng, _shape(spec, size), spec.datatype, is_zero)
     return rows
+
+
+def _shape(spec: TensorSpec, size: int) -> tuple[int, ...]:
+    first = (_ROWS,) if _is_free(spec) else spec.shape[:1]
+    return (*first, *(size if dim < 0 else dim for dim in spec.shape[1:]))
 
 
 def _fill(rng: np.random.Generator, shape: tuple[int, ...], datatype: str, is_zero: bool) -> Array:

@@ -29,7 +29,7 @@ from modelyard_deployments._gpu import has_gpu
 from modelyard_deployments._onnx_classes import Classifier, find_classifier
 from modelyard_deployments._onnx_graph import Graph, read_dimensions, without_maps
 from modelyard_deployments._onnx_session import OnnxSession, SessionSettings, open_session, to_reason
-from modelyard_deployments._trial import Trial, find_batch_axis, try_out
+from modelyard_deployments._trial import find_batch_axis, refine, try_out
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _load(path: Path, settings: SessionSettings, options: OnnxOptions) -> OnnxMo
     trial = try_out(lambda rows: _answer(session, graph, outputs, rows), session.inputs)
     if trial.reason:
         _LOG.warning("the model refuses made-up rows, so its signature is as declared: %s", trial.reason)
-    outputs = tuple(_refine(spec, trial) for spec in outputs)
+    outputs = tuple(refine(spec, trial) for spec in outputs)
     classifier = find_classifier(path, outputs, graph, trial, options.classes)
     inputs = (*session.inputs, *session.defaults) if options.optional_inputs else session.inputs
     signature = Signature(
@@ -199,16 +199,3 @@ def _find_outputs(session: OnnxSession, graph: Graph) -> tuple[TensorSpec, ...]:
 def _answer(session: OnnxSession, graph: Graph, outputs: Sequence[TensorSpec], rows: Tensors) -> dict[str, Any]:
     tensors = [graph.tensors.get(spec.name, spec.name) for spec in outputs]
     return dict(zip([spec.name for spec in outputs], session.run(tensors, rows), strict=True))
-
-
-def _refine(spec: TensorSpec, trial: Trial) -> TensorSpec:
-    """The declared shape, corrected where the answer had another: ranks can be unknown, and declarations wrong."""
-    seen = next((one for one in trial.outputs if one.name == spec.name), None)
-    if seen is None:
-        return spec
-    if len(seen.shape) != len(spec.shape):
-        return seen
-    shape = tuple(
-        -1 if -1 in (said, got) or said != got else said for said, got in zip(spec.shape, seen.shape, strict=True)
-    )
-    return replace(spec, shape=shape)
