@@ -201,6 +201,9 @@ class PeerCalls:
         Returns:
             Its outputs by name, read-only; BYTES are object arrays of ``bytes``.
 
+        While a model is loaded, and no request is there to be tried again, it waits for the other to be ready: two
+        minutes, or ``timeout_s``.
+
         Raises:
             ModelyardError: As :meth:`Peers.call` says.
             ValueError: The inputs or outputs are not what its signature says.

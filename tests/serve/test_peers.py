@@ -284,6 +284,30 @@ async def test_a_plain_call_is_made_while_serve_s_own_loop_loads_the_model(world
     assert await asyncio.to_thread(lambda: asyncio.run(load())) == [45]
 
 
+async def test_what_is_asked_while_loading_waits_for_the_other_model(world: World, until) -> None:
+    def load() -> list[float]:
+        return Outer().predict({"x": np.ones((1, 4))}, (), {})["y"].tolist()
+
+    world.add("other", _sums())
+    loading = asyncio.create_task(asyncio.to_thread(load))
+    await until(world.news.empty)  # it knows by now that there is no other model
+    world.add("inner", _sums(0.5))
+    assert await asyncio.wait_for(loading, 10) == [45]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_is_asked_while_loading_waits_no_longer_than_it_says(world: World, streams: bool) -> None:
+    def load() -> object:
+        outer = Outer()
+        if streams:
+            return list(outer.call_stream("inner", {}, timeout_s=0.05))
+        return outer.call("inner", {}, timeout_s=0.05)
+
+    world.add("other", _sums())
+    with pytest.raises(ModelNotReady, match='model "inner" is not ready: the platform has no model of that name'):
+        await asyncio.wait_for(asyncio.to_thread(load), 5)
+
+
 @pytest.mark.parametrize(("said", "priority"), [({}, 3), ({"priority": 1}, 1)])
 async def test_a_call_has_the_priority_of_the_request_it_is_made_for(world: World, said, priority: int) -> None:
     class Urgent(Outer):

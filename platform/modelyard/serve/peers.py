@@ -19,7 +19,7 @@ from modelyard.admin import ModelState
 from modelyard.dataplane import DataPlane
 from modelyard.errors import InvalidRequest, ModelFailed, ModelNotFound, ModelNotReady
 from modelyard.inference import InferenceRequest, RequestedOutput
-from modelyard.peers import NEVER_NS, PeerRequest, Peers
+from modelyard.peers import NEVER_NS, Nobody, PeerRequest, Peers
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.callers import Callers, Following, Watch
 from modelyard.serve.handle import CONTROLLER_NAME
@@ -29,6 +29,8 @@ from modelyard.tensor import Tensors
 _T = TypeVar("_T")
 _NS: Final = 1_000_000_000
 _FIRST_TABLE_S: Final = 30.0
+_LOADING_S: Final = 120.0
+"""How long a model that loads waits for one that it calls meanwhile, unless it says so itself."""
 _UNKNOWN_S: Final = 10.0
 """How long a model that nobody has heard of is waited for: it may be about to be registered."""
 
@@ -71,8 +73,7 @@ class ReplicaPeers(Peers):
         return await self._here(self._call(request))
 
     async def _call(self, request: PeerRequest) -> Tensors:
-        plane = await self._get_plane(_timeout_s(request))
-        revision, signature = self._find(plane, request)
+        plane, revision, signature = await self._find(request)
         if signature.decoupled:
             raise ValueError(f'model "{request.model}" answers with a stream: use call_stream')
         checked = self._to_inference(request, signature)
@@ -95,8 +96,7 @@ class ReplicaPeers(Peers):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _stream(self, request: PeerRequest) -> AsyncGenerator[Tensors]:
-        plane = await self._get_plane(_timeout_s(request))
-        revision, signature = self._find(plane, request)
+        plane, revision, signature = await self._find(request)
         checked = self._to_inference(request, signature)
         async with contextlib.aclosing(plane.stream(revision, signature, checked, _timeout_s(request))) as answers:
             async for answer in answers:
@@ -149,13 +149,17 @@ class ReplicaPeers(Peers):
                 raise ModelNotReady(self._model, "the platform's controller does not say where others are") from exc
         return self._plane
 
-    def _find(self, plane: DataPlane, request: PeerRequest) -> tuple[RevisionRoute, Signature]:
+    async def _find(self, request: PeerRequest) -> tuple[DataPlane, RevisionRoute, Signature]:
+        plane = await self._get_plane(_timeout_s(request))
+        if isinstance(request.origin, Nobody):  # it loads, maybe beside the other, and has nobody who could try again
+            limit_s = _LOADING_S if request.timeout_s is None else request.timeout_s
+            await self.until_ready(request.model, request.version, limit_s)
         revision, signature = _get_ready(plane, request.model, request.version)
         via = (*request.origin.via, self._application)
         if revision.application in via:
             circle = " → ".join((*via, revision.application))
             raise ModelFailed(self._model, f"the models call one another in a circle: {circle}")
-        return revision, signature
+        return plane, revision, signature
 
     def _to_inference(self, request: PeerRequest, signature: Signature) -> InferenceRequest:
         try:
