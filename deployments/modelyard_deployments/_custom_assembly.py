@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -82,7 +83,7 @@ def make_model(found: type[Model], where: str, forwards_to: str | None, wait_s: 
         ModelLoadError: It has no ``predict`` or one too many, or its hints say nothing.
     """
     own = _defines(found, "signature")
-    if forwards_to is None and not _defines(found, "predict"):
+    if forwards_to is None and not _defines(found, "predict") and not (own and _defines(found, "stream")):
         raise ModelLoadError(f"{where}: predict is missing; or the option model names another model that predicts")
     if forwards_to is not None and _defines(found, "predict"):
         raise ModelLoadError(f"{where}: it has a predict, and the option model names another model: leave one out")
@@ -93,7 +94,7 @@ def make_model(found: type[Model], where: str, forwards_to: str | None, wait_s: 
             added["signature"] = property(lambda _: followed.find())
         return Made(_extend(found, added)(), forwards_to=forwards_to, followed=followed)
     if own:
-        return Made(found())
+        return Made(found() if _defines(found, "predict") else _extend(found, {"predict": _never})())
     hints = read_hints(found.predict, f"{where} predict")
     explain = _read_explain(found, hints, where)
     return Made(_extend(found, {"signature": _to_signature(hints, explain)})(), hints, explain)
@@ -128,19 +129,20 @@ def assemble(made: Made, where: str) -> Model:
     """The model with its hooks; the user's own where it has none of them.
 
     Raises:
-        ModelLoadError: ``explain`` has no outputs, or a stream is plain and what stands around it is not.
+        ModelLoadError: ``explain`` has no outputs, a stream is plain and what stands around it is not, or nothing
+            gives its answers.
     """
     model, hooks = made.model, [getattr(made.model, name, None) for name in ("preprocess", "postprocess", "explain")]
-    if made.predict is None and made.forwards_to is None and not any(hooks):
-        return model
     preprocess, postprocess, explain = hooks
+    predict, stream = _find_calls(made, where, has_postprocess=postprocess is not None)
+    if stream == model.stream and not any(hooks):
+        return model
     if explain is not None and not model.signature.explanations:
         raise ModelLoadError(
             f"{where}: it has an explain, so its signature names what that computes, in on_request and in explanations"
         )
     if explain is not None and made.explain is not None:
         explain = TypedCall(explain, made.explain).hook
-    predict, stream = _find_calls(made, has_postprocess=postprocess is not None)
     steps = Steps(predict, stream, preprocess, postprocess, explain)
     is_async = steps.streams_async if model.signature.decoupled else steps.is_async
     if model.signature.decoupled and steps.is_async and not is_async:
@@ -152,15 +154,27 @@ def assemble(made: Made, where: str) -> Model:
     return kind(model, steps, find, _concurrency(made), may_change=made.followed is not None)
 
 
-def _find_calls(made: Made, *, has_postprocess: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What stands for ``predict`` and ``stream``."""
+def _find_calls(made: Made, where: str, *, has_postprocess: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What stands for ``predict`` and ``stream``.
+
+    Raises:
+        ModelLoadError: Its own signature says that it streams and its ``predict`` does not, or the reverse.
+    """
     if made.forwards_to is not None:
         forward = _Forward(made.model, made.forwards_to, names_outputs=not has_postprocess)
         return forward.predict, forward.stream
     if made.predict is not None:
         call = TypedCall(made.model.predict, made.predict)
         return call.predict, call.stream
-    return made.model.predict, made.model.stream
+    model, streams = made.model, made.model.signature.decoupled
+    yields = inspect.isgeneratorfunction(model.predict) or inspect.isasyncgenfunction(model.predict)
+    if yields and not streams:
+        raise ModelLoadError(f"{where}: predict yields, so its signature has decoupled=True and batch_axis=False")
+    if _defines(type(model), "stream") or not streams:
+        return model.predict, model.stream
+    if not yields:
+        raise ModelLoadError(f"{where}: its signature is decoupled, so predict has to yield each answer")
+    return model.predict, model.predict
 
 
 def _concurrency(made: Made) -> int:

@@ -34,10 +34,8 @@ ROWS: Final = "rows"
 OUTPUT: Final = "output-0"
 
 _SCALARS: Final = {str: "BYTES", bytes: "BYTES", int: "INT64", float: "FP64", bool: "BOOL"}
-_STREAMS: Final = (
-    collections.abc.Iterator,
-    collections.abc.Iterable,
-    collections.abc.Generator,
+_STREAMS: Final = (collections.abc.Iterator, collections.abc.Iterable, collections.abc.Generator)
+_ASYNC_STREAMS: Final = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncIterable,
     collections.abc.AsyncGenerator,
@@ -103,6 +101,7 @@ class Hints:
         outputs: What it answers, by name.
         is_named: It answers with an object that has the outputs, not with the only one itself.
         is_stream: It gives one answer after the other.
+        is_async: It runs on the event loop.
         all_rows: It takes all rows at once.
         takes_parameters: It has an argument ``parameters``, for all of the request's.
     """
@@ -112,6 +111,7 @@ class Hints:
     outputs: dict[str, Kind]
     is_named: bool
     is_stream: bool
+    is_async: bool
     all_rows: bool
     takes_parameters: bool
 
@@ -150,7 +150,7 @@ def read_hints(function: Callable[..., Any], where: str, output: str = OUTPUT) -
     answer = hints.get("return")
     if answer is None:
         raise ModelLoadError(f"{where}: the type of its answer is missing: {_HOW}; {_HOW_SEVERAL}")
-    is_stream = get_origin(answer) in _STREAMS
+    is_stream, is_async = _find_form(function, get_origin(answer), where)
     if is_stream:
         answer = get_args(answer)[0]
     outputs, is_named = _read_outputs(answer, where, output)
@@ -160,9 +160,26 @@ def read_hints(function: Callable[..., Any], where: str, output: str = OUTPUT) -
         settings = tuple(one for one in arguments if not one.kind.all_rows)
     else:
         inputs, settings = tuple(arguments), ()
-    found = Hints(inputs, settings, outputs, is_named, is_stream, all_rows, takes_parameters)
+    found = Hints(inputs, settings, outputs, is_named, is_stream, is_async, all_rows, takes_parameters)
     _check(found, where)
     return found
+
+
+def _find_form(function: Callable[..., Any], answer: Any, where: str) -> tuple[bool, bool]:
+    """Whether it streams, and whether it runs on the event loop.
+
+    Raises:
+        ModelLoadError: What it does and what its answer is called do not go together.
+    """
+    is_generator, is_async_generator = inspect.isgeneratorfunction(function), inspect.isasyncgenfunction(function)
+    yields = "AsyncIterator" if is_async_generator else "Iterator" if is_generator else ""
+    named = "AsyncIterator" if answer in _ASYNC_STREAMS else "Iterator" if answer in _STREAMS else ""
+    if yields and yields != named:
+        raise ModelLoadError(f"{where}: it yields, so the type of its answer is {yields}[…]")
+    is_coroutine = inspect.iscoroutinefunction(function)
+    if named and is_coroutine:
+        raise ModelLoadError(f"{where}: the type of its answer is {named}, so it has to yield each answer")
+    return bool(named), is_coroutine or named == "AsyncIterator"
 
 
 def _check(hints: Hints, where: str) -> None:

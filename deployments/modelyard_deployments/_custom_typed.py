@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from modelyard.tensor import DATATYPES, Array, Parameters, Tensors
 from modelyard_deployments._custom_hints import Argument, Hints, Kind
 
 _ACCEPTED: Final[Mapping[type, tuple[type, ...]]] = {float: (int, float)}
+_ROWS_AT_ONCE: Final = 64
 _WORDS: Final = {str: "a text", bytes: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -30,17 +30,16 @@ class TypedCall:
     def __init__(self, method: Callable[..., Any], hints: Hints) -> None:
         self._method = method
         self._hints = hints
-        self.is_async = inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
     @property
     def hook(self) -> Callable[[Tensors, Parameters], Any]:
         """What calls the method, plain or asynchronous as it is."""
-        return self._call_async if self.is_async else self._call
+        return self._call_async if self._hints.is_async else self._call
 
     @property
     def predict(self) -> Callable[[Tensors, tuple[str, ...], Parameters], Any]:
         """The same in the form of ``Model.predict``; all outputs are computed, whichever are asked for."""
-        if self.is_async:
+        if self._hints.is_async:
 
             async def predict_async(inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
                 return await self._call_async(inputs, parameters)
@@ -51,7 +50,7 @@ class TypedCall:
     @property
     def stream(self) -> Callable[[Tensors, tuple[str, ...], Parameters], Any]:
         """In the form of ``Model.stream``, of a generator."""
-        if self.is_async:
+        if self._hints.is_async:
 
             async def stream_async(
                 inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters
@@ -70,11 +69,24 @@ class TypedCall:
         return self._merge([self._method(**arguments) for arguments in self._to_rows(inputs, parameters)])
 
     async def _call_async(self, inputs: Tensors, parameters: Parameters) -> Tensors:
-        """Calls an asynchronous method: once, or for all rows at the same time."""
+        """Calls an asynchronous method: once, or for many rows at the same time."""
         if self._hints.all_rows:
             return self._to_outputs(await self._method(**self._to_arguments(inputs, parameters)))
-        rows = [self._method(**arguments) for arguments in self._to_rows(inputs, parameters)]
-        return self._merge(await asyncio.gather(*cast(list[Awaitable[Any]], rows)))
+        rows = list(self._to_rows(inputs, parameters))
+        answers: list[Any] = [None] * len(rows)
+        left = iter(enumerate(rows))
+
+        async def work() -> None:
+            for place, arguments in left:
+                answers[place] = await self._method(**arguments)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(len(rows), _ROWS_AT_ONCE)):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:  # the first one ended the others
+            raise errors.exceptions[0] from None
+        return self._merge(answers)
 
     def _stream(self, inputs: Tensors, parameters: Parameters) -> Iterator[Tensors]:
         """The answers of a plain generator."""

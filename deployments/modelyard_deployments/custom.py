@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The user's own Python class as a model: ``framework: custom``.
 
-The artifact is a folder with Python files; ``entrypoint`` names the class in it, a subclass of ``modelyard.Model``::
+The artifact is a folder with Python files, or one file; ``entrypoint`` names the class, a subclass of
+``modelyard.Model``::
 
     # models/churn/model.py
     import modelyard
@@ -18,11 +19,7 @@ predicts, and the class is what stands in front of it.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -32,15 +29,17 @@ from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature
 from modelyard.tensor import DATATYPES
 from modelyard_deployments._custom_assembly import assemble, make_model
+from modelyard_deployments._custom_import import import_class, reasons
 
 
 class CustomOptions(Options):
     """Options of ``framework: custom``."""
 
-    entrypoint: str = Field(
-        default="model:Model",
+    entrypoint: str | None = Field(
+        default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="Module and class in the model's folder, `my_models:Churn`; a dotted module is one in a package.",
+        description="Module and class in the model's folder, `my_models:Churn`; a dotted module is one in a package. "
+        "Left out, the only model in `model.py`, or in the file that `uri` names.",
     )
     installed: bool = Field(
         default=False,
@@ -66,26 +65,16 @@ class CustomFramework(Framework):
         Raises:
             ModelLoadError: The module or class is missing, is no model, or raises.
         """
-        module_name, _, class_name = options.entrypoint.partition(":")
-        module = _import(module_name, path, options.installed)
-        found = getattr(module, class_name, None)
-        if not (isinstance(found, type) and issubclass(found, Model)):
-            got = "nothing of that name" if found is None else f"{type(found).__name__} {found!r}"
-            raise ModelLoadError(
-                f'entrypoint "{options.entrypoint}": expected a subclass of modelyard.Model, got {got}'
-            )
-        where = f'"{options.entrypoint}"'
-        try:
+        found = import_class(path, options.entrypoint, options.installed)
+        where = f'"{options.entrypoint or found.__name__}"'
+        with reasons(f"{where} cannot be loaded", path):
             made = make_model(found, where, options.model, options.wait_s)
             made.model.load(path, options.settings)
-        except ModelLoadError:
-            raise
-        except Exception as exc:  # whatever the user's code raises is the reason that status shows
-            raise ModelLoadError(f"{where} cannot be loaded: {type(exc).__name__}: {exc}") from exc
-        if not isinstance(made.model.signature, Signature):
-            got = type(made.model.signature).__name__
+            signature = made.model.signature
+        if not isinstance(signature, Signature):
+            got = type(signature).__name__
             raise ModelLoadError(f"{where} signature: expected a modelyard.Signature, got {got}")
-        _check_signature(made.model.signature, where)
+        _check_signature(signature, where)
         return assemble(made, where)
 
 
@@ -106,34 +95,3 @@ def _check_signature(signature: Signature, entrypoint: str) -> None:
                 f"{where}: expected rows (-1) as the first dimension, got {list(spec.shape)}; "
                 "say batch_axis=False where requests have no rows"
             )
-
-
-def _import(name: str, folder: Path, installed: bool) -> ModuleType:
-    """The module of that name in the folder, which stays importable: a replica has one model only.
-
-    Raises:
-        ModelLoadError: There is none, it raises, or the name belongs to something else.
-    """
-    if not folder.is_dir():
-        raise ModelLoadError(f"expected a folder with Python files, got the file {folder.name}")
-    root = str(folder.resolve())
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(name)
-    except Exception as exc:  # importing runs the user's code
-        raise ModelLoadError(f'module "{name}" cannot be imported: {type(exc).__name__}: {exc}') from exc
-    origin = Path(getattr(module, "__file__", None) or ".").resolve()
-    if not origin.is_relative_to(root) and not (installed and _is_absent(name, folder)):
-        raise ModelLoadError(
-            f'module "{name}" is not one in the model\'s folder: rename it where the name is taken; a module of an '
-            "installed package is loaded with the option installed: true"
-        )
-    return module
-
-
-def _is_absent(name: str, folder: Path) -> bool:
-    """The folder has nothing of that name, so the module is meant that is installed."""
-    top = name.partition(".")[0]
-    return not (folder / top).exists() and not (folder / f"{top}.py").exists()

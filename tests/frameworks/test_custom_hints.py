@@ -109,6 +109,13 @@ def test_an_annotation_is_a_tensor(load: Load, hint: str, datatype: str, shape: 
             'explain, argument "y": expected one that predict has',
         ),
         ("def predict(self, x: str) -> str: ...\ndef explain(self, x: str): ...", "explain: the type of its answer"),
+        ("def predict(self, x: str) -> str:\n    yield x", "it yields, so the type of its answer is Iterator[…]"),
+        (
+            "def predict(self, x: str) -> AsyncIterator[str]:\n    yield x",
+            "it yields, so the type of its answer is Iterator[…]",
+        ),
+        ("async def predict(self, x: str) -> Iterator[str]:\n    yield x", "its answer is AsyncIterator[…]"),
+        ("async def predict(self, x: str) -> AsyncIterator[str]: ...", "so it has to yield each answer"),
     ],
 )
 def test_what_cannot_be_derived_says_how_to_write_it(load: Load, body: str, text: str) -> None:
@@ -202,6 +209,44 @@ async def test_an_asynchronous_generator_is_one_too(load: Load) -> None:
         ([1], [1]),
         ([2], [1, 1]),
     ]
+    model.close()
+
+
+async def test_a_plain_function_may_hand_out_an_asynchronous_stream(load: Load) -> None:
+    model = load(
+        "def predict(self, count: int) -> AsyncIterator[int]:\n    return self.numbers(count)\n"
+        "async def numbers(self, count):\n    for index in range(count):\n        yield index"
+    )
+    stream: Any = model.stream({"count": np.array([3])}, ("output-0",), {})
+    assert [one["output-0"].tolist() async for one in stream] == [[0], [1], [2]]
+    model.close()
+
+
+async def test_a_row_that_fails_ends_the_other_rows(load: Load) -> None:
+    model = load(
+        "ended = 0\n"
+        "async def predict(self, x: int) -> int:\n"
+        "    if x == 2:\n        raise ArithmeticError('no twos')\n"
+        "    try:\n        await asyncio.sleep(60)\n    finally:\n        type(self).ended += 1",
+        "import asyncio",
+    )
+    answer: Any = model.predict({"x": np.arange(4)}, ("output-0",), {})
+    with pytest.raises(ArithmeticError, match="no twos"):
+        await asyncio.wait_for(answer, 5)
+    assert model._model.ended == 3  # type: ignore[attr-defined]
+    model.close()
+
+
+async def test_a_thousand_rows_do_not_all_run_at_once(load: Load) -> None:
+    model = load(
+        "now = most = 0\n"
+        "async def predict(self, x: int) -> int:\n"
+        "    self.now += 1\n    self.most = max(self.most, self.now)\n    await asyncio.sleep(0)\n"
+        "    self.now -= 1\n    return self.most",
+        "import asyncio",
+    )
+    answer: Any = await model.predict({"x": np.arange(1000)}, ("output-0",), {})  # type: ignore[misc]
+    assert answer["output-0"].max() == 64
     model.close()
 
 

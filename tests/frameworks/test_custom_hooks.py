@@ -101,6 +101,30 @@ async def test_a_stream_of_the_loop_has_its_steps(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        "def predict(self, inputs, outputs, parameters):\n    for one in inputs['x']:\n        yield {'y': one.sum()}",
+        "def stream(self, inputs, outputs, parameters):\n    for one in inputs['x']:\n        yield {'y': one.sum()}",
+    ],
+    ids=["predict", "stream"],
+)
+def test_a_stream_with_a_signature_of_its_own_is_written_once(load: Load, body: str) -> None:
+    model = load(f"signature = STREAM\n{body}")
+    assert [one["y"] for one in model.stream({"x": ROWS}, ("y",), {})] == [6, 22]  # type: ignore[union-attr]
+
+
+async def test_an_asynchronous_predict_may_yield_as_well(load: Load) -> None:
+    model = load(
+        "signature = STREAM\n"
+        "async def predict(self, inputs, outputs, parameters):\n"
+        "    for one in inputs['x']:\n        yield {'y': one.sum()}"
+    )
+    stream: Any = model.stream({"x": ROWS}, ("y",), {})
+    assert [one["y"] async for one in stream] == [6, 22]
+    model.close()
+
+
+@pytest.mark.parametrize(
     ("body", "options", "text"),
     [
         (
@@ -118,6 +142,12 @@ async def test_a_stream_of_the_loop_has_its_steps(load: Load) -> None:
         ),
         ("def predict(self, x: str) -> str: ...", {"model": "other"}, "it has a predict, and the option model"),
         ("def preprocess(self, inputs, parameters): ...", {}, "predict is missing"),
+        (
+            "signature = SIGNATURE\ndef predict(self, *_):\n    yield",
+            {},
+            "predict yields, so its signature has decoupled",
+        ),
+        ("signature = STREAM\ndef predict(self, *_): ...", {}, "so predict has to yield each answer"),
     ],
 )
 def test_what_does_not_go_together_says_so(load: Load, body: str, options: dict[str, Any], text: str) -> None:
