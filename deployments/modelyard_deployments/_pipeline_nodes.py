@@ -15,9 +15,10 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelyardError
+from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelNotReady, ModelyardError
 from modelyard.peers import Origin, PeerRequest, get_peers
-from modelyard.tensor import Array, Parameters, ParameterValue, Tensors
+from modelyard.signature import Signature, TensorSpec
+from modelyard.tensor import DATATYPES, Array, Parameters, ParameterValue, Tensors
 from modelyard_deployments._pipeline_conditions import Test
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Run:
         asked: Outputs that the client asks for.
         origin: On whose behalf.
         owners: To which of the merged requests each row belongs; empty where there are no rows.
+        places: Which of the rows these are; None for all.
     """
 
     request: Tensors
@@ -45,6 +47,7 @@ class Run:
     asked: tuple[str, ...]
     origin: Origin
     owners: Array
+    places: Array | None = None
 
     @property
     def is_merged(self) -> bool:
@@ -57,7 +60,8 @@ class Run:
 
     def take(self, rows: Array) -> Run:
         """The same for some of the rows. A copy."""
-        return replace(self, request=_take(self.request, rows), owners=self.owners[rows])
+        places = rows if self.places is None else self.places[rows]
+        return replace(self, request=_take(self.request, rows), owners=self.owners[rows], places=places)
 
 
 def _take(tensors: Tensors, rows: Array) -> dict[str, Array]:
@@ -77,21 +81,32 @@ class Node(ABC):
         self.label = label
         self.timeout_s = timeout_s
         self.is_soft = is_soft
+        self._is_left_out = False
 
     async def run(self, tensors: Tensors, run: Run) -> Tensors:
         """What it makes of the tensors of the step before.
 
         Raises:
-            ModelyardError: It failed, and is not soft. What several requests fail at together is raised in any case:
-                each is then tried alone, and only the one that is the cause goes without.
+            ModelyardError: It failed, and is not soft. What several requests fail at together is raised too, unless it
+                is nothing of theirs: each is then tried alone, and only the one that is the cause goes without.
         """
         try:
-            return await self._run(tensors, run)
+            answers = await self._run(tensors, run)
         except Exception as exc:
-            if not self.is_soft or run.is_merged:
+            if not self.is_soft or (run.is_merged and not self.fails_for_all(exc)):
                 raise
-            logger.warning('step "%s" is left out: %s: %s', self.label, type(exc).__name__, exc)
+            if not self._is_left_out:  # said once, not for each request
+                logger.warning('step "%s" is left out: %s: %s', self.label, type(exc).__name__, exc)
+            self._is_left_out = True
             return {}
+        if self._is_left_out:
+            logger.info('step "%s" answers again', self.label)
+            self._is_left_out = False
+        return answers
+
+    def fails_for_all(self, exc: Exception) -> bool:
+        """Whether it would have failed whatever was asked."""
+        return False
 
     async def _run(self, tensors: Tensors, run: Run) -> Tensors:
         if self.timeout_s is None:
@@ -117,6 +132,7 @@ class ModelNode(Node):
         model: Its name.
         version: Its version.
         sources: Where its inputs come from.
+        takes: What it takes.
         outputs: Its outputs by the names that they get.
         parameters: What it gets beside the request's.
         answers_client: The client chooses among its outputs, and they keep their names.
@@ -131,6 +147,7 @@ class ModelNode(Node):
         model: str,
         version: str,
         sources: Mapping[str, str],
+        takes: Sequence[TensorSpec],
         outputs: Mapping[str, str],
         parameters: Mapping[str, ParameterValue],
         answers_client: bool,
@@ -140,6 +157,7 @@ class ModelNode(Node):
         self._version = version
         self._limit_s = timeout_s
         self._sources = sources
+        self._takes = {spec.name: spec for spec in takes}
         self._outputs = outputs
         self._parameters = parameters
         self._answers_client = answers_client
@@ -147,7 +165,9 @@ class ModelNode(Node):
     async def work(self, tensors: Tensors, run: Run) -> Tensors:
         """See :class:`Node`."""
         inputs = {
-            name: array for name, source in self._sources.items() if (array := run.find(source, tensors)) is not None
+            name: self._narrow(name, source, array)
+            for name, source in self._sources.items()
+            if (array := run.find(source, tensors)) is not None
         }
         outputs = run.asked if self._answers_client else tuple(self._outputs.values())
         parameters = {**run.parameters, **self._parameters} if self._parameters else run.parameters
@@ -161,6 +181,33 @@ class ModelNode(Node):
         if self._answers_client:
             return answers
         return {name: answers[output] for name, output in self._outputs.items() if output in answers}
+
+    def _narrow(self, name: str, source: str, array: Array) -> Array:
+        """An input of the request, which has the wider datatype where another model takes it as well.
+
+        Raises:
+            InvalidRequest: A number is out of this model's range: the client's mistake, not the pipeline's.
+        """
+        spec = self._takes[name]
+        if not source.startswith(REQUEST) or array.dtype == DATATYPES[spec.datatype].dtype:
+            return array
+        own = source.removeprefix(REQUEST)
+        try:
+            return Signature((replace(spec, name=own),), ()).bind({own: array})[own]
+        except InvalidRequest as exc:
+            raise InvalidRequest(f'step "{self.label}": {exc}') from exc
+
+    def fails_for_all(self, exc: Exception) -> bool:
+        """See :class:`Node`: its model is not there, whoever asks."""
+        return isinstance(exc, ModelNotReady) and exc.model == self._model
+
+
+class PassNode(Node):
+    """Hands on what it gets."""
+
+    async def work(self, tensors: Tensors, run: Run) -> Tensors:
+        """See :class:`Node`."""
+        return tensors
 
 
 class SequenceNode(Node):
@@ -250,8 +297,8 @@ class Switch:
             chosen[holds] = place
         if (chosen < 0).any():
             row = int(np.argmax(chosen < 0))
-            of = run.origin.rows
-            where = f" for row {row}" if len(of) == 1 and rows > 1 else ""
+            row = row if run.places is None else int(run.places[row])
+            where = f" for row {row}" if not run.is_merged and (rows > 1 or run.places is not None) else ""
             raise InvalidRequest(f'switch "{self._label}": no step\'s condition holds{where}')
         return chosen
 

@@ -23,6 +23,7 @@ from modelyard_deployments._pipeline_nodes import (
     EnsembleNode,
     ModelNode,
     Node,
+    PassNode,
     SequenceNode,
     Splitter,
     Switch,
@@ -78,12 +79,13 @@ class _Planner:
         self._check_tested()
         if all(spec.optional for spec in scope.values()):
             raise ModelLoadError("on_error: every output may be missing: a step has to be hard")
-        return Plan(SequenceNode("pipeline", None, False, nodes), self._to_signature(steps[-1], scope))
+        return Plan(SequenceNode("pipeline", None, False, nodes), self._to_signature(steps, scope))
 
-    def _to_signature(self, last: Step, scope: Mapping[str, TensorSpec]) -> Signature:
+    def _to_signature(self, steps: tuple[Step, ...], scope: Mapping[str, TensorSpec]) -> Signature:
         outputs = tuple(scope.values())
         signature = Signature(tuple(self._needed.values()), outputs, batch_axis=self._has_rows)
-        if _answers_client(last):
+        last = steps[-1]
+        if _answers_client(last) and not any(step.when for step in steps):
             own = self._find(last.model or "", last.version)
             optional = tuple(replace(spec, optional=last.on_error == "soft") for spec in own.on_request)
             signature = replace(signature, on_request=optional, explanations=own.explanations, labels=own.labels)
@@ -128,10 +130,31 @@ class _Planner:
         self, steps: tuple[Step, ...], scope: Scope, *, is_whole: bool = False
     ) -> tuple[list[Node], Mapping[str, TensorSpec]]:
         nodes: list[Node] = []
+        before = ""
         for place, step in enumerate(steps, 1):
+            if step.when:
+                rest = (step.model_copy(update={"when": (), "name": step.to_label(place)}), *steps[place:])
+                node, scope = self._continuation(step.when, rest, scope, before)
+                return [*nodes, node], scope
             node, scope = self._step(step, place, scope, is_last=is_whole and place == len(steps))
             nodes.append(node)
+            before = node.label
         return nodes, scope or {}
+
+    def _continuation(
+        self, when: Sequence[Condition], steps: tuple[Step, ...], scope: Scope, before: str
+    ) -> tuple[Node, dict[str, TensorSpec]]:
+        """The rest of a sequence, for the rows for which a condition holds; the others have their answer already."""
+        label = steps[0].name
+        where = f'step "{label}", when'
+        if scope is None:
+            raise ModelLoadError(f"{where}: no step before it gives anything to answer with")
+        tests = [self._test(one, where, scope) for one in when]
+        nodes, given = self._sequence(steps, scope)
+        same = _same_outputs([given, scope], [nodes[-1].label, before], where)
+        rest = SequenceNode(label, None, False, nodes)
+        choose = Switch(label, [tests, []])
+        return ChoiceNode(label, None, False, [rest, PassNode(before, None, False)], choose), same
 
     def _ensemble(self, step: Step, label: str, scope: Scope) -> tuple[Node, dict[str, TensorSpec]]:
         inner = [self._step(one, place, scope, is_last=False) for place, one in enumerate(step.steps, 1)]
@@ -154,7 +177,8 @@ class _Planner:
             choose = Switch(label, tests)
         else:
             choose = Splitter([one.weight or 0.0 for one in step.steps])
-        given = _same_outputs([outputs for _, outputs in inner], [node.label for node, _ in inner], label)
+        labels = [node.label for node, _ in inner]
+        given = _same_outputs([outputs for _, outputs in inner], labels, f'"{label}"')
         nodes = [node for node, _ in inner]
         return ChoiceNode(label, step.timeout_s, step.on_error == "soft", nodes, choose), given
 
@@ -177,6 +201,7 @@ class _Planner:
             model=name,
             version=step.version,
             sources={one: source for one, source in sources.items() if source},
+            takes=signature.inputs,
             outputs=outputs,
             parameters=step.parameters,
             answers_client=is_last and _answers_client(step),
@@ -267,12 +292,12 @@ def _same_outputs(
     for label, branch in zip(labels[1:], branches[1:], strict=True):
         if branch.keys() != merged.keys():
             got = f'"{labels[0]}" gives {", ".join(merged)}, "{label}" gives {", ".join(branch)}'
-            raise ModelLoadError(f'"{where}": expected the same outputs of each step: {got}; outputs gives them names')
+            raise ModelLoadError(f"{where}: expected the same outputs of each step: {got}; outputs gives them names")
         for name, spec in branch.items():
             known = merged[name]
             if spec.datatype != known.datatype or len(spec.shape) != len(known.shape):
                 got = f'"{labels[0]}" gives {known}, "{label}" gives {spec}'
-                raise ModelLoadError(f'"{where}", output "{name}": expected the same of each step: {got}')
+                raise ModelLoadError(f'{where}, output "{name}": expected the same of each step: {got}')
             shape = tuple(one if one == other else -1 for one, other in zip(known.shape, spec.shape, strict=True))
             merged[name] = replace(known, shape=shape, optional=known.optional or spec.optional)
     return merged

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
@@ -75,19 +75,21 @@ class Step(_Part):
     )
     model: str | None = Field(default=None, description="A model of the platform.")
     sequence: tuple[Step, ...] | None = Field(
-        default=None, min_length=1, description="Steps one after the other: each takes what the one before gives."
+        default=None, description="Steps one after the other: each takes what the one before gives."
     )
     ensemble: tuple[Step, ...] | None = Field(
-        default=None, min_length=1, description="Steps at the same time, on the same inputs; their outputs together."
+        default=None, description="Steps at the same time, on the same inputs; their outputs together."
     )
     switch: tuple[Step, ...] | None = Field(
-        default=None, min_length=1, description="Steps of which each row takes the first whose `when` holds."
+        default=None, description="Steps of which each row takes the first whose `when` holds."
     )
     splitter: tuple[Step, ...] | None = Field(
-        default=None, min_length=1, description="Steps of which each request takes one by chance, by `weight`."
+        default=None, description="Steps of which each request takes one by chance, by `weight`."
     )
     when: Annotated[tuple[Condition, ...], BeforeValidator(_to_many)] = Field(
-        default=(), description="In a switch: conditions that all have to hold. The last step may have none."
+        default=(),
+        description="Conditions that all have to hold. In a switch, for a row to take the step; the last one may have "
+        "none. In a sequence, for it to go on: what it has so far is its answer where they do not.",
     )
     weight: float | None = Field(
         default=None, gt=0, description="In a splitter: its share, beside the others' weights."
@@ -138,19 +140,27 @@ class Step(_Part):
         wrong = [key for key in _OF_MODELS if self.model is None and getattr(self, key)]
         if wrong:
             raise ValueError(f"{wrong[0]}: expected beside model only, got it beside {kinds[0]}")
-        for place, step in enumerate(self.steps):
-            self._check_inner(step, kinds[0], is_last=place == len(self.steps) - 1)
+        if self.model is None:
+            check_steps(self.steps, kinds[0])
         if self.ensemble is not None and len(set(self.labels())) != len(self.labels()):
             raise ValueError(f"ensemble: expected a name of its own for each step, got {', '.join(self.labels())}")
         return self
 
-    @staticmethod
-    def _check_inner(step: Step, kind: str, *, is_last: bool) -> None:
-        if kind == "switch" and not step.when and not is_last:
+
+def check_steps(steps: Sequence[Step], kind: str) -> None:
+    """Refuses what has no meaning in steps of this kind.
+
+    Raises:
+        ValueError: With what is expected where.
+    """
+    if not steps:
+        raise ValueError(f"{kind}: expected at least one step")
+    for step in steps:
+        if kind == "switch" and not step.when and step is not steps[-1]:
             raise ValueError("switch: expected when in every step but the last, which is for all the others")
         if kind == "splitter" and step.weight is None:
             raise ValueError("splitter: expected weight in every step")
-        if kind != "switch" and step.when:
-            raise ValueError("when: expected in the steps of a switch only")
+        if kind not in ("switch", "sequence") and step.when:
+            raise ValueError("when: expected in the steps of a switch or a sequence only")
         if kind != "splitter" and step.weight is not None:
             raise ValueError("weight: expected in the steps of a splitter only")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from modelyard.errors import ModelLoadError, ModelNotReady
 from modelyard.model import Framework, Model, Options
@@ -33,7 +33,7 @@ from modelyard.signature import Signature
 from modelyard.tensor import Array, Parameters, Tensors
 from modelyard_deployments._pipeline_nodes import Run
 from modelyard_deployments._pipeline_plan import make_plan
-from modelyard_deployments._pipeline_steps import Step
+from modelyard_deployments._pipeline_steps import Step, check_steps
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,15 @@ logger = logging.getLogger(__name__)
 class PipelineOptions(Options):
     """Options of ``framework: pipeline``."""
 
-    steps: tuple[Step, ...] = Field(min_length=1, description="What happens to a request, one step after the other.")
+    steps: tuple[Step, ...] = Field(description="What happens to a request, one step after the other.")
     concurrency: int = Field(default=16, ge=1, description="Calls that one replica works on at the same time.")
     wait_s: float = Field(default=600.0, ge=0, description="Seconds that loading waits for its models to be ready.")
+
+    @field_validator("steps")
+    @classmethod
+    def _check(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        check_steps(steps, "sequence")
+        return steps
 
 
 class PipelineModel(Model):

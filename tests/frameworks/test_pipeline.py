@@ -288,6 +288,47 @@ async def test_a_switch_may_ask_for_what_the_step_before_gave(pipelines: Pipelin
     assert await _ask(model, {"x": [1.0, 2.0]}) == {"z": [101, 104]}
 
 
+async def test_a_row_is_named_as_the_client_counts_also_in_a_switch_of_a_switch(pipelines: Pipelines) -> None:
+    inner = {"name": "inner", "switch": [{"when": {"input": "x", "less": 20}, "model": "a"}]}
+    step = {"switch": [{"when": {"input": "x", "less": 5}, "model": "a"}, {**inner}]}
+    model = pipelines.load(step, a=Table(FP64, y=lambda x: x))
+    with pytest.raises(InvalidRequest, match='switch "inner": no step\'s condition holds for row 3'):
+        await _ask(model, {"x": [1.0, 9.0, 2.0, 30.0]})
+
+
+# -- conditions in a sequence
+
+CASCADE = [
+    {"model": "quick"},
+    {"when": {"input": "sure", "less": 0.5}, "model": "thorough", "inputs": {"x": "request.x"}},
+]
+
+
+def _sure(answer: float) -> Table:
+    return Table(FP64, y=lambda x: x * 0 + answer, sure=lambda x: np.minimum(x / 10, 1.0))
+
+
+async def test_a_row_stops_where_the_next_steps_condition_does_not_hold(pipelines: Pipelines) -> None:
+    model = pipelines.load(*CASCADE, quick=_sure(1), thorough=_sure(2))
+    assert await _ask(model, {"x": [1.0, 9.0, 4.0]}) == {"y": [2, 1, 2], "sure": [0.1, 0.9, 0.4]}
+    assert [one.inputs["x"].tolist() for one in pipelines.peers.requests] == [[1, 9, 4], [1, 4]]
+    assert await _ask(model, {"x": [9.0]}) == {"y": [1], "sure": [0.9]}
+    assert len(pipelines.peers.requests) == 3
+
+
+async def test_what_has_stopped_takes_none_of_the_later_steps(pipelines: Pipelines) -> None:
+    last = {"model": "quick", "inputs": {"x": "y"}}
+    model = pipelines.load(*CASCADE, last, quick=_sure(1), thorough=_sure(20))
+    assert await _ask(model, {"x": [1.0, 9.0]}) == {"y": [1, 1], "sure": [1, 0.9]}
+
+
+async def test_a_condition_may_ask_for_a_parameter_and_stand_inside(pipelines: Pipelines) -> None:
+    steps = [{"model": "quick"}, {**CASCADE[1], "when": {"parameter": "thorough", "equals": True}}]
+    model = pipelines.load({"ensemble": [{"name": "both", "sequence": steps}]}, quick=_sure(1), thorough=_sure(2))
+    assert (await _ask(model, {"x": [1.0]}))["both.y"] == [1]
+    assert (await _ask(model, {"x": [1.0]}, thorough=True))["both.y"] == [2]
+
+
 # -- splitter
 
 
@@ -345,6 +386,33 @@ async def test_a_failure_of_several_requests_together_is_not_left_out(pipelines:
     set_origin(Nobody(rows=(1, 1)))
     with pytest.raises(ModelFailed):
         await _ask(model, {"x": [1.0, 2.0]})
+
+
+async def test_a_model_that_is_away_is_left_out_for_several_requests_at_once(
+    pipelines: Pipelines, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = {"ensemble": [{"model": "a"}, {"model": "b", "on_error": "soft"}]}
+    model = pipelines.load(steps, a=Table(FP64, y=lambda x: x), b=Table(FP64, y=lambda x: x))
+    away = pipelines.peers.models.pop("b")
+    set_origin(Nobody(rows=(1, 1)))
+    for _ in range(3):
+        assert await _ask(model, {"x": [1.0, 2.0]}) == {"a.y": [1, 2]}
+    assert caplog.text.count('step "b" is left out') == 1
+    pipelines.peers.models["b"] = away
+    assert await _ask(model, {"x": [1.0, 2.0]}) == {"a.y": [1, 2], "b.y": [1, 2]}
+
+
+async def test_a_number_that_one_of_the_models_cannot_take_is_the_clients_mistake(pipelines: Pipelines) -> None:
+    model = pipelines.load(
+        {"ensemble": [{"model": "a"}, {"model": "b", "inputs": {"half": "request.x"}}]},
+        a=Table(FP64, y=lambda x: x),
+        b=Table({"half": "FP32"}, y=lambda half: half.astype(float)),
+    )
+    assert await _ask(model, {"x": [1.5]}) == {"a.y": [1.5], "b.y": [1.5]}
+    with pytest.raises(
+        InvalidRequest, match=r'step "b": input "x": expected numbers in the range of FP32, got 1e[+]300'
+    ):
+        await _ask(model, {"x": [1e300]})
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -420,6 +488,17 @@ def test_models_that_are_not_there_are_all_named(pipelines: Pipelines) -> None:
         ),
         ([{"model": "num", "on_error": "soft"}, {"model": "num"}], '"y" is missing where its step is left out'),
         ([{"model": "num", "on_error": "soft"}], "every output may be missing"),
+        (
+            [
+                {"model": "num"},
+                {"model": "matrix", "inputs": {"input-0": "request.m"}, "when": {"input": "y", "less": 1}},
+            ],
+            'step "matrix", when: expected the same outputs of each step: "matrix" gives output-0, "num" gives y',
+        ),
+        (
+            [{"sequence": [{"model": "num", "when": {"input": "x", "less": 1}}]}],
+            'step "num", when: no step before it gives anything to answer with',
+        ),
         ([{"model": "stream"}], 'model "stream" answers with a stream'),
     ],
 )
@@ -440,7 +519,8 @@ def test_steps_that_do_not_fit_are_refused(pipelines: Pipelines, steps: list[dic
 @pytest.mark.parametrize(
     ("steps", "text"),
     [
-        ([], "steps"),
+        ([], "options.steps: sequence: expected at least one step"),
+        ([{"ensemble": []}], "options.steps[0]: ensemble: expected at least one step"),
         ([{}], "expected one of model, sequence, ensemble, switch, splitter, got none"),
         ([{"model": "a", "sequence": [{"model": "b"}]}], "got model and sequence"),
         ([{"sequence": [{"model": "b"}], "inputs": {"a": "b"}}], "inputs: expected beside model only"),
@@ -450,9 +530,10 @@ def test_steps_that_do_not_fit_are_refused(pipelines: Pipelines, steps: list[dic
             [{"model": "a", "weight": 1}, {"sequence": [{"model": "a", "weight": 1}]}],
             "weight: expected in the steps of a",
         ),
+        ([{"model": "a", "weight": 1}], "weight: expected in the steps of a splitter only"),
         (
-            [{"sequence": [{"model": "a", "when": {"input": "x", "equals": 1}}]}],
-            "when: expected in the steps of a switch",
+            [{"ensemble": [{"model": "a", "when": {"input": "x", "equals": 1}}]}],
+            "when: expected in the steps of a switch or a sequence only",
         ),
         ([{"switch": [{"model": "a"}, {"model": "b"}]}], "switch: expected when in every step but the last"),
         ([{"switch": [{"model": "a", "when": {"input": "x"}}]}], "expected equals, not_equals, in, less"),
@@ -466,6 +547,7 @@ def test_options_that_say_nothing_are_refused(steps: list[dict[str, Any]], text:
     with pytest.raises(InvalidConfig) as caught:
         load_model_spec({"name": "p", "framework": "pipeline", "options": {"steps": steps}})
     assert text in str(caught.value)
+    assert len(caught.value.problems) == 1
 
 
 def test_it_has_no_uri(tmp_path: Path) -> None:
