@@ -42,7 +42,8 @@ class ModelStatus:
         name: The model.
         framework: Which framework loads it.
         uri: Where its artifact is.
-        owner: ``declared`` in the configuration file or ``registered`` at run time.
+        owner: ``declared`` in the configuration file, ``registered`` at run time, or ``reloaded`` from a list of models
+            that a client of TensorFlow Serving has sent.
         state: State of the revision named by ``version``.
         reason: Why it is in this state; empty when ready.
         version: Number of the active revision; empty before there is one.

@@ -825,6 +825,97 @@ async def test_versions_are_the_same_after_a_restart(start, remembering, artifac
     assert remembering.deleted == []
 
 
+# -- lists of models that replace one another
+
+
+def _listed(artifacts: Path, *names: str, **policy: object) -> list[dict[str, Any]]:
+    folder = {"framework": "fake", "uri": str(artifacts / "many"), "version_policy": policy or {"latest": 1}}
+    return [{"name": name, **folder} for name in names]
+
+
+async def test_a_reload_serves_its_list_and_takes_down_what_left_it(start, remembering, artifacts):
+    _add_version(artifacts, "1")
+    controller = await start(file="one.fake")
+    await controller.register({**_spec(artifacts), "name": "mine"}, "me", "")
+    statuses = await controller.reload(_listed(artifacts, "a", "b"), "grpc", "why")
+    assert [(status.name, status.owner, status.message) for status in statuses] == [
+        ("a", "reloaded", "why"),
+        ("b", "reloaded", "why"),
+    ]
+    await _serve_all(controller, remembering)
+    statuses = await controller.reload(_listed(artifacts, "b", "c"), "grpc", "")
+    assert [(status.name, status.state) for status in statuses] == [
+        ("b", "ready"),
+        ("c", "pending"),
+        ("a", "removing"),
+    ]
+    await _serve_all(controller, remembering)
+    await controller.step()
+    assert remembering.deleted == ["a@1"]
+    table = await _table(controller)
+    assert [name for name in table.models if table.get_model(name).ready_versions] == ["b", "c", "file", "mine"]
+
+
+async def test_a_reload_changes_the_versions_that_are_served(start, remembering, artifacts):
+    for name in ("1", "2"):
+        _add_version(artifacts, name)
+    controller = await start()
+    await controller.reload(_listed(artifacts, "m"), "grpc", "")
+    await _serve_all(controller, remembering)
+    assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+    await controller.reload(_listed(artifacts, "m", all=True, labels={"old": 1}), "grpc", "")
+    await _serve_all(controller, remembering)
+    table = await _table(controller)
+    assert _versions(table) == {"1": "ready", "2": "ready", "active": "2"}
+    assert table.get_ready("m", "old")[0].version == "1"
+    assert remembering.deployed == ["m@2", "m@1"]
+
+
+async def test_a_reload_that_is_refused_changes_nothing_and_tells_all_problems(start, remembering, artifacts):
+    _add_version(artifacts, "1")
+    controller = await start(file="one.fake")
+    await controller.reload(_listed(artifacts, "a"), "grpc", "")
+    nowhere = {"name": "n", "framework": "fake", "uri": str(artifacts / "nowhere"), "version_policy": {"latest": 1}}
+    wrong = [nowhere, {"name": "?", "framework": "fake", "uri": "/x"}, *_listed(artifacts, "l", labels={"old": 9})]
+    problem = await controller.reload(wrong, "grpc", "")
+    assert isinstance(problem, InvalidConfig)
+    first, second, third = problem.problems
+    assert first.startswith("model_config_list.config[0].base_path: ")
+    assert second.startswith("model_config_list.config[1]: name: ")
+    assert third.startswith("model_config_list.config[2]: version_policy.labels.old: ")
+    problem = await controller.reload(_listed(artifacts, "b", "file"), "grpc", "")
+    assert "declared in the configuration file" in str(problem)
+    assert [status.name for status in await controller.list_models()] == ["a", "file"]
+
+
+async def test_a_reload_tries_again_what_has_failed_and_reads_it_anew(start, remembering, artifacts, kept):
+    _add_version(artifacts, "1", "broken")
+    controller = await start()
+    await controller.reload(_listed(artifacts, "m"), "grpc", "")
+    await controller.step()
+    kept[b"m@1"] = b"expected a number"
+    remembering.given_up.add("m@1")
+    await controller.step()
+    assert (await controller.status("m")).state == "failed"
+    _add_version(artifacts, "1", "1")
+    await controller.reload(_listed(artifacts, "m"), "grpc", "")
+    del kept[b"m@1"]
+    await controller.step()
+    await controller.step()
+    await _serve_all(controller, remembering)
+    assert _versions(await _table(controller)) == {"1": "ready", "active": "1"}
+
+
+async def test_a_reload_does_not_read_again_what_is_served(start, remembering, artifacts, monkeypatch):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.reload(_listed(artifacts, "m"), "grpc", "")
+    await _serve_all(controller, remembering)
+    monkeypatch.setattr("modelyard.serve.artifacts.digest", lambda path: pytest.fail(f"{path} is read again"))
+    (status,) = await controller.reload(_listed(artifacts, "m"), "grpc", "")
+    assert (status.state, status.generation) == ("ready", 1)
+
+
 def _with_pip(artifacts: Path, offline: dict[str, str], requirement: str) -> dict[str, Any]:
     return _spec(artifacts, runtime={"pip": [requirement], "env_vars": offline})
 

@@ -8,7 +8,7 @@ is on disk.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -247,11 +247,11 @@ class Catalog:
     ) -> tuple[ModelRecord, ...]:
         """Makes the declared models exactly these, in one transaction.
 
-        Declared models that are not among them are marked as removed; registered ones are left alone, and keep their
+        Declared models that are not among them are marked as removed; those of run time are left alone, and keep their
         names. One that was unloaded stays so.
 
         Returns:
-            The given models, in their order, without those whose name belongs to a registered one.
+            The given models, in their order, without those whose name belongs to one of run time.
         """
         entries = tuple(entries)
         names = {entry.name for entry in entries}
@@ -264,8 +264,39 @@ class Catalog:
             return tuple(
                 _put(connection, known.get(entry.name), entry, change)
                 for entry in entries
-                if not _is_registered(known.get(entry.name))
+                if not _is_of_run_time(known.get(entry.name))
             )
+
+    def sync_reloaded(
+        self, entries: Iterable[ModelEntry], *, actor: str = "", message: str = "", again: Collection[str] = ()
+    ) -> tuple[tuple[ModelRecord, ...], tuple[ModelRecord, ...]]:
+        """Makes the reloaded models exactly these, in one transaction; all others are left alone.
+
+        Args:
+            entries: The models.
+            actor: Who sends the list.
+            message: Why, for the history.
+            again: Names of those that have failed and are to be tried again.
+
+        Returns:
+            The given models, in their order, and those that are being removed.
+
+        Raises:
+            InvalidConfig: Names belong to another owner, with one problem for each; nothing is changed.
+        """
+        entries = tuple(entries)
+        names = {entry.name for entry in entries}
+        with writing(self._engine) as connection:
+            known = {record.name: record for record in _read_models(connection)}
+            _check_reloadable(entries, known)
+            left = [
+                _remove(connection, record, actor, message)
+                for record in known.values()
+                if record.owner is Owner.RELOADED and record.wanted is not Wanted.REMOVED and record.name not in names
+            ]
+            changes = {name: _Change(Owner.RELOADED, actor, message, again=name in again) for name in names}
+            kept = [_put(connection, known.get(entry.name), entry, changes[entry.name]) for entry in entries]
+        return tuple(kept), tuple(left)
 
     def add_event(
         self, model: str, kind: str, *, actor: str = "", message: str = "", detail: Mapping[str, Any] | None = None
@@ -307,8 +338,8 @@ def _is_declared(record: ModelRecord) -> bool:
     return record.owner is Owner.DECLARED and record.wanted is not Wanted.REMOVED
 
 
-def _is_registered(record: ModelRecord | None) -> bool:
-    return record is not None and record.owner is Owner.REGISTERED and record.wanted is not Wanted.REMOVED
+def _is_of_run_time(record: ModelRecord | None) -> bool:
+    return record is not None and record.owner is not Owner.DECLARED and record.wanted is not Wanted.REMOVED
 
 
 def _check_owner(name: str, old: ModelRecord | None, owner: Owner) -> None:
@@ -316,7 +347,20 @@ def _check_owner(name: str, old: ModelRecord | None, owner: Owner) -> None:
         return
     if old.owner is Owner.DECLARED:
         raise Conflict(f'model "{name}" is declared in the configuration file: change it there')
-    raise Conflict(f'model "{name}" is registered at run time: unregister it, or take it out of the configuration file')
+    if owner is Owner.DECLARED or old.owner is not Owner.RELOADED:
+        where = "configuration file" if owner is Owner.DECLARED else "list"
+        raise Conflict(f'model "{name}" is registered at run time: unregister it, or take it out of the {where}')
+
+
+def _check_reloadable(entries: Iterable[ModelEntry], known: Mapping[str, ModelRecord]) -> None:
+    problems: list[str] = []
+    for index, entry in enumerate(entries):
+        try:
+            _check_owner(entry.name, known.get(entry.name), Owner.RELOADED)
+        except Conflict as exc:
+            problems.append(f"model_config_list.config[{index}].name: {exc}")
+    if problems:
+        raise InvalidConfig(tuple(problems))
 
 
 def _check_generation(name: str, old: ModelRecord | None, expected: int | None) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 
 class Owner(StrEnum):
-    """Who decides about a model; nobody else may change it."""
+    """Who decides about a model; nobody else may change it, unless it says so here."""
 
     DECLARED = "declared"
     """The configuration file."""
     REGISTERED = "registered"
     """The Python API, the admin API, the CLI."""
+    RELOADED = "reloaded"
+    """A list of models that a client of TensorFlow Serving has sent. Whoever may register may change it too."""
 
 
 class Wanted(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -48,6 +48,14 @@ class HandleTransport:
     async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
         return _unwrap(await self._ask("register", dict(spec), actor, message, timeout_s=_READING_TIMEOUT_S))
+
+    async def reload(self, specs: Sequence[Mapping[str, Any]], *, actor: str, message: str) -> tuple[ModelStatus, ...]:
+        """See ``reload.ReloadTransport``."""
+        found = await self._ask("reload", list(map(dict, specs)), actor, message, timeout_s=_READING_TIMEOUT_S)
+        if isinstance(found, ModelyardError):
+            raise found
+        statuses: tuple[ModelStatus, ...] = found
+        return statuses
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""

@@ -14,9 +14,9 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
@@ -43,6 +43,8 @@ from modelyard.serve.views import failed_route, model_route, model_status
 from modelyard.signature import Description
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 _POLL_BUSY_S: Final = 0.25
 _DESCRIBE_TIMEOUT_S: Final = 5.0
@@ -149,6 +151,12 @@ class Controller:
         """See ``AdminTransport.register``; errors are returned, for Serve would wrap what is raised."""
         return await asyncio.to_thread(self._answer, self._register, spec, actor, message)
 
+    async def reload(
+        self, specs: list[dict[str, Any]], actor: str, message: str
+    ) -> tuple[ModelStatus, ...] | ModelyardError:
+        """See ``reload.ReloadTransport.reload``; errors are returned."""
+        return await asyncio.to_thread(self._answer, self._reload, specs, actor, message)
+
     async def unregister(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unregister``; errors are returned."""
         return await asyncio.to_thread(self._answer, self._unregister, name, actor, message)
@@ -172,12 +180,11 @@ class Controller:
         return self._status(record) if record is not None else ModelNotFound(name)
 
     @staticmethod
-    def _answer(verb: Any, *args: Any) -> ModelStatus | ModelyardError:
+    def _answer(verb: Callable[..., _T], *args: Any) -> _T | ModelyardError:
         try:
-            result: ModelStatus = verb(*args)
+            return verb(*args)
         except ModelyardError as error:
             return error
-        return result
 
     def _register(self, data: dict[str, Any], actor: str, message: str) -> ModelStatus:
         spec = load_model_spec(data)
@@ -200,6 +207,42 @@ class Controller:
         )
         self._wake.set()
         return self._status(record)
+
+    def _reload(self, specs: Sequence[Mapping[str, Any]], actor: str, message: str) -> tuple[ModelStatus, ...]:
+        entries, again = self._make_entries(specs)
+        kept, left = self._catalog.sync_reloaded(entries, actor=actor, message=message, again=again)
+        self._wake.set()
+        return tuple(self._status(record) for record in (*kept, *left))
+
+    def _make_entries(self, specs: Sequence[Mapping[str, Any]]) -> tuple[list[ModelEntry], set[str]]:
+        """The models with their artifacts as they now are, and the names of those that are to be tried again.
+
+        Raises:
+            InvalidConfig: With the problems of all of them.
+        """
+        entries: list[ModelEntry] = []
+        again: set[str] = set()
+        problems: list[str] = []
+        for index, data in enumerate(specs):
+            try:
+                spec = load_model_spec(data)
+                old = self._catalog.find_model(spec.name)
+                entries.append(self._artifacts.make_entry(spec, self._known_digests(old)))
+                if old is not None and old.owner is Owner.RELOADED and self._ask_again(old, entries[-1]):
+                    again.add(spec.name)
+            except InvalidConfig as exc:
+                problems += [f"model_config_list.config[{index}]: {problem}" for problem in exc.problems]
+            except ModelLoadError as exc:
+                problems.append(f"model_config_list.config[{index}].base_path: {exc}")
+        if problems:
+            raise InvalidConfig(tuple(problems))
+        return entries, again
+
+    def _known_digests(self, old: ModelRecord | None) -> dict[str, str]:
+        """Digests of the folders of versions that are served; those of others may have changed."""
+        served = old.revisions if old is not None and old.wanted is Wanted.SERVING else ()
+        kept = (one for one in served if application_name(one.model, one.number) not in self._failures)
+        return {one.content["uri"]: one.content["artifact"] for one in kept if "artifact" in one.content}
 
     def _load(self, name: str, actor: str, message: str, attempts: int = _ATTEMPTS) -> ModelStatus:
         old = self._catalog.get_model(name)
@@ -518,7 +561,7 @@ class Controller:
 
     def _status(self, record: ModelRecord) -> ModelStatus:
         status = model_status(record, self._plans.get(record.name), self._described)
-        if record.name in self._left_out and record.owner is Owner.REGISTERED and not status.reason:
+        if record.name in self._left_out and record.owner is not Owner.DECLARED and not status.reason:
             return replace(status, reason=_LEFT_OUT)
         return status
 

@@ -190,6 +190,60 @@ def test_a_registered_model_keeps_its_name_from_the_file(catalog: Catalog) -> No
     assert catalog.find_model("mine") == mine
 
 
+def test_a_reload_leaves_exactly_its_models_of_those_that_reloads_have_made(catalog: Catalog) -> None:
+    catalog.sync_declared([_entry("file")])
+    _put(catalog, "mine")
+    kept, left = catalog.sync_reloaded([_entry("a"), _entry("b")], actor="grpc", message="first")
+    assert ([record.name for record in kept], left) == (["a", "b"], ())
+    assert {record.owner for record in kept} == {Owner.RELOADED}
+    assert kept[0].active.actor == "grpc"
+    kept, left = catalog.sync_reloaded([_entry("b", "d2"), _entry("c")])
+    assert [(record.name, record.active.number) for record in kept] == [("b", 2), ("c", 1)]
+    assert [(record.name, record.wanted) for record in left] == [("a", Wanted.REMOVED)]
+    wanted = {record.name: record.wanted for record in catalog.list_models()}
+    assert {name for name, value in wanted.items() if value is Wanted.SERVING} == {"file", "mine", "b", "c"}
+    assert catalog.sync_reloaded([_entry("b", "d2"), _entry("c")]) == (kept, ())  # what goes already is not told again
+
+
+def test_a_reload_that_names_others_models_changes_nothing(catalog: Catalog) -> None:
+    catalog.sync_declared([_entry("file")])
+    _put(catalog, "mine")
+    catalog.sync_reloaded([_entry("a")])
+    before = catalog.list_models()
+    with pytest.raises(InvalidConfig) as caught:
+        catalog.sync_reloaded([_entry("b"), _entry("file"), _entry("mine")])
+    first, second = caught.value.problems
+    assert first.startswith('model_config_list.config[1].name: model "file" is declared in the configuration file')
+    assert second.startswith('model_config_list.config[2].name: model "mine" is registered at run time')
+    assert catalog.list_models() == before
+
+
+def test_an_operator_may_take_over_what_a_reload_has_made(catalog: Catalog) -> None:
+    catalog.sync_reloaded([_entry("a"), _entry("b")])
+    assert catalog.remove_model("b", owner=Owner.REGISTERED).wanted is Wanted.REMOVED
+    assert _put(catalog, "a", "d2").owner is Owner.REGISTERED
+    with pytest.raises(InvalidConfig, match="registered at run time"):
+        catalog.sync_reloaded([_entry("a")])
+    assert catalog.sync_reloaded([]) == ((), ())
+    kept, _ = catalog.sync_reloaded([_entry("b")])  # its name is free while it goes
+    assert kept[0].wanted is Wanted.SERVING
+
+
+def test_a_reloaded_model_keeps_its_name_from_the_file(catalog: Catalog) -> None:
+    (mine,), _ = catalog.sync_reloaded([_entry("a")])
+    assert catalog.sync_declared([_entry("a", "d9")]) == ()
+    assert catalog.find_model("a") == mine
+    with pytest.raises(Conflict, match="take it out of the configuration file"):
+        _put(catalog, "a", owner=Owner.DECLARED)
+
+
+def test_a_reload_tries_again_what_has_failed(catalog: Catalog) -> None:
+    catalog.sync_reloaded([_entry("a"), _entry("b")])
+    kept, _ = catalog.sync_reloaded([_entry("a"), _entry("b")], again={"a"})
+    assert [record.generation for record in kept] == [2, 1]
+    assert _kinds(catalog, "a") == ["created", "loaded"]
+
+
 def _load(catalog: Catalog, digest: str = "d1", **arguments: Any) -> ModelRecord:
     return catalog.load_model("iris", content={"framework": "sklearn"}, digest=digest, **arguments)
 
