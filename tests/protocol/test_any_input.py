@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
@@ -19,7 +22,11 @@ from modelyard.inference import InferenceRequest
 from modelyard.protocol import errors, events, generate, grpc, repository, v1, v2
 from modelyard.protocol.compression import ENCODINGS, choose_encoding, find_encoding, inflate
 from modelyard.protocol.http import Encoded, encode_json
-from modelyard.signature import Signature, TensorSpec
+from modelyard.protocol.tensors import may_hold_bools
+from modelyard.protocol.tfserving import examples, messages, predict, reload
+from modelyard.protos import tensorflow_pb2 as tf
+from modelyard.protos import tensorflow_serving_pb2 as serving
+from modelyard.signature import SavedSignature, Signature, TensorSpec
 from modelyard.tensor import DATATYPES
 
 SIGNATURES = (
@@ -29,13 +36,14 @@ SIGNATURES = (
     Signature((TensorSpec("x", "BYTES", (-1,)),), ()),
     Signature((TensorSpec("x", "BOOL", (2, -1)), TensorSpec("a", "UINT8", ())), (), batch_axis=False),
 )
+SAVED = tuple(replace(one, saved=SavedSignature("serving_default", "")) for one in SIGNATURES)
 EXAMPLES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63) - 1, 10**400, 1e308, -0.0])
 WORDS = st.sampled_from(
     ["x", "y", "a", "b", "0", "name", "data", "shape", "datatype", "inputs", "instances", "outputs", "parameters", "id",
      "binary_data_size", "binary_data", "content_type", "base64", "FP32", "BYTES", "FP16", "b64", "timeout", "type",
-     "source", "specversion", "1.0", "time", "data_base64", "ready", "signature_name", "batchId"]
+     "source", "specversion", "1.0", "time", "data_base64", "ready", "signature_name", "batchId", "examples", "context"]
 )  # fmt: skip
 SCALARS = st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=8)
 VALUES = st.recursive(
@@ -56,6 +64,7 @@ DOCUMENTS = (
         {}, optional={"inputs": st.lists(TENSORS, max_size=3), "parameters": VALUES, "outputs": VALUES}
     )
     | st.fixed_dictionaries({"instances": VALUES}, optional={"parameters": VALUES, "outputs": VALUES})
+    | st.fixed_dictionaries({"instances": st.lists(st.dictionaries(WORDS, VALUES, max_size=2), max_size=3)})
     | st.dictionaries(WORDS, VALUES, max_size=4)
     | VALUES
 )
@@ -95,13 +104,13 @@ BODIES = (
 )
 
 
-def tried(decode: Callable[[], Any]) -> Any:
+def tried(decode: Callable[[], Any], statuses: tuple[int, ...] = (400, 413, 415)) -> Any:
     """What it makes of it, or the reply to its error."""
     try:
         return decode()
     except ModelyardError as exc:
         reply = errors.encode_http(exc)
-    assert reply.status in (400, 413, 415)
+    assert reply.status in statuses
     assert json.loads(reply.body)["error"]
     return reply
 
@@ -280,3 +289,77 @@ def test_grpc_raw_that_lies(datatype: str, raw: bytes, shape: list[int]) -> None
     if isinstance(found, InferenceRequest):
         assert found.inputs["x"].shape == tuple(shape)
         assert found.inputs["x"].dtype == np.dtype(DATATYPES[datatype].dtype)
+
+
+@given(body=BODIES, signature=st.sampled_from(SAVED))
+@EXAMPLES
+def test_tensorflow_serving(body: bytes, signature: Signature) -> None:
+    document = tried(lambda: v1.load_predict(body))
+    if isinstance(document, dict):
+        decoded = tried(lambda: predict.decode_document(document, may_hold_bools(body), signature))
+        check_bound(decoded[0] if isinstance(decoded, tuple) else decoded, signature)
+
+
+FEATURES = st.dictionaries(
+    WORDS | st.text(max_size=3), SCALARS | st.lists(SCALARS | st.just({"b64": "YQ"}) | VALUES, max_size=3), max_size=3
+)
+
+
+@given(document=DOCUMENTS | st.fixed_dictionaries({"examples": st.lists(FEATURES)}, optional={"context": FEATURES}))
+@EXAMPLES
+def test_examples(document: Any) -> None:
+    document = tried(lambda: v1.load_predict(to_text(document)))
+    found = tried(lambda: examples.decode_examples(document, 1000)) if isinstance(document, dict) else None
+    if isinstance(found, list):
+        assert [tf.Example.FromString(text) for text in found]
+
+
+SIZES = st.integers(-1, 5) | st.sampled_from([2**31, 2**62, -(2**63)])
+NUMBERS_32 = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4)
+TENSOR_PROTOS = st.builds(
+    lambda sizes, **fields: tf.TensorProto(
+        tensor_shape={"dim": [{"size": size} for size in sizes]},
+        **{name: value for name, value in fields.items() if value},
+    ),
+    st.lists(SIZES, max_size=4),
+    dtype=st.sampled_from([number for _, number in tf.DataType.items()]) | st.integers(0, 200),
+    tensor_content=st.binary(max_size=24),
+    float_val=st.lists(st.floats(width=32), max_size=4),
+    double_val=st.lists(st.floats(), max_size=4),
+    int_val=NUMBERS_32,
+    half_val=NUMBERS_32,
+    int64_val=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
+    uint64_val=st.lists(st.integers(0, 2**64 - 1), max_size=4),
+    string_val=st.lists(st.binary(max_size=4), max_size=4),
+    bool_val=st.lists(st.booleans(), max_size=4),
+)
+
+
+@given(
+    tensors=st.dictionaries(WORDS, TENSOR_PROTOS, max_size=3),
+    outputs=st.lists(WORDS, max_size=3),
+    signature=st.sampled_from(SAVED),
+)
+@EXAMPLES
+def test_tensor_messages(tensors: dict[str, tf.TensorProto], outputs: list[str], signature: Signature) -> None:
+    message = serving.PredictRequest(output_filter=outputs)
+    for name, tensor in tensors.items():
+        message.inputs[name].CopyFrom(tensor)
+    found = tried(lambda: messages.decode_predict(message, 10_000))
+    check_bound(found, signature)
+    if isinstance(found, InferenceRequest):
+        assert sum(array.nbytes for array in found.inputs.values()) <= 10_000
+
+
+@given(data=st.binary(max_size=60))
+@EXAMPLES
+def test_bytes_that_may_be_a_message(data: bytes) -> None:
+    for kind, decode in (
+        (serving.PredictRequest, lambda message: messages.decode_predict(message, 10_000)),
+        (serving.ClassificationRequest, lambda message: messages.decode_input(message.input, 10_000)),
+        (serving.MultiInferenceRequest, messages.decode_tasks),
+        (serving.ReloadConfigRequest, reload.decode_config),
+    ):
+        with contextlib.suppress(DecodeError):
+            message = kind.FromString(data)
+            tried(lambda decode=decode, message=message: decode(message), (400, 413, 501))

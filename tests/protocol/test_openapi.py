@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from referencing.jsonschema import DRAFT202012
 
 from modelyard.config import ModelSpec
 from modelyard.errors import InvalidRequest, ModelyardError
+from modelyard.inference import InferenceRequest
 from modelyard.protocol import v1, v2
 from modelyard.protocol.openapi import MAX_NAMES, OPERATIONS, Described, build_document, build_model_document
-from modelyard.signature import Signature, TensorSpec
+from modelyard.protocol.tfserving import predict
+from modelyard.signature import SavedSignature, Signature, TensorSpec
 
 URL = "http://host:8000"
 SPEC = ModelSpec.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -52,10 +55,29 @@ SIGNATURES = {
         (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "BYTES", (-1,)), TensorSpec("z", "BOOL", (-1, 2)))
     ),
 }
+SAVED = {
+    "a SavedModel's": replace(matrix(), saved=SavedSignature("serving_default", "tensorflow/serving/predict")),
+    "a SavedModel's with several inputs": Signature(
+        (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("word", "BYTES", (-1,))), OUT, saved=SavedSignature("mine", "")
+    ),
+    "a SavedModel's without rows": Signature(
+        (TensorSpec("x", "INT64", ()), TensorSpec("y", "FP32", (2,))),
+        OUT,
+        batch_axis=False,
+        saved=SavedSignature("mine", ""),
+    ),
+}
+SIGNATURES |= SAVED
 LARGE = {
     "picture": Signature((TensorSpec("x", "FP32", (-1, 3, 224, 224)),), OUT),
     "half float picture": Signature((TensorSpec("x", "FP16", (-1, 3, 224, 224)),), OUT, exact_datatypes=True),
 }
+
+
+def decode_predict(body: bytes, signature: Signature) -> InferenceRequest:
+    if signature.saved is None:
+        return v1.decode_predict(body, signature)[0]
+    return predict.decode_document(json.loads(body), True, signature)[0]
 
 
 def describe(signature: Signature, version: str = "") -> dict[str, Any]:
@@ -151,7 +173,7 @@ def test_the_request_shown_fits_its_schema_and_decodes_to_the_signature(name: st
     assert words[:2] == ["curl", f"{URL}{path}"]
     body = words[words.index("-d") + 1].encode()
     assert json.loads(body) == content["example"]
-    decoded = v2.decode_infer(body, None) if path.startswith("/v2") else v1.decode_predict(body, signature)[0]
+    decoded = v2.decode_infer(body, None) if path.startswith("/v2") else decode_predict(body, signature)
     bound = signature.bind(decoded.inputs)
     assert not signature.batch_axis or {array.shape[0] for array in bound.values()} == {1}
 
@@ -199,3 +221,12 @@ def test_explaining_is_described_where_the_model_can() -> None:
     document = describe(matrix(on_request=(explained,), explanations=("why",)))
     assert "/v1/models/m:explain" in document["paths"]
     assert "/v1/models/m:explain" not in describe(SIGNATURES["matrix"])["paths"]
+
+
+@pytest.mark.parametrize("method", ["classify", "regress", "predict"])
+def test_examples_are_described_where_the_signature_takes_them(method: str) -> None:
+    saved = SavedSignature("serving_default", f"tensorflow/serving/{method}")
+    document = describe(Signature((TensorSpec("inputs", "BYTES", (-1,)),), OUT, saved=saved))
+    check_valid(document)
+    asked = [path for path in document["paths"] if path.endswith((":classify", ":regress"))]
+    assert asked == ([] if method == "predict" else [f"/v1/models/m:{method}"])

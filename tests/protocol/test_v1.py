@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelyard.admin import ModelState
 from modelyard.errors import InvalidRequest
 from modelyard.inference import InferenceResponse
-from modelyard.protocol import tfserving, v1, v2
+from modelyard.protocol import v1, v2
+from modelyard.protocol.tfserving.status import to_version_status
 from modelyard.signature import Signature, TensorSpec
-from modelyard.tensor import DATATYPES, to_bytes_array
+from modelyard.tensor import to_bytes_array
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 MATRIX = Signature((TensorSpec("input-0", "FP32", (-1, 2)),), (), columns=("a", "b"), any_input_name=True)
@@ -118,7 +118,7 @@ def test_the_model_list_is_kserves_and_openais() -> None:
 
 
 def test_a_ready_model_is_kserves_openais_and_tensorflow_servings() -> None:
-    versions = [tfserving.to_version_status("2", "ready", ""), tfserving.to_version_status("3", "failed", "no file")]
+    versions = [to_version_status("2", "ready", ""), to_version_status("3", "failed", "no file")]
     encoded = v1.encode_model_status("a", True, "", versions, 5)
     document = json.loads(encoded.body)
     assert encoded.status == 200
@@ -131,7 +131,7 @@ def test_a_ready_model_is_kserves_openais_and_tensorflow_servings() -> None:
 
 
 def test_a_model_that_is_not_ready_is_503_with_its_reason_and_retry_after() -> None:
-    versions = [tfserving.to_version_status("2", "loading", "its replicas are starting")]
+    versions = [to_version_status("2", "loading", "its replicas are starting")]
     status = v1.encode_model_status("a", False, "its replicas are starting", versions, 5)
     document = json.loads(status.body)
     assert (status.status, dict(status.headers)[b"retry-after"]) == (503, b"5")
@@ -139,30 +139,6 @@ def test_a_model_that_is_not_ready_is_503_with_its_reason_and_retry_after() -> N
     assert [version["state"] for version in document["model_version_status"]] == ["LOADING"]
     ready = v2.encode_model_ready("a", False)
     assert (ready.status, dict(ready.headers)[b"retry-after"]) == (503, b"5")
-
-
-@pytest.mark.parametrize("state", ModelState)
-def test_every_state_of_a_model_has_tensorflow_servings_name(state: ModelState) -> None:
-    known = {"START", "LOADING", "AVAILABLE", "UNLOADING", "END"}
-    assert tfserving.to_version_status("1", state.value, "")["state"] in known
-
-
-def test_every_datatype_has_tensorflows_name() -> None:
-    assert tfserving.DTYPES.keys() == DATATYPES.keys()
-
-
-def test_metadata_is_tensorflow_servings() -> None:
-    signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "BYTES", (-1,)),))
-    document = json.loads(tfserving.encode_metadata("half", "123", signature).body)
-    assert document["model_spec"] == {"name": "half", "signature_name": "", "version": "123"}
-    definition = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
-    assert definition["inputs"]["x"] == {
-        "dtype": "DT_FLOAT",
-        "tensor_shape": {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False},
-        "name": "x:0",
-    }
-    assert definition["outputs"]["y"]["dtype"] == "DT_STRING"
-    assert definition["method_name"] == "tensorflow/serving/predict"
 
 
 EXPLAINED = replace(MATRIX, on_request=(TensorSpec("c", "FP64", (-1, 3)),), explanations=("c",))

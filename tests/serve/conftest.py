@@ -14,10 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
-from modelyard.batching import Answer, Call
+from modelyard.batching import BATCH_ID, Answer, Call, report_batch_id
 from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, ModelNotFound, ModelyardError
 from modelyard.protocol.http import Encoded
+from modelyard.protocol.tfserving.examples import CLASSIFY, REGRESS
+from modelyard.protos import tensorflow_pb2 as tf
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.events import CloudEvents
 from modelyard.serve.extensions import ExtensionHandlers
@@ -26,8 +28,9 @@ from modelyard.serve.mlflow import MLflowHandlers
 from modelyard.serve.runner import ModelRunner
 from modelyard.serve.v1 import V1Handlers
 from modelyard.serve.v2 import V2Handlers
+from modelyard.signature import SavedSignature, Signature, TensorSpec
 from modelyard.statistics import Statistics
-from modelyard.tensor import Parameters, Tensors
+from modelyard.tensor import Parameters, Tensors, to_bytes_array
 from modelyard.testing import FakeModel, FakeOptions
 
 
@@ -189,3 +192,66 @@ def make_edge(start_runner, fake) -> Callable[..., Edge]:
         return Edge(model, start_runner(model, **limits))
 
     return make
+
+
+PREDICT = "tensorflow/serving/predict"
+SAVED = SavedSignature("serving_default", PREDICT, {"x": "serving_default_x:0"}, {"y": "StatefulPartitionedCall:0"})
+OWN = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),), saved=SAVED)
+EXAMPLES = (TensorSpec("inputs", "BYTES", (-1,)),)
+MEMBERS = {
+    "two": Signature(
+        (TensorSpec("a", "INT32", (-1,)), TensorSpec("b", "BYTES", (-1,))),
+        (TensorSpec("sum", "INT64", (-1,)), TensorSpec("raw_bytes", "BYTES", (-1,))),
+        saved=SavedSignature("two", PREDICT),
+    ),
+    "classify": Signature(
+        EXAMPLES,
+        (TensorSpec("classes", "BYTES", (-1, 2)), TensorSpec("scores", "FP32", (-1, 2))),
+        saved=SavedSignature("classify", CLASSIFY),
+    ),
+    "regress": Signature(EXAMPLES, (TensorSpec("outputs", "FP32", (-1, 1)),), saved=SavedSignature("regress", REGRESS)),
+}
+
+
+class HalfPlusTwo:
+    """A transport that answers as a SavedModel with these signatures would."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
+        self.calls.append(call)
+        if call.member == "two":
+            return {"sum": call.inputs["a"].astype("i8") + 1, "raw_bytes": call.inputs["b"]}
+        if call.member in ("classify", "regress"):
+            lists = [
+                tf.Example.FromString(text).features.feature["x"].float_list.value for text in call.inputs["inputs"]
+            ]
+            values = np.float32([[one[0] / 2 + 2] for one in lists])
+            labels = to_bytes_array(np.array([["low", "high"]] * len(lists)))
+            answers = {"classes": labels, "scores": np.hstack([values, 1 - values]), "outputs": values}
+            return {name: answers[name] for name in call.outputs}
+        answer = {"y": call.inputs["x"] / 2 + 2}
+        return answer | ({BATCH_ID: np.full(len(answer["y"]), b"7", dtype=object)} if BATCH_ID in call.outputs else {})
+
+
+@pytest.fixture
+def saved_plane() -> DataPlane:
+    """Over such a model ``half``, and over others without its signatures; ``transport`` remembers the calls."""
+    transport = HalfPlusTwo()
+    plane = DataPlane(transport)  # type: ignore[arg-type]  # nothing streams here
+    plane.transport = transport  # type: ignore[attr-defined]  # for tests
+    route = RevisionRoute("half", "123", "half@123", "tensorflow", "ready", signature=OWN, members=MEMBERS)
+    loading = replace(route, version="124", state="loading", reason="it starts", signature=None, members={})
+    plain = replace(route, model="plain", framework="sklearn", signature=replace(OWN, saved=None), members={})
+    named = replace(plain, model="named", members={"two": replace(MEMBERS["two"], saved=None)})
+    batched = replace(route, model="batched", signature=report_batch_id(OWN))
+    plane.table = RouteTable(
+        "e",
+        1,
+        {
+            "half": ModelRoute("half", "123", {"123": route, "124": loading}, {"stable": "123"}),
+            **{one.model: ModelRoute(one.model, "123", {"123": one}) for one in (plain, named, batched)},
+        },
+    )
+    return plane

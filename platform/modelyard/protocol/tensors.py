@@ -114,7 +114,7 @@ def _from_strings(data: Any, where: str) -> Array:
         elements = [item.encode() for item in data] if type(data) is list else [data.encode()]
         shape = (len(elements),) if type(data) is list else ()
     except (AttributeError, UnicodeEncodeError):
-        flat, shape = _flatten(data, _check_string, "string", where)
+        flat, shape = flatten(data, check_string, "string", where)
         elements = [item.encode() for item in flat]
     out = np.empty(len(elements), dtype=object)
     out[:] = elements
@@ -125,11 +125,12 @@ def _from_elements(data: Any, datatype: Datatype, where: str) -> Array:
     checks: dict[str, tuple[Callable[[Any, Datatype], str], str]] = {"BOOL": (_check_bool, "boolean")}
     default = (_check_float, "number") if datatype.name in _TOO_LARGE else (_check_integer, "integer")
     check, noun = checks.get(datatype.name, default)
-    flat, shape = _flatten(data, lambda item: check(item, datatype), noun, where)
+    flat, shape = flatten(data, lambda item: check(item, datatype), noun, where)
     return np.array(flat, dtype=datatype.dtype).reshape(shape)
 
 
-def _check_string(item: Any) -> str:
+def check_string(item: Any) -> str:
+    """What an element of BYTES had to be; empty where it is right. For :func:`flatten`."""
     if type(item) is not str:
         return "a string"
     try:
@@ -164,7 +165,7 @@ def _check_float(item: Any, datatype: Datatype) -> str:
     return f"a number in the range of {datatype.name}"
 
 
-def _flatten(data: Any, check: Callable[[Any], str], noun: str, where: str) -> tuple[list[Any], tuple[int, ...]]:
+def flatten(data: Any, check: Callable[[Any], str], noun: str, where: str) -> tuple[list[Any], tuple[int, ...]]:
     """Elements in row-major order and the shape, level by level so that nesting costs no stack.
 
     Args:

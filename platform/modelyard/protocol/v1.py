@@ -16,8 +16,6 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-import numpy as np
-
 from modelyard.errors import InvalidRequest, InvalidTensor, ModelNotReady
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from modelyard.protocol.errors import to_message
@@ -32,7 +30,7 @@ from modelyard.protocol.fields import (
     show,
 )
 from modelyard.protocol.http import Encoded, Header, encode_json, load_json
-from modelyard.protocol.tensors import from_json, may_hold_bools, to_text
+from modelyard.protocol.tensors import from_json, may_hold_bools, to_json
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES, Array
 
@@ -61,8 +59,29 @@ def decode_predict(body: bytes, signature: Signature) -> tuple[InferenceRequest,
         InvalidRequest: The body is not the protocol's shape.
         InvalidTensor: A value is not what the input's datatype takes, or rows differ in length.
     """
-    document = check_object(load_json(body), "the request body")
-    bools = may_hold_bools(body)
+    return decode_document(load_predict(body), may_hold_bools(body), signature)
+
+
+def load_predict(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    return check_object(load_json(body), "the request body")
+
+
+def decode_document(document: dict[str, Any], bools: bool, signature: Signature) -> tuple[InferenceRequest, Form]:
+    """As :func:`decode_predict`, of a body that is read already.
+
+    Args:
+        document: From :func:`load_predict`.
+        bools: Whether there can be booleans in it.
+        signature: As for :func:`decode_predict`.
+
+    Raises:
+        InvalidRequest: As for :func:`decode_predict`.
+    """
     if "instances" in document:
         if "inputs" in document:
             raise InvalidRequest('the request body: expected either "instances" or "inputs", got both')
@@ -73,10 +92,28 @@ def decode_predict(body: bytes, signature: Signature) -> tuple[InferenceRequest,
         raise InvalidRequest(f'the request body: expected "instances" or "inputs", got {quoted(document)}')
     if len(document) == 1:
         return InferenceRequest(inputs), form
-    if document.get("signature_name") is not None:
-        check_text(document["signature_name"], "signature_name")
+    check_signature_name(document)
+    return to_request(inputs, document), form
+
+
+def check_signature_name(document: dict[str, Any]) -> str:
+    """What a request says of the signature; empty where it says nothing.
+
+    Raises:
+        InvalidRequest: It is no string.
+    """
+    name = document.get("signature_name")
+    return "" if name is None else check_text(name, "signature_name")
+
+
+def to_request(inputs: dict[str, Array], document: dict[str, Any]) -> InferenceRequest:
+    """The request with these inputs, and with what else its document says.
+
+    Raises:
+        InvalidRequest: Its requested outputs or parameters are not what they have to be.
+    """
     parameters = check_parameters(document.get("parameters"), "parameters")
-    return InferenceRequest(inputs, "", _decode_outputs(document.get("outputs")), parameters), form
+    return InferenceRequest(inputs, "", _decode_outputs(document.get("outputs")), parameters)
 
 
 def decode_explain(body: bytes, signature: Signature) -> tuple[InferenceRequest, Form]:
@@ -136,7 +173,7 @@ def _decode_column(values: Any, spec: TensorSpec, where: str, bools: bool) -> Ar
 def _decode_records(records: list[Any], signature: Signature, where: str, bools: bool) -> dict[str, Array]:
     specs = _record_specs(records[0], signature)
     names = [spec.name for spec in specs]
-    columns = _take_columns(records, names, where)
+    columns = take_columns(records, names, where)
     if len(specs) > len(signature.inputs) and type(columns[0][0]) not in (list, dict):
         matrix = _decode_matrix(columns, signature.inputs[0], where, bools)
         if matrix is not None:
@@ -147,7 +184,7 @@ def _decode_records(records: list[Any], signature: Signature, where: str, bools:
     }
 
 
-def _take_columns(records: list[Any], names: list[str], where: str) -> list[tuple[Any, ...]]:
+def take_columns(records: list[Any], names: list[str], where: str) -> list[tuple[Any, ...]]:
     """The values of each name in all records, which must have these names and no others."""
     width = len(names)
     for index, record in enumerate(records):
@@ -271,22 +308,22 @@ def encode_explain(response: InferenceResponse, form: Form) -> Encoded:
 
 
 def _encode_outputs(response: InferenceResponse, form: Form) -> Any:
-    values = {name: _to_json(array, name) for name, array in response.outputs.items()}
-    if form is Form.ROW:
-        return _encode_rows(response, values)
-    return next(iter(values.values())) if len(values) == 1 else values
+    return lay_out(response, form, {name: to_json(array, name) for name, array in response.outputs.items()})
 
 
-def _to_json(array: Array, name: str) -> Any:
-    """What the JSON encoder takes for one output: an array, a scalar, or nested lists of strings."""
-    if array.dtype.kind == "O":
-        return to_text(array, f'output "{name}"').tolist()
-    if array.dtype.itemsize == 2 and array.dtype.kind in "fV":
-        array = array.astype(np.float32)
-    return np.ascontiguousarray(array) if array.ndim else array[()]
+def lay_out(response: InferenceResponse, form: Form, values: dict[str, Any]) -> Any:
+    """What an answer holds: rows, or one bare column or several named ones.
 
+    Args:
+        response: The answer.
+        form: As for :func:`encode_predict`.
+        values: What the JSON encoder takes for each output of the answer.
 
-def _encode_rows(response: InferenceResponse, values: dict[str, Any]) -> Any:
+    Raises:
+        InvalidRequest: A row request's outputs have no rows in common.
+    """
+    if form is Form.COLUMNAR:
+        return next(iter(values.values())) if len(values) == 1 else values
     counts = {array.shape[0] if array.ndim else None for array in response.outputs.values()}
     if len(counts) > 1 or None in counts:
         raise InvalidRequest('"instances" asks for one prediction a row, but the outputs have no rows: send "inputs"')
@@ -314,7 +351,7 @@ def encode_model_status(name: str, ready: bool, reason: str, versions: list[dict
         name: The model.
         ready: It answers now.
         reason: Why it does not.
-        versions: Its versions, as :func:`~modelyard.protocol.tfserving.to_version_status` makes them.
+        versions: Its versions, as :func:`~modelyard.protocol.tfserving.status.to_version_status` makes them.
         created_s: When it was made, in seconds since 1970.
 
     Source: KServe "Data Plane (V1)", "Model Ready"; OpenAI API reference, "Retrieve model"; TensorFlow Serving "RESTful

@@ -17,15 +17,19 @@ from starlette.types import ASGIApp
 from modelyard.admin import AdminTransport
 from modelyard.config import PlatformConfig
 from modelyard.dataplane import DataPlane
-from modelyard.serve import edge, services
+from modelyard.serve import edge, rpc, services
 from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.callers import Callers, Following
 from modelyard.serve.documents import DocumentHandlers
 from modelyard.serve.events import CloudEvents
+from modelyard.serve.examples import ExampleHandlers
 from modelyard.serve.extensions import ExtensionHandlers
 from modelyard.serve.http import RouteEntry, make_app
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.mlflow import MLflowHandlers
+from modelyard.serve.models import ModelService
+from modelyard.serve.prediction import PredictionService
+from modelyard.serve.reload import Reloads
 from modelyard.serve.repository import Repository, RepositoryHandlers
 from modelyard.serve.rpc import HealthService, InferenceService
 from modelyard.serve.v1 import V1Handlers
@@ -52,6 +56,7 @@ def http_routes(
         V2Handlers(plane, is_ready),
         V1Handlers(plane),
         MLflowHandlers(plane),
+        ExampleHandlers(plane),
         RepositoryHandlers(repository),
         AdminHandlers(admin),
         DocumentHandlers(plane),
@@ -78,8 +83,18 @@ class Ingress:
         self._inference = InferenceService(
             self._plane, self._repository, self._is_ready, self._config.ingress.max_body_bytes
         )
+        self._prediction = PredictionService(self._plane, self._config.ingress.max_body_bytes)
+        reloads = Reloads(self._plane, self._admin, self._config.ingress.load_timeout_s)
+        self._models = ModelService(self._plane, reloads)
         self._health = HealthService(self._plane, self._is_ready)
-        services.serve_locally(self._inference, self._health)
+        services.serve_locally(
+            {
+                rpc.INFERENCE: self._inference,
+                rpc.PREDICTION: self._prediction,
+                rpc.MODELS: self._models,
+                rpc.HEALTH: self._health,
+            }
+        )
 
     def _is_ready(self) -> bool:
         return self._following.is_settled
@@ -106,4 +121,6 @@ class Ingress:
 
 # For Serve's Python proxy; behind HAProxy the services are on the port themselves.
 services.route_through(Ingress, "_inference", InferenceService)
+services.route_through(Ingress, "_prediction", PredictionService)
+services.route_through(Ingress, "_models", ModelService)
 services.route_through(Ingress, "_health", HealthService)

@@ -80,9 +80,9 @@ class Repository:
             DeadlineExceeded: It is not ready in time, and goes on loading.
         """
         _check_load(parameters)
-        async with _deadline(self._limit_s(timeout_s), "the model goes on loading"):
+        async with deadline(self._limit_s(timeout_s), "the model goes on loading"):
             status = await self._transport.load(name, actor=actor, message="")
-            await self._plane.until(_Loading(status).find_end)
+            await self._plane.until(Loading(status).find_end)
 
     async def unload(
         self, name: str, parameters: Parameters, timeout_s: float | None = None, *, actor: str = "v2"
@@ -102,16 +102,25 @@ class Repository:
             DeadlineExceeded: The route table has not followed in time.
         """
         _check_unload(parameters)
-        async with _deadline(self._limit_s(timeout_s), "the model goes on being unloaded"):
+        async with deadline(self._limit_s(timeout_s), "the model goes on being unloaded"):
             status = await self._transport.unload(name, actor=actor, message="")
-            await self._plane.until(partial(_find_followed, status))
+            await self._plane.until(partial(find_followed, status))
 
     def _limit_s(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else timeout_s
 
 
 @contextlib.asynccontextmanager
-async def _deadline(limit_s: float, meanwhile: str) -> AsyncIterator[None]:
+async def deadline(limit_s: float, meanwhile: str) -> AsyncIterator[None]:
+    """Ends what is inside after so long.
+
+    Args:
+        limit_s: How long it may take, in seconds.
+        meanwhile: What goes on nevertheless.
+
+    Raises:
+        DeadlineExceeded: It has taken longer.
+    """
     try:
         async with asyncio.timeout(limit_s):
             yield
@@ -119,7 +128,7 @@ async def _deadline(limit_s: float, meanwhile: str) -> AsyncIterator[None]:
         raise DeadlineExceeded(limit_s, meanwhile) from exc
 
 
-class _Loading:
+class Loading:
     """Waits for the end of a load in the route tables that come.
 
     Args:
@@ -148,7 +157,7 @@ class _Loading:
         return model.newest.is_ready or None
 
 
-def _find_followed(status: ModelStatus, table: RouteTable) -> bool | None:
+def find_followed(status: ModelStatus, table: RouteTable) -> bool | None:
     """True when the table has followed the change that ended with this status, or knows no such model."""
     model = table.find_model(status.name)
     return model is None or model.generation >= status.generation or None

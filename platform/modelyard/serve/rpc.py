@@ -35,9 +35,13 @@ logger = logging.getLogger(__name__)
 sys.modules.setdefault(pb.ServerLiveRequest.__module__, pb)
 
 _STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}
-_SERVICES: Final = frozenset({"", "inference.GRPCInferenceService", "grpc.health.v1.Health"})
+INFERENCE: Final = "inference.GRPCInferenceService"
+PREDICTION: Final = "tensorflow.serving.PredictionService"
+MODELS: Final = "tensorflow.serving.ModelService"
+HEALTH: Final = "grpc.health.v1.Health"
+_SERVICES: Final = frozenset({"", INFERENCE, PREDICTION, MODELS, HEALTH})
 _WATCH_INTERVAL_S: Final = 0.5
-_GRPC_MAX_BYTES: Final = 2**31 - 1
+MAX_BYTES: Final = 2**31 - 1
 _REQUEST_ID: Final = "x-request-id"
 _MAX_ID_CHARS: Final = 1024
 
@@ -81,7 +85,7 @@ def take_request_id(context: Context) -> str:
     return ident
 
 
-def _timeout_s(context: Any) -> float | None:
+def timeout_s(context: Any) -> float | None:
     """What is left of the client's deadline, in seconds. Serve's own context does not know."""
     remaining = getattr(context, "time_remaining", None)
     return None if remaining is None else remaining()
@@ -116,7 +120,7 @@ def _lenient(name: str, decode: Callable[[bytes], Any]) -> Callable[[bytes], Any
 Unary = Callable[[Any, Any, Context], Awaitable[T]]
 
 
-def _edge(empty: Callable[[], T]) -> Callable[[Unary[T]], Unary[T]]:
+def unary_edge(empty: Callable[[], T]) -> Callable[[Unary[T]], Unary[T]]:
     """Around a unary method: the request's id, and a status for whatever is raised.
 
     Args:
@@ -155,20 +159,20 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         plane: DataPlane,
         repository: Repository,
         is_ready: Callable[[], bool],
-        max_body_bytes: int = _GRPC_MAX_BYTES,
+        max_body_bytes: int = MAX_BYTES,
     ) -> None:
         self._plane = plane
         self._repository = repository
         self._is_ready = is_ready
         self._max_body_bytes = max_body_bytes
 
-    @_edge(pb.ModelInferResponse)
+    @unary_edge(pb.ModelInferResponse)
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference."""
         revision, signature = self._plane.get_ready(request.model_name, request.model_version)
         self._check_size(request)
         decoded = codec.decode_infer(request)
-        response = await self._plane.infer(revision, signature, decoded, _timeout_s(context))
+        response = await self._plane.infer(revision, signature, decoded, timeout_s(context))
         return codec.encode_infer(response, decoded, codec.is_raw(request))
 
     def _check_size(self, request: pb.ModelInferRequest) -> None:
@@ -183,24 +187,24 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         ends_with_error = ("triton_grpc_error", "true") in context.invocation_metadata()
         stream = InferStream(self._plane, self._check_size, ident, ends_with_error)
         try:
-            async for response in stream.answer(requests, _timeout_s(context)):
+            async for response in stream.answer(requests, timeout_s(context)):
                 yield response
         except Exception as exc:  # noqa: BLE001  # the edge: everything becomes a status
             fail(context, exc, "ModelStreamInfer", ident)
 
-    @_edge(pb.ServerLiveResponse)
+    @unary_edge(pb.ServerLiveResponse)
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
         """The process runs."""
         return pb.ServerLiveResponse(live=True)
 
-    @_edge(pb.ServerReadyResponse)
+    @unary_edge(pb.ServerReadyResponse)
     async def ServerReady(  # noqa: N802
         self, request: pb.ServerReadyRequest, context: Context
     ) -> pb.ServerReadyResponse:
         """Requests can be answered now."""
         return pb.ServerReadyResponse(ready=self._is_ready())
 
-    @_edge(pb.ModelReadyResponse)
+    @unary_edge(pb.ModelReadyResponse)
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
         """A known model that is not ready is an answer, an unknown one an error."""
         try:
@@ -209,14 +213,14 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
-    @_edge(pb.ServerMetadataResponse)
+    @unary_edge(pb.ServerMetadataResponse)
     async def ServerMetadata(  # noqa: N802
         self, request: pb.ServerMetadataRequest, context: Context
     ) -> pb.ServerMetadataResponse:
         """Name, version, extensions."""
         return codec.encode_server_metadata(__version__, EXTENSIONS)
 
-    @_edge(pb.ModelMetadataResponse)
+    @unary_edge(pb.ModelMetadataResponse)
     async def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
@@ -225,43 +229,43 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         versions = tuple(self._plane.table.get_model(revision.model).revisions)
         return codec.encode_model_metadata(revision.model, versions, revision.framework, signature)
 
-    @_edge(pb.ModelConfigResponse)
+    @unary_edge(pb.ModelConfigResponse)
     async def ModelConfig(  # noqa: N802
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """How one model is set up."""
         return codec.encode_config(describe_config(self._plane, request.name, request.version))
 
-    @_edge(pb.ModelStatisticsResponse)
+    @unary_edge(pb.ModelStatisticsResponse)
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         """What one model has answered, or all of them."""
         return codec.encode_statistics(await count_models(self._plane, request.name, request.version))
 
-    @_edge(pb.RepositoryIndexResponse)
+    @unary_edge(pb.RepositoryIndexResponse)
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """All models and versions."""
         return codec.encode_index(self._repository.index(request.ready))
 
-    @_edge(pb.RepositoryModelLoadResponse)
+    @unary_edge(pb.RepositoryModelLoadResponse)
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Starts a model, or reads its artifact again."""
         parameters = codec.decode_repository_parameters(request.parameters)
-        await self._repository.load(request.model_name, parameters, _timeout_s(context), actor="grpc")
+        await self._repository.load(request.model_name, parameters, timeout_s(context), actor="grpc")
         return pb.RepositoryModelLoadResponse()
 
-    @_edge(pb.RepositoryModelUnloadResponse)
+    @unary_edge(pb.RepositoryModelUnloadResponse)
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Stops a model."""
         parameters = codec.decode_repository_parameters(request.parameters)
-        await self._repository.unload(request.model_name, parameters, _timeout_s(context), actor="grpc")
+        await self._repository.unload(request.model_name, parameters, timeout_s(context), actor="grpc")
         return pb.RepositoryModelUnloadResponse()
 
 
@@ -272,7 +276,7 @@ def _refuse(name: str, reason: str) -> Unary[Any]:
     refuse.__name__ = name
     # Which message goes with the error is the method's own business: gRPC does not send it.
     response: Callable[[], Any] = getattr(pb, f"{name}Response")
-    return _edge(response)(refuse)
+    return unary_edge(response)(refuse)
 
 
 _REFUSED: Final = {

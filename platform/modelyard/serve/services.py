@@ -13,33 +13,70 @@ import inspect
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2_grpc
 from ray.serve.grpc_util import RayServegRPCContext
 from tritonclient.grpc import service_pb2_grpc
 
-from modelyard.serve.rpc import HealthService, InferenceService, read_leniently
-
-_INFERENCE = "inference.GRPCInferenceService"
-_HEALTH = "grpc.health.v1.Health"
+from modelyard.protos import publish
+from modelyard.protos import tensorflow_serving_pb2 as serving_pb2
+from modelyard.serve.rpc import HEALTH, INFERENCE, MODELS, PREDICTION, read_leniently
 
 _local: dict[str, Any] = {}
 
 
-def serve_locally(inference: InferenceService, health: HealthService) -> None:
-    """Says that this process is an ingress replica; its constructor calls this before Serve opens the port."""
-    _local.update({_INFERENCE: inference, _HEALTH: health})
+def serve_locally(services: Mapping[str, Any]) -> None:
+    """Says that this process is an ingress replica; its constructor calls this before Serve opens the port.
+
+    Args:
+        services: What answers, by the service's name.
+    """
+    _local.update(services)
 
 
 def add_inference_service(servicer: Any, server: Any) -> None:
     """Adds ``inference.GRPCInferenceService``."""
-    chosen = _choose(_INFERENCE, servicer, server)
+    chosen = _choose(INFERENCE, servicer, server)
     target = server if chosen is servicer else LenientServer(server)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(chosen, target)
 
 
+def add_prediction_service(servicer: Any, server: Any) -> None:
+    """Adds ``tensorflow.serving.PredictionService``."""
+    _add_described(PREDICTION, servicer, server)
+
+
+def add_model_service(servicer: Any, server: Any) -> None:
+    """Adds ``tensorflow.serving.ModelService``."""
+    _add_described(MODELS, servicer, server)
+
+
 def add_health_service(servicer: Any, server: Any) -> None:
     """Adds the standard health service."""
-    health_pb2_grpc.add_HealthServicer_to_server(_choose(_HEALTH, servicer, server), server)
+    health_pb2_grpc.add_HealthServicer_to_server(_choose(HEALTH, servicer, server), server)
+
+
+def _add_described(name: str, servicer: Any, server: Any) -> None:
+    """Adds a service whose methods all take and give one message, from its definition."""
+    publish()  # gRPC reflection looks for definitions among those of the process
+    chosen = _choose(name, servicer, server)
+    methods = serving_pb2.DESCRIPTOR.services_by_name[name.rpartition(".")[2]].methods
+    handlers = {
+        method.name: grpc.unary_unary_rpc_method_handler(
+            getattr(chosen, method.name),
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=_serialize,
+        )
+        for method in methods
+    }
+    server.add_generic_rpc_handlers((read_leniently(name, handlers),))
+
+
+def _serialize(message: Message) -> bytes:
+    """Of whatever message: one may stand for another of the same bytes."""
+    return message.SerializeToString()
 
 
 class LenientServer:

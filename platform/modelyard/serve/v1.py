@@ -12,8 +12,13 @@ from modelyard.batching import BATCH_ID, reports_batch_id
 from modelyard.dataplane import DataPlane
 from modelyard.errors import Unsupported
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
-from modelyard.protocol import tfserving, v1
+from modelyard.protocol import v1
 from modelyard.protocol.http import Encoded
+from modelyard.protocol.tensors import may_hold_bools
+from modelyard.protocol.tfserving import predict
+from modelyard.protocol.tfserving.metadata import encode_metadata
+from modelyard.protocol.tfserving.status import to_version_status
+from modelyard.routing import RevisionRoute
 from modelyard.serve.http import Handler, HttpRequest, RouteEntry
 from modelyard.signature import Signature
 
@@ -33,21 +38,44 @@ class V1Handlers:
         model = "/v1/models/{model}"
         return [
             ("GET", "/v1/models", self.list),
-            *_with_versions("POST", f"{model}*:predict", self.predict),
-            *_with_versions("POST", f"{model}*:explain", self.explain),
-            *_with_versions("GET", f"{model}*", self.status),
-            *_with_versions("GET", f"{model}*/metadata", self.metadata),
+            *with_versions("POST", f"{model}*:predict", self.predict),
+            *with_versions("POST", f"{model}*:explain", self.explain),
+            *with_versions("GET", f"{model}*", self.status),
+            *with_versions("GET", f"{model}*/metadata", self.metadata),
         ]
 
     async def predict(self, request: HttpRequest) -> Encoded:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:predict``."""
         revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
-        decoded, form = v1.decode_predict(await request.body(), signature)
+        body = await request.body()
+        if signature.saved is not None or (revision.members and not revision.publishes_members):
+            return await self._predict_by_name(request, revision, body)
+        decoded, form = v1.decode_predict(body, signature)
         reports = reports_batch_id(signature)
         if reports:
             decoded = _ask_batch_id(decoded, signature)
         response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
         return v1.encode_batched(*_take_batch_id(response), form) if reports else v1.encode_predict(response, form)
+
+    async def _predict_by_name(self, request: HttpRequest, route: RevisionRoute, body: bytes) -> Encoded:
+        """For models with several signatures, or one of a SavedModel: the request says which, and that how it is read.
+
+        Raises:
+            SignatureNotFound: The model has none of that name.
+        """
+        document = v1.load_predict(body)
+        revision, signature = route.get_signature(v1.check_signature_name(document))
+        is_saved = signature.saved is not None
+        decode = predict.decode_document if is_saved else v1.decode_document
+        decoded, form = decode(document, may_hold_bools(body), signature)
+        reports = reports_batch_id(signature)
+        if reports:
+            decoded = _ask_batch_id(decoded, signature)
+        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
+        response, batch_id = _take_batch_id(response) if reports else (response, None)
+        if is_saved:
+            return predict.encode_predict(response, form, batch_id)
+        return v1.encode_predict(response, form) if batch_id is None else v1.encode_batched(response, batch_id, form)
 
     async def explain(self, request: HttpRequest) -> Encoded:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:explain``; 501 where the model cannot."""
@@ -68,14 +96,14 @@ class V1Handlers:
         revision = self._plane.table.get_revision(name, version)
         model = self._plane.table.get_model(name)
         listed = [revision] if version else model.revisions.values()
-        versions = [tfserving.to_version_status(one.version, one.state, one.reason) for one in listed]
+        versions = [to_version_status(one.version, one.state, one.reason) for one in listed]
         reason = revision.reason or revision.state
         return v1.encode_model_status(name, revision.is_ready, reason, versions, model.created_s)
 
     async def metadata(self, request: HttpRequest) -> Encoded:
         """``GET /v1/models/{model}[/versions/{version}|/labels/{label}]/metadata``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
-        return tfserving.encode_metadata(revision.model, revision.version, signature)
+        revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
+        return encode_metadata(revision.model, revision.version, revision.signatures)
 
 
 def _ask_batch_id(request: InferenceRequest, signature: Signature) -> InferenceRequest:
@@ -91,6 +119,6 @@ def _take_batch_id(response: InferenceResponse) -> tuple[InferenceResponse, str]
     return replace(response, outputs=outputs), ids[0].decode() if ids.size else ""
 
 
-def _with_versions(method: str, path: str, handler: Handler) -> list[RouteEntry]:
+def with_versions(method: str, path: str, handler: Handler) -> list[RouteEntry]:
     """The route with nothing, a version or a label in place of ``*``."""
     return [(method, path.replace("*", part), handler) for part in ("", "/versions/{version}", "/labels/{version}")]

@@ -21,6 +21,7 @@ from modelyard.protocol.openapi.example import (
 )
 from modelyard.protocol.openapi.operations import JSON, NOT_THERE, OPERATIONS, Operation
 from modelyard.protocol.openapi.schemas import SCHEMAS, Schema, list_of, object_of, text
+from modelyard.protocol.tfserving.examples import CLASSIFY, REGRESS
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES
 
@@ -33,6 +34,9 @@ _EXAMPLES: Final = {
 }
 _SHOWN: Final = ("infer", "predict")
 """Of a model that has them, the requests shown at the top."""
+
+_METHODS: Final = {"classify": CLASSIFY, "regress": REGRESS}
+"""What signatures of SavedModels only can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,8 @@ def _suits(operation: Operation, signature: Signature) -> bool:
         return False
     if operation.name == "explain":
         return bool(signature.explanations)
+    if operation.name in _METHODS:
+        return signature.saved is not None and signature.saved.method == _METHODS[operation.name]
     return not signature.decoupled or operation.name not in ("infer", "predict")
 
 

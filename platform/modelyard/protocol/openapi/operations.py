@@ -221,6 +221,22 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         parameters=(_DEADLINE,),
         faults=_INFER,
     ),
+    *(
+        Operation(
+            method="POST",
+            path=f"{_MODEL_V1}*:{name}",
+            name=name,
+            tag=_V1,
+            summary=f"Ask a signature of a SavedModel for {what}",
+            description="501 where the model is no SavedModel.",
+            variants=V1_VARIANTS,
+            body="ExamplesRequest",
+            answers={200: f"{name.capitalize()}Response"},
+            parameters=(_DEADLINE,),
+            faults=_INFER,
+        )
+        for name, what in (("classify", "the classes of examples"), ("regress", "a number for each example"))
+    ),
     Operation(
         method="GET",
         path=f"{_MODEL_V1}*",

@@ -57,7 +57,10 @@ _OPENAI_MODEL: Final = {
     "owned_by": text(),
 }
 _V1_BODY: Final = {
-    "signature_name": {"type": ["string", "null"], "description": "Read, and of no effect."},
+    "signature_name": {
+        "type": ["string", "null"],
+        "description": "Which of the model's signatures is asked; of no effect on a model with one of no SavedModel.",
+    },
     "outputs": {
         "type": ["array", "null"],
         "items": text(),
@@ -92,8 +95,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Parameters": {
         "type": "object",
         "additionalProperties": {"type": ["string", "number", "boolean"]},
-        "description": "`timeout` (µs), `priority`, `binary_data_output` and `content_type` speak to the server; all "
-        "others are the model's.",
+        "description": "`timeout` (µs), `priority`, `binary_data_output` and `content_type` speak to the server, so "
+        "does `signature_name` where the model has several signatures; all others are the model's.",
     },
     "RequestInput": object_of(
         {
@@ -179,6 +182,24 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "InvocationsResponse": object_of(
         {"predictions": {"description": "Records of a table, an array, or arrays by output name."}}
     ),
+    "ExamplesRequest": object_of(
+        {
+            "signature_name": {"type": ["string", "null"], "description": "Which of the model's signatures is asked."},
+            "examples": list_of(ref("Example"), minItems=1),
+            "context": {**ref("Example"), "description": "Features of all examples that have none of that name."},
+        },
+        required=("examples",),
+    ),
+    "Example": {
+        "type": "object",
+        "description": "Features by name: one value or a list of them, all integers, all numbers with a point, or all "
+        'texts; bytes are `{"b64": "…"}`.',
+        "additionalProperties": {"type": ["number", "string", "boolean", "object", "array"]},
+    },
+    "ClassifyResponse": object_of(
+        {"results": list_of(list_of({"type": "array"}), description="For each example a list of `[label, score]`.")}
+    ),
+    "RegressResponse": object_of({"results": list_of({"type": "number"}, description="A number for each example.")}),
     "ExplainResponse": object_of({"explanations": {"description": "Laid out as predictions or outputs are."}}),
     "ModelList": object_of({"models": _NAMES, "object": {"const": "list"}, "data": list_of(object_of(_OPENAI_MODEL))}),
     "ModelStatus": object_of(
@@ -194,7 +215,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "name": text(),
             "framework": text(),
             "uri": text("Where its artifact is."),
-            "owner": text("`declared` in the configuration file, or `registered` at run time."),
+            "owner": text(
+                "`declared` in the configuration file, `registered` at run time, or `reloaded` from a list of models "
+                "that a client of TensorFlow Serving has sent."
+            ),
             "state": text(),
             "reason": text("Why it is in this state; empty when ready."),
             "version": text("Number of the active revision; empty before there is one."),
