@@ -3,9 +3,11 @@
 
 import faulthandler
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -116,3 +118,20 @@ def model(trained: Trained) -> Iterator[Model]:
 def trainers() -> Callable[[str], dict[str, Callable[[Path], Case]]]:
     """The training functions of a framework, by name."""
     return _trainers
+
+
+@pytest.fixture(scope="session")
+def train_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Trains an example model by the command that users have, which prints one line and no more; gives its folder."""
+
+    @cache
+    def train(name: str) -> Path:
+        directory = tmp_path_factory.mktemp("examples")
+        command = [sys.executable, "-m", "modelyard_deployments.examples", str(directory), "--only", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        (line,) = done.stdout.splitlines()
+        assert line.startswith(f"trained {directory / name}")
+        return directory / name
+
+    return train

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ def train_iris(path: Path) -> None:
     Args:
         path: A folder, for the program and its parameters.
     """
+    os.environ.setdefault("GLOG_minloglevel", "2")  # else saving warns of a limit that it does not meet
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a compiler's cache
         import paddle
