@@ -223,10 +223,12 @@ def test_explaining_is_described_where_the_model_can() -> None:
     assert "/v1/models/m:explain" not in describe(SIGNATURES["matrix"])["paths"]
 
 
-@pytest.mark.parametrize("method", ["classify", "regress", "predict"])
-def test_examples_are_described_where_the_signature_takes_them(method: str) -> None:
-    saved = SavedSignature("serving_default", f"tensorflow/serving/{method}")
-    document = describe(Signature((TensorSpec("inputs", "BYTES", (-1,)),), OUT, saved=saved))
+@pytest.mark.parametrize(
+    ("output", "paths"), [("scores", ["/v1/models/m:classify"]), ("outputs", ["/v1/models/m:regress"]), ("y", [])]
+)
+def test_examples_are_described_where_the_signature_takes_them(output: str, paths: list[str]) -> None:
+    signature = Signature((TensorSpec("inputs", "BYTES", (-1,)),), (TensorSpec(output, "FP32", (-1, 1)),))
+    document = describe(replace(signature, saved=SavedSignature("serving_default", "tensorflow/serving/predict")))
     check_valid(document)
-    asked = [path for path in document["paths"] if path.endswith((":classify", ":regress"))]
-    assert asked == ([] if method == "predict" else [f"/v1/models/m:{method}"])
+    assert [path for path in document["paths"] if path.endswith((":classify", ":regress"))] == paths
+    assert not any(path.endswith((":classify", ":regress")) for path in describe(signature)["paths"])

@@ -145,6 +145,10 @@ def test_an_input_without_examples_is_refused() -> None:
         (replace(CLASSIFIER, outputs=(SCORES,)), CLASSIFY),
         (replace(CLASSIFIER, outputs=(CLASSES,)), CLASSIFY),
         (REGRESSOR, REGRESS),
+        (
+            replace(REGRESSOR, saved=SavedSignature("any", "tensorflow/serving/predict")),
+            REGRESS,
+        ),  # as TensorFlow 2 saves it
     ],
 )
 def test_signatures_that_take_examples(signature: Signature, method: str) -> None:
@@ -163,14 +167,17 @@ def test_an_output_of_another_name_is_not_asked_for() -> None:
 @pytest.mark.parametrize(
     ("signature", "method", "message"),
     [
-        (REGRESSOR, CLASSIFY, "Expected classification signature method_name to be tensorflow/serving/classify. Was: "),
-        (CLASSIFIER, REGRESS, "Expected regression signature method_name to be tensorflow/serving/regress. Was: "),
-        (replace(CLASSIFIER, inputs=(replace(INPUT, name="x"),)), CLASSIFY, 'input, "inputs", got "x"'),
-        (replace(CLASSIFIER, inputs=(INPUT, replace(INPUT, name="y"))), CLASSIFY, 'got "inputs", "y"'),
-        (replace(CLASSIFIER, outputs=(OUTPUT,)), CLASSIFY, 'outputs "classes" or "scores" or both, got "outputs"'),
+        (REGRESSOR, CLASSIFY, 'expected classification outputs "classes" or "scores" or both, got "outputs"'),
+        (CLASSIFIER, REGRESS, 'expected one regression output, "outputs", got "classes", "scores"'),
+        (
+            replace(CLASSIFIER, inputs=(replace(INPUT, name="x"),)),
+            CLASSIFY,
+            'one classification input, "inputs" of BYTES',
+        ),
+        (replace(CLASSIFIER, inputs=(replace(INPUT, datatype="FP32"),)), CLASSIFY, 'got "inputs" of FP32'),
+        (replace(CLASSIFIER, inputs=(INPUT, replace(INPUT, name="y"))), CLASSIFY, '"inputs" of BYTES, "y" of BYTES'),
         (replace(CLASSIFIER, outputs=(CLASSES, SCORES, OUTPUT)), CLASSIFY, "expected classification outputs"),
-        (replace(REGRESSOR, outputs=(SCORES,)), REGRESS, 'one regression output, "outputs", got "scores"'),
-        (replace(REGRESSOR, outputs=(OUTPUT, SCORES)), REGRESS, "one regression output"),
+        (replace(REGRESSOR, outputs=(OUTPUT, SCORES)), REGRESS, "expected one regression output"),
     ],
 )
 def test_signatures_that_do_not(signature: Signature, method: str, message: str) -> None:

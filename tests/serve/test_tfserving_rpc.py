@@ -268,7 +268,7 @@ CLASSIFICATION, REGRESSION = task("classify", CLASSIFY), task("regress", REGRESS
             "Classify",
             pb.ClassificationRequest(model_spec=spec()),
             Code.INVALID_ARGUMENT,
-            "Was: tensorflow/serving/pred",
+            "expected one classification input",
         ),
         (
             "Classify",
@@ -302,7 +302,7 @@ CLASSIFICATION, REGRESSION = task("classify", CLASSIFY), task("regress", REGRESS
             "MultiInference",
             MultiInference(tasks=[task("classify", REGRESS)], input=examples(1)),
             Code.INVALID_ARGUMENT,
-            "Expected regression signature method_name",
+            "expected one regression output",
         ),
         (
             "MultiInference",

@@ -21,7 +21,7 @@ from modelyard.protocol.openapi.example import (
 )
 from modelyard.protocol.openapi.operations import JSON, NOT_THERE, OPERATIONS, Operation
 from modelyard.protocol.openapi.schemas import SCHEMAS, Schema, list_of, object_of, text
-from modelyard.protocol.tfserving.examples import CLASSIFY, REGRESS
+from modelyard.protocol.tfserving.examples import CLASSIFY, REGRESS, find_fault
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES
 
@@ -134,7 +134,7 @@ def _suits(operation: Operation, signature: Signature) -> bool:
     if operation.name == "explain":
         return bool(signature.explanations)
     if operation.name in _METHODS:
-        return signature.saved is not None and signature.saved.method == _METHODS[operation.name]
+        return signature.saved is not None and not find_fault(signature, _METHODS[operation.name])
     return not signature.decoupled or operation.name not in ("infer", "predict")
 
 

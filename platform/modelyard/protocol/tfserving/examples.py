@@ -24,7 +24,7 @@ from modelyard.protocol.tensors import to_text
 from modelyard.protocol.tfserving.predict import decode_bytes, is_bytes_object
 from modelyard.protocol.tfserving.tensors import Budget
 from modelyard.protos import tensorflow_pb2 as tf
-from modelyard.signature import Signature
+from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, datatype_of, describe
 
 CLASSIFY: Final = "tensorflow/serving/classify"
@@ -35,11 +35,14 @@ _CLASSES: Final = "classes"
 _SCORES: Final = "scores"
 _OUTPUT: Final = "outputs"
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+_MAX_SHOWN: Final = 20
 _INT64: Final = range(-(2**63), 2**63)
 
 
 def check_method(signature: Signature, method: str, model: str) -> None:
-    """Refuses a signature that is not of this method, or has not the tensors that one of this method has.
+    """Refuses a signature that has not the tensors of this method.
+
+    The method that the SavedModel itself names does not count: TensorFlow 2 saves all signatures as for prediction.
 
     Args:
         signature: The one that the request asks for.
@@ -48,30 +51,33 @@ def check_method(signature: Signature, method: str, model: str) -> None:
 
     Raises:
         Unsupported: The model is no SavedModel: it takes no examples.
-        InvalidRequest: It is of another method, or of other tensors.
+        InvalidRequest: It has other tensors.
+
+    Source: TensorFlow Serving's flag ``enable_signature_method_name_check``, which is off.
     """
-    kind = _KINDS[method]
     if signature.saved is None:
+        kind = _KINDS[method]
         raise Unsupported(f'model "{model}" has no {kind} signature that takes tf.Example: ask it with predict')
-    if signature.saved.method != method:
-        raise InvalidRequest(
-            f"Expected {kind} signature method_name to be {method}. Was: {signature.saved.method} (signature "
-            f'"{signature.name}" of model "{model}")'
-        )
-    _check_tensors(signature, method, f'signature "{signature.name}" of model "{model}"')
+    fault = find_fault(signature, method)
+    if fault:
+        raise InvalidRequest(f'signature "{signature.name}" of model "{model}": {fault}')
 
 
-def _check_tensors(signature: Signature, method: str, where: str) -> None:
+def find_fault(signature: Signature, method: str) -> str:
+    """Why a signature is not of this method; empty where it is."""
     kind = _KINDS[method]
     inputs, outputs = [[spec.name for spec in specs] for specs in (signature.inputs, signature.outputs)]
-    if inputs != [_INPUT]:
-        raise InvalidRequest(f'{where}: expected one {kind} input, "{_INPUT}", got {quoted(inputs)}')
+    if inputs != [_INPUT] or signature.inputs[0].datatype != "BYTES":
+        return f'expected one {kind} input, "{_INPUT}" of BYTES, got {_describe(signature.inputs)}'
     if method == REGRESS and outputs != [_OUTPUT]:
-        raise InvalidRequest(f'{where}: expected one {kind} output, "{_OUTPUT}", got {quoted(outputs)}')
+        return f'expected one {kind} output, "{_OUTPUT}", got {quoted(outputs)}'
     if method == CLASSIFY and (len(outputs) not in (1, 2) or not {_CLASSES, _SCORES} & set(outputs)):
-        raise InvalidRequest(
-            f'{where}: expected classification outputs "{_CLASSES}" or "{_SCORES}" or both, got {quoted(outputs)}'
-        )
+        return f'expected {kind} outputs "{_CLASSES}" or "{_SCORES}" or both, got {quoted(outputs)}'
+    return ""
+
+
+def _describe(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f'"{spec.name}" of {spec.datatype}' for spec in specs[:_MAX_SHOWN]) or "none"
 
 
 def to_request(examples: Sequence[bytes], signature: Signature) -> InferenceRequest:
