@@ -126,7 +126,7 @@ def _to_signature(hints: Hints, explain: Hints | None) -> Signature:
 
 
 def assemble(made: Made, where: str) -> Model:
-    """The model with its hooks; the user's own where it has none of them.
+    """The model with its hooks.
 
     Raises:
         ModelLoadError: ``explain`` has no outputs, a stream is plain and what stands around it is not, or nothing
@@ -135,8 +135,6 @@ def assemble(made: Made, where: str) -> Model:
     model, hooks = made.model, [getattr(made.model, name, None) for name in ("preprocess", "postprocess", "explain")]
     preprocess, postprocess, explain = hooks
     predict, stream = _find_calls(made, where, has_postprocess=postprocess is not None)
-    if stream == model.stream and not any(hooks):
-        return model
     if explain is not None and not model.signature.explanations:
         raise ModelLoadError(
             f"{where}: it has an explain, so its signature names what that computes, in on_request and in explanations"
@@ -151,7 +149,9 @@ def assemble(made: Made, where: str) -> Model:
         )
     find = made.followed.find if made.followed is not None else lambda: model.signature
     kind = LoopModel if is_async else PlainModel
-    return kind(model, steps, find, _concurrency(made), may_change=made.followed is not None)
+    return kind(
+        model, steps, find, _concurrency(made), may_change=made.followed is not None or model.signature_may_change
+    )
 
 
 def _find_calls(made: Made, where: str, *, has_postprocess: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:

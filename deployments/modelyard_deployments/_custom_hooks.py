@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from modelyard.model import Model
 from modelyard.signature import Signature
 from modelyard.tensor import Parameters, Tensors
+from modelyard_deployments._custom_answers import Answers
 
 Predict: TypeAlias = Callable[[Tensors, tuple[str, ...], Parameters], Any]
 Hook: TypeAlias = Callable[[Any, Parameters], Any]
@@ -80,6 +81,7 @@ class PlainModel(Model):
         self.concurrency = concurrency
         self.signature_may_change = may_change
         self.publishes_members = model.publishes_members
+        self._answers = Answers()
 
     @property
     def signature(self) -> Signature:
@@ -106,17 +108,20 @@ class PlainModel(Model):
         self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters
     ) -> Generator[_Step, Any, Tensors]:
         """The steps of one call, each as soon as the answer of the one before is sent; returns the outputs."""
-        steps, answers = self._steps, {}
+        steps, signature = self._steps, self.signature
+        answers: Tensors = {}
         if steps.preprocess is not None:
-            inputs = yield steps.preprocess, (inputs, parameters)
-        explained = self.signature.explanations if steps.explain is not None else ()
+            inputs = _given((yield steps.preprocess, (inputs, parameters)))
+        explained = signature.explanations if steps.explain is not None else ()
         wanted = tuple(name for name in outputs if name not in explained)
         if wanted:
-            answers = yield steps.predict, (inputs, wanted, parameters)
+            given, step = (yield steps.predict, (inputs, wanted, parameters)), "predict"
             if steps.postprocess is not None:
-                answers = yield steps.postprocess, (answers, parameters)
+                given, step = (yield steps.postprocess, (given, parameters)), "postprocess"
+            answers = self._answers.fit(given, wanted, signature, step)
         if steps.explain is not None and len(wanted) < len(outputs):
-            answers = {**answers, **(yield steps.explain, (inputs, parameters))}
+            given = yield steps.explain, (inputs, parameters)
+            answers = {**answers, **self._answers.fit(given, outputs, signature, "explain")}
         return answers
 
     def stream(
@@ -128,9 +133,10 @@ class PlainModel(Model):
     def _stream(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Iterator[Tensors]:
         steps = self._steps
         if steps.preprocess is not None:
-            inputs = steps.preprocess(inputs, parameters)
+            inputs = _given(steps.preprocess(inputs, parameters))
         for answer in steps.stream(inputs, outputs, parameters):
-            yield answer if steps.postprocess is None else steps.postprocess(answer, parameters)
+            given = answer if steps.postprocess is None else steps.postprocess(answer, parameters)
+            yield self._answers.fit(given, outputs, self.signature, "stream")
 
     def check_health(self) -> None:
         """The user's."""
@@ -177,11 +183,14 @@ class LoopModel(PlainModel):
     ) -> AsyncIterator[Tensors]:
         steps = self._steps
         if steps.preprocess is not None:
-            inputs = await self._run(steps.preprocess, inputs, parameters)
+            inputs = _given(await self._run(steps.preprocess, inputs, parameters))
         source = steps.stream(inputs, outputs, parameters)
         try:
             async for answer in source:
-                yield answer if steps.postprocess is None else await self._run(steps.postprocess, answer, parameters)
+                given = answer
+                if steps.postprocess is not None:
+                    given = await self._run(steps.postprocess, answer, parameters)
+                yield self._answers.fit(given, outputs, self.signature, "stream")
         finally:
             await source.aclose()
 
@@ -189,3 +198,14 @@ class LoopModel(PlainModel):
         """Ends the thread, then closes the user's model."""
         self._thread.shutdown()
         super().close()
+
+
+def _given(inputs: Any) -> Any:
+    """What preprocess gave; forgetting to return it is easy.
+
+    Raises:
+        TypeError: Nothing.
+    """
+    if inputs is None:
+        raise TypeError("preprocess: expected the inputs of predict, got None")
+    return inputs

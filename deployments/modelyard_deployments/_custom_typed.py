@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from modelyard.errors import InvalidRequest
-from modelyard.tensor import DATATYPES, Array, Parameters, Tensors
+from modelyard.tensor import Array, Parameters, Tensors
+from modelyard_deployments._custom_answers import to_array
 from modelyard_deployments._custom_hints import Argument, Hints, Kind
 
 _ACCEPTED: Final[Mapping[type, tuple[type, ...]]] = {float: (int, float)}
@@ -159,7 +160,9 @@ class TypedCall:
     def _to_outputs(self, answer: Any) -> Tensors:
         fields = self._fields(answer)
         return {
-            name: _to_array(fields[name], kind, name) for name, kind in self._hints.outputs.items() if name in fields
+            name: to_array(fields[name], kind.datatype, name)
+            for name, kind in self._hints.outputs.items()
+            if name in fields
         }
 
     def _merge(self, answers: Sequence[Any]) -> Tensors:
@@ -174,7 +177,7 @@ class TypedCall:
         """One answer of a stream; a single value is ``[1]``."""
         fields = self._fields(answer)
         return {
-            name: np.atleast_1d(_to_array(fields[name], kind, name))
+            name: np.atleast_1d(to_array(fields[name], kind.datatype, name))
             for name, kind in self._hints.outputs.items()
             if name in fields
         }
@@ -215,20 +218,11 @@ def _word(kind: Kind) -> str:
     return _WORDS[kind.python] if kind.python else kind.datatype
 
 
-def _to_array(value: Any, kind: Kind, name: str) -> Array:
-    dtype = DATATYPES[kind.datatype].dtype
-    try:
-        array: Array = np.asarray(value, dtype=dtype)
-    except (TypeError, ValueError) as exc:
-        raise TypeError(f'output "{name}": expected {kind.datatype}, got {type(value).__name__}: {exc}') from exc
-    return array
-
-
 def _stack(values: Sequence[Any], kind: Kind, name: str) -> Array:
     """The values of all rows as one array, rows first."""
     if not kind.shape:
-        return _to_array(values, kind, name)
-    arrays = [_to_array(value, kind, name) for value in values]
+        return to_array(values, kind.datatype, name)
+    arrays = [to_array(value, kind.datatype, name) for value in values]
     for array in arrays:
         if len(array.shape) != len(kind.shape) or any(
             want not in (-1, got) for want, got in zip(kind.shape, array.shape, strict=True)

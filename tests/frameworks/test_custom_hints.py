@@ -173,7 +173,10 @@ def test_bytes_that_are_no_text_are_the_clients_mistake(load: Load) -> None:
 @pytest.mark.parametrize(
     ("hint", "value", "text"),
     [
-        ("int", "'a'", 'output "output-0": expected INT64, got list'),
+        ("int", "'a'", 'output "output-0": expected INT64, got list of <U1'),
+        ("int", "3.7", 'output "output-0": expected INT64, got list of float64'),
+        ("np.uint8", "300", 'output "output-0": expected numbers in the range of UINT8'),
+        ("bool", "1", 'output "output-0": expected BOOL, got list of int64'),
         ("Annotated[NDArray[np.float32], (2,)]", "np.zeros(3)", r"expected shape \[2\] in each row, got \[3\]"),
     ],
 )

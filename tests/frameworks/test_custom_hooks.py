@@ -46,9 +46,45 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     return make
 
 
-def test_without_hooks_the_model_is_the_users_own(load: Load) -> None:
-    model = load("signature = SIGNATURE\ndef predict(self, inputs, outputs, parameters): ...")
-    assert type(model).__name__ == "Own"
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("[1, 2]", [1.0, 2.0]),
+        ("np.array([1, 2])", [1.0, 2.0]),
+        ("(one > 3 for one in [1, 5])", 'output "y": expected FP64, got generator of object'),
+        ("['a', 'b']", 'output "y": expected FP64, got list of <U1'),
+        ("[[1], [2, 3]]", 'output "y": expected FP64, got list: setting an array element with a sequence'),
+    ],
+)
+def test_answers_become_what_the_signature_says(load: Load, given: str, expected: Any) -> None:
+    model = load(f"signature = SIGNATURE\ndef predict(self, inputs, outputs, parameters):\n    return {{'y': {given}}}")
+    if isinstance(expected, str):
+        with pytest.raises(TypeError) as caught:
+            model.predict({"x": ROWS}, ("y",), {})
+        assert expected in str(caught.value)
+        return
+    answer: Any = model.predict({"x": ROWS}, ("y",), {})
+    assert (answer["y"].dtype, answer["y"].tolist()) == (np.float64, expected)
+
+
+def test_an_answer_that_fits_is_not_copied(load: Load) -> None:
+    model = load(
+        "signature = SIGNATURE\ndef predict(self, inputs, outputs, parameters):\n    return {'y': inputs['x']}"
+    )
+    assert model.predict({"x": ROWS}, ("y",), {})["y"] is ROWS  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("def predict(self, *_):\n    return [1]", "predict: expected a dictionary with the outputs, got list"),
+        ("def predict(self, *_):\n    return {}\ndef postprocess(self, *_): ...", "postprocess: expected a dictionary"),
+        ("def predict(self, *_):\n    return {}\ndef preprocess(self, *_): ...", "preprocess: expected the inputs of"),
+    ],
+)
+def test_a_forgotten_answer_says_whose(load: Load, body: str, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        load(f"signature = SIGNATURE\n{body}").predict({"x": ROWS}, ("y",), {})
 
 
 def test_an_explanation_alone_does_not_predict(load: Load) -> None:
@@ -64,15 +100,27 @@ def test_an_explanation_alone_does_not_predict(load: Load) -> None:
 async def test_plain_steps_of_an_asynchronous_model_run_in_one_thread(load: Load) -> None:
     model = load(
         "signature = SIGNATURE\n"
-        "def preprocess(self, inputs, parameters):\n    return {'thread': threading.get_ident()}\n"
+        "def preprocess(self, inputs, parameters):\n    return {'threads': [threading.get_ident()]}\n"
         "async def predict(self, inputs, outputs, parameters):\n"
-        "    return {'before': inputs['thread'], 'loop': threading.get_ident()}\n"
-        "def postprocess(self, outputs, parameters):\n    return {**outputs, 'after': threading.get_ident()}"
+        "    return {'threads': [*inputs['threads'], threading.get_ident()]}\n"
+        "def postprocess(self, outputs, parameters):\n    return {'y': [*outputs['threads'], threading.get_ident()]}"
     )
     answer: Any = await model.predict({"x": ROWS}, ("y",), {})  # type: ignore[misc]
-    assert answer["loop"] == threading.get_ident()
-    assert answer["before"] == answer["after"] != answer["loop"]
+    before, loop, after = answer["y"].tolist()
+    assert loop == threading.get_ident()
+    assert before == after != loop
     model.close()
+
+
+async def test_in_front_of_a_stream_each_answer_goes_through_it(load: Load) -> None:
+    with FakePeers({"steps": FakeModel(0, FakeOptions(answers=3))}):
+        model = load(
+            "def postprocess(self, outputs, parameters):\n    return {'output-0': outputs['output-0'] * 10}",
+            model="steps",
+        )
+        stream: Any = model.stream({"input-0": ROWS[:1]}, ("output-0",), {})
+        assert [one["output-0"].tolist() async for one in stream] == [[60], [70], [80]]
+        model.close()
 
 
 def test_a_stream_has_its_steps(load: Load) -> None:
