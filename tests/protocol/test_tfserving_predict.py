@@ -18,7 +18,7 @@ from modelyard.errors import InvalidRequest
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import load_json
 from modelyard.protocol.tensors import may_hold_bools
-from modelyard.protocol.tfserving.predict import decode_document, encode_predict
+from modelyard.protocol.tfserving.predict import add_dimension, decode_document, drop_dimension, encode_predict
 from modelyard.protocol.v1 import Form, load_predict
 from modelyard.signature import SavedSignature, Signature, TensorSpec
 from modelyard.tensor import DATATYPES, to_bytes_array
@@ -300,3 +300,30 @@ def test_what_is_answered_can_be_read_back() -> None:
     again = decode(body, single("FP32", 2))[0].inputs["x"]
     np.testing.assert_array_equal(again, floats)
     assert math.isnan(load_json(body.encode())["instances"][0][0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "body", "wanted", "is_flat"),
+    [
+        ((-1, 1), '{"instances": [1.0, 2.0, 5.0]}', [[1], [2], [5]], True),
+        ((-1, 1), '{"inputs": [1.0]}', [[1]], True),
+        ((-1, 2, 1), '{"instances": [[1, 2]]}', [[[1], [2]]], True),
+        ((1,), '{"inputs": 3}', [3], True),
+        ((-1, 1), '{"instances": [[1.0]]}', [[1]], False),
+        ((-1, 1), '{"inputs": 3}', 3, False),
+        ((-1,), '{"instances": [1.0]}', [1], False),
+        ((-1, 2), '{"instances": [1.0]}', [1], False),
+        ((-1, 3, 1), '{"instances": [[1, 2]]}', [[1, 2]], False),
+        ((), '{"inputs": 3}', 3, False),
+    ],
+)
+def test_a_last_dimension_of_one_may_be_left_out(shape: tuple[int, ...], body: str, wanted: Any, is_flat: bool) -> None:
+    signature = of(TensorSpec("x", "FP32", shape), TensorSpec("y", "FP32", (1,), optional=True))
+    found = add_dimension(decode(body, single("FP32"))[0], signature)
+    assert (found[0].inputs["x"].tolist(), found[1]) == (wanted, is_flat)
+
+
+def test_what_was_left_out_is_left_out_of_the_answer() -> None:
+    outputs = {"a": np.ones((3, 1)), "b": np.ones((3, 2)), "c": np.ones(1), "d": np.ones((2, 3, 1))}
+    dropped = drop_dimension(InferenceResponse("m", "1", "id", outputs)).outputs
+    assert {name: array.shape for name, array in dropped.items()} == {"a": (3,), "b": (3, 2), "c": (1,), "d": (2, 3)}

@@ -246,12 +246,14 @@ def saved_plane() -> DataPlane:
     plain = replace(route, model="plain", framework="sklearn", signature=replace(OWN, saved=None), members={})
     named = replace(plain, model="named", members={"two": replace(MEMBERS["two"], saved=None)})
     batched = replace(route, model="batched", signature=report_batch_id(OWN))
+    wide = (TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),)
+    column = replace(route, model="column", signature=Signature(*wide, saved=SAVED), members={})
     plane.table = RouteTable(
         "e",
         1,
         {
             "half": ModelRoute("half", "123", {"123": route, "124": loading}, {"stable": "123"}),
-            **{one.model: ModelRoute(one.model, "123", {"123": one}) for one in (plain, named, batched)},
+            **{one.model: ModelRoute(one.model, "123", {"123": one}) for one in (plain, named, batched, column)},
         },
     )
     return plane

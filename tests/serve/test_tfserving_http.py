@@ -49,6 +49,12 @@ async def test_predict_as_in_tensorflow_servings_documentation(edge, where):
     assert reply.text == '{"outputs":[2.5,3.0]}'
 
 
+async def test_a_last_dimension_of_one_may_be_left_out(edge):
+    assert (await edge.post("column:predict", {"instances": [1.0, 2.0, 5.0]})).text == '{"predictions":[2.5,3.0,4.5]}'
+    assert (await edge.post("column:predict", {"instances": [[1.0]]})).text == '{"predictions":[[2.5]]}'
+    assert [call.inputs["x"].shape for call in edge.transport.calls] == [(3, 1), (1, 1)]
+
+
 async def test_the_request_chooses_the_signature(edge):
     body = {"signature_name": "two", "instances": [{"a": 1, "b": "x"}, {"a": 2, "b": {"b64": "/w=="}}]}
     reply = await edge.post("half:predict", body)

@@ -146,6 +146,13 @@ async def test_content_and_one_element_for_all_are_read(client):
     assert list(answer.outputs["y"].float_val) == [4, 4, 4]
 
 
+async def test_a_last_dimension_of_one_may_be_left_out(client):
+    for shape in ((2,), (2, 1)):
+        answer = await client.call("Predict", predict(model=spec("column"), x=floats(1, 2, shape=shape)))
+        assert [dim.size for dim in answer.outputs["y"].tensor_shape.dim] == list(shape)
+        assert list(answer.outputs["y"].float_val) == [2.5, 3]
+
+
 async def test_predict_asks_the_signature_that_is_named(client):
     request = predict(model=spec(signature="two"), a=tf.TensorProto(dtype=tf.DT_INT32, int_val=[1, 2]))
     request.inputs["a"].tensor_shape.dim.add(size=2)

@@ -15,6 +15,7 @@ from modelyard.dataplane import DataPlane
 from modelyard.inference import InferenceResponse
 from modelyard.protocol.tfserving import examples, messages, metadata
 from modelyard.protocol.tfserving.examples import CLASSIFY, REGRESS
+from modelyard.protocol.tfserving.predict import add_dimension, drop_dimension
 from modelyard.protos import tensorflow_packed_pb2 as packed
 from modelyard.protos import tensorflow_serving_pb2 as pb
 from modelyard.routing import RevisionRoute
@@ -43,7 +44,9 @@ class PredictionService:
         revision, signature = self._plane.get_ready(spec.model, spec.version)
         revision, signature = revision.get_signature(spec.signature)
         decoded = messages.decode_predict(request, self._max_body_bytes)
+        decoded, is_flat = add_dimension(decoded, signature) if signature.saved is not None else (decoded, False)
         response = await self._plane.infer(revision, signature, decoded, timeout_s(context))
+        response = drop_dimension(response) if is_flat else response
         return messages.encode_predict(response, revision.signature_name)
 
     @unary_edge(pb.ClassificationResponse)

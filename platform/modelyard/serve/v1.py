@@ -51,11 +51,7 @@ class V1Handlers:
         if signature.saved is not None or (revision.members and not revision.publishes_members):
             return await self._predict_by_name(request, revision, body)
         decoded, form = v1.decode_predict(body, signature)
-        reports = reports_batch_id(signature)
-        if reports:
-            decoded = _ask_batch_id(decoded, signature)
-        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
-        return v1.encode_batched(*_take_batch_id(response), form) if reports else v1.encode_predict(response, form)
+        return _encode(*await self._infer(request, revision, signature, decoded), form)
 
     async def _predict_by_name(self, request: HttpRequest, route: RevisionRoute, body: bytes) -> Encoded:
         """For models with several signatures, or one of a SavedModel: the request says which, and that how it is read.
@@ -65,17 +61,22 @@ class V1Handlers:
         """
         document = v1.load_predict(body)
         revision, signature = route.get_signature(v1.check_signature_name(document))
-        is_saved = signature.saved is not None
-        decode = predict.decode_document if is_saved else v1.decode_document
-        decoded, form = decode(document, may_hold_bools(body), signature)
-        reports = reports_batch_id(signature)
-        if reports:
-            decoded = _ask_batch_id(decoded, signature)
-        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
-        response, batch_id = _take_batch_id(response) if reports else (response, None)
-        if is_saved:
-            return predict.encode_predict(response, form, batch_id)
-        return v1.encode_predict(response, form) if batch_id is None else v1.encode_batched(response, batch_id, form)
+        if signature.saved is None:
+            decoded, form = v1.decode_document(document, may_hold_bools(body), signature)
+            return _encode(*await self._infer(request, revision, signature, decoded), form)
+        decoded, form = predict.decode_document(document, may_hold_bools(body), signature)
+        decoded, is_flat = predict.add_dimension(decoded, signature)
+        response, batch_id = await self._infer(request, revision, signature, decoded)
+        return predict.encode_predict(predict.drop_dimension(response) if is_flat else response, form, batch_id)
+
+    async def _infer(
+        self, request: HttpRequest, revision: RevisionRoute, signature: Signature, decoded: InferenceRequest
+    ) -> tuple[InferenceResponse, str | None]:
+        """The answer, and the id of its batch; None where nobody wants that."""
+        if not reports_batch_id(signature):
+            return await self._plane.infer(revision, signature, decoded, request.timeout_s()), None
+        decoded = _ask_batch_id(decoded, signature)
+        return _take_batch_id(await self._plane.infer(revision, signature, decoded, request.timeout_s()))
 
     async def explain(self, request: HttpRequest) -> Encoded:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:explain``; 501 where the model cannot."""
@@ -104,6 +105,10 @@ class V1Handlers:
         """``GET /v1/models/{model}[/versions/{version}|/labels/{label}]/metadata``."""
         revision, _ = self._plane.get_ready(request.path("model"), request.path("version"))
         return encode_metadata(revision.model, revision.version, revision.signatures)
+
+
+def _encode(response: InferenceResponse, batch_id: str | None, form: v1.Form) -> Encoded:
+    return v1.encode_predict(response, form) if batch_id is None else v1.encode_batched(response, batch_id, form)
 
 
 def _ask_batch_id(request: InferenceRequest, signature: Signature) -> InferenceRequest:

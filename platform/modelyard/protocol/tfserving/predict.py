@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -158,6 +159,40 @@ def _check_text(item: Any) -> str:
     if is_bytes_object(item):
         return ""
     return check_string(item) and 'a string or {"b64": "…"}'
+
+
+def add_dimension(request: InferenceRequest, signature: Signature) -> tuple[InferenceRequest, bool]:
+    """A last dimension of one for the inputs that lack just that, and whether there were any.
+
+    TensorFlow Serving does not hold tensors against the signature's shapes, and its own examples ask ``[-1,1]`` for
+    ``[1.0, 2.0, 5.0]``.
+
+    Args:
+        request: Decoded; not changed.
+        signature: The one that it asks for.
+
+    Source: TensorFlow Serving "RESTful API", "Example".
+    """
+    lacking = {
+        spec.name: array.reshape(*array.shape, 1)
+        for spec in signature.inputs
+        if spec.shape[-1:] == (1,) and (array := request.inputs.get(spec.name)) is not None and _lacks_one(array, spec)
+    }
+    return (replace(request, inputs={**request.inputs, **lacking}), True) if lacking else (request, False)
+
+
+def _lacks_one(array: Array, spec: TensorSpec) -> bool:
+    wanted = spec.shape[:-1]
+    return len(wanted) == array.ndim and all(dim in (-1, got) for dim, got in zip(wanted, array.shape, strict=True))
+
+
+def drop_dimension(response: InferenceResponse) -> InferenceResponse:
+    """The answer to a request that :func:`add_dimension` has changed: without what it has added."""
+    outputs = {
+        name: array.reshape(array.shape[:-1]) if array.ndim > 1 and array.shape[-1] == 1 else array
+        for name, array in response.outputs.items()
+    }
+    return replace(response, outputs=outputs)
 
 
 def encode_predict(response: InferenceResponse, form: Form, batch_id: str | None = None) -> Encoded:
