@@ -51,7 +51,9 @@ class V1Handlers:
         if signature.saved is not None or (revision.members and not revision.publishes_members):
             return await self._predict_by_name(request, revision, body)
         decoded, form = v1.decode_predict(body, signature)
-        return _encode(*await self._infer(request, revision, signature, decoded), form)
+        if reports_batch_id(signature):
+            return _encode(*await self._infer(request, revision, signature, decoded), form)
+        return v1.encode_predict(await self._plane.infer(revision, signature, decoded, request.timeout_s()), form)
 
     async def _predict_by_name(self, request: HttpRequest, route: RevisionRoute, body: bytes) -> Encoded:
         """For models with several signatures, or one of a SavedModel: the request says which, and that how it is read.
