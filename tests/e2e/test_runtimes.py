@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from answers import Answers
 from platform_process import PlatformProcess, wait_until
 
@@ -161,6 +163,51 @@ def test_arrays_cross_to_another_numpy_and_back(client: Platform, register: Any,
         assert (numpy.split(".")[0], sklearn) == ("1", SKLEARN)
         assert Path(prefix).parent == platform.folder / "environments"
     assert np.__version__.split(".")[0] == "2"
+
+
+MLMODEL = """
+flavors:
+  python_function: {loader_module: told, code: code}
+signature:
+  inputs: '[{"name": "a", "type": "double"}]'
+  outputs: '[{"type": "string"}]'
+"""
+LOADER = """
+import tiny
+
+class Told:
+    def predict(self, table, params=None):
+        return [tiny.__version__] * len(table)
+
+def _load_pyfunc(path):
+    return Told()
+"""
+
+
+@pytest.fixture
+def told(platform: PlatformProcess) -> Iterator[str]:
+    """An MLflow model that says which version of its one requirement it has."""
+    folder = platform.folder / "models" / "told"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "told.py").write_text(LOADER)
+    (folder / "MLmodel").write_text(MLMODEL)
+    (folder / "requirements.txt").write_text("tiny==1.0\n")
+    yield "models/told"
+    shutil.rmtree(folder)
+
+
+def test_an_mlflow_model_gets_its_requirements_by_the_setting_that_its_failure_names(
+    client: Platform, register: Any, told: str, offline: dict[str, str]
+) -> None:
+    refused = register("told", "mlflow", told, {})
+    assert refused.state is ModelState.FAILED
+    advice = re.search(r"with `runtime: (.*)` it gets", refused.reason)
+    assert advice is not None, refused.reason
+    runtime = yaml.safe_load(advice[1])
+    assert runtime == {"pip": ["tiny==1.0"]}
+    status = register("told", "mlflow", told, {**runtime, "env_vars": offline})
+    assert status.state is ModelState.READY, status.reason
+    assert client.predict("told", {"a": np.zeros(2)}).outputs["output-0"].tolist() == [b"1.0", b"1.0"]
 
 
 IMPOSSIBLE = [
