@@ -12,8 +12,8 @@ from modelyard.errors import ModelLoadError
 from modelyard.signature import SavedSignature, TensorSpec
 from modelyard.tensor import Array
 from modelyard_deployments._tensorflow_graph import Graph
+from modelyard_deployments._tensorflow_nodes import Feature, changes_state, find_features
 from modelyard_deployments._tensorflow_start import import_tensorflow
-from modelyard_deployments._tensorflow_state import changes_state
 
 _LOG: Final = logging.getLogger(__name__)
 _DATATYPES: Final = {
@@ -48,6 +48,7 @@ class Definition:
         outputs: By name; likewise.
         defaults: Of the inputs that may be left out.
         changes_state: It trains or saves the model.
+        features: Of the examples that its only input takes; None where that takes none.
     """
 
     saved: SavedSignature
@@ -55,6 +56,7 @@ class Definition:
     outputs: tuple[TensorSpec, ...]
     defaults: Mapping[str, Array] = field(default_factory=dict)
     changes_state: bool = False
+    features: tuple[Feature, ...] | None = None
 
 
 def read_definitions(graph: Graph, definition: Any, wanted: str | None) -> tuple[Definition, dict[str, Definition]]:
@@ -97,25 +99,29 @@ def _choose(names: list[str], wanted: str | None) -> str:
 
 def _read(graph: Graph, definition: Any, name: str) -> Definition:
     signature = definition.signature_def[name]
-    inputs, outputs = (dict(sorted(side.items())) for side in (signature.inputs, signature.outputs))
-    if not inputs or not outputs:
-        raise ModelLoadError(f'signature "{name}": expected inputs and outputs, got {len(inputs)} and {len(outputs)}')
+    given, answered = (dict(sorted(side.items())) for side in (signature.inputs, signature.outputs))
+    if not given or not answered:
+        raise ModelLoadError(f'signature "{name}": expected inputs and outputs, got {len(given)} and {len(answered)}')
     defaults = {alias: _to_array(proto) for alias, proto in signature.defaults.items()}
     saved = SavedSignature(
         name=name,
         method=signature.method_name,
-        inputs={alias: info.name for alias, info in inputs.items()},
-        outputs={alias: info.name for alias, info in outputs.items()},
-        unknown_ranks=_find_unknown_ranks(inputs),
-        unknown_output_ranks=_find_unknown_ranks(outputs),
+        inputs={alias: info.name for alias, info in given.items()},
+        outputs={alias: info.name for alias, info in answered.items()},
+        unknown_ranks=_find_unknown_ranks(given),
+        unknown_output_ranks=_find_unknown_ranks(answered),
     )
     where = f'signature "{name}": '
+    inputs = tuple(_to_spec(graph, f'{where}input "{one}"', one, info, one in defaults) for one, info in given.items())
+    tensors = definition, saved.inputs.values(), saved.outputs.values()
+    takes_texts = [spec.datatype for spec in inputs] == ["BYTES"]
     return Definition(
-        saved,
-        tuple(_to_spec(graph, f'{where}input "{one}"', one, info, one in defaults) for one, info in inputs.items()),
-        tuple(_to_spec(graph, f'{where}output "{one}"', one, info) for one, info in outputs.items()),
-        defaults,
-        changes_state(definition, saved.inputs.values(), saved.outputs.values()),
+        saved=saved,
+        inputs=inputs,
+        outputs=tuple(_to_spec(graph, f'{where}output "{one}"', one, info) for one, info in answered.items()),
+        defaults=defaults,
+        changes_state=changes_state(*tensors),
+        features=find_features(*tensors) if takes_texts else None,
     )
 
 

@@ -35,9 +35,9 @@ def import_tensorflow() -> Any:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu() else "3")
         with _without_notices(), _without_keras():
             import tensorflow
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # else each load tells that TF1's loader is old
     import tensorflow
 
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # else each load tells that its function is old
     return tensorflow
 
 

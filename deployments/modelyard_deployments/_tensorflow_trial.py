@@ -6,11 +6,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+import numpy as np
+
+from modelyard.errors import InvalidRequest
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Tensors
+from modelyard_deployments._tensorflow_graph import to_reason
+from modelyard_deployments._tensorflow_nodes import make_example
 from modelyard_deployments._tensorflow_signatures import Definition
+from modelyard_deployments._tensorflow_start import import_tensorflow
 from modelyard_deployments._trial import Trial, find_batch_axis, refine, try_out
 
 _LOG: Final = logging.getLogger(__name__)
@@ -41,7 +47,7 @@ def to_signature(run: Run, definition: Definition, wanted: bool | None) -> Signa
         Exception: It cannot run at all; what TensorFlow raises.
     """
     saved = definition.saved
-    inputs, trial = _try_out(run, definition)
+    inputs, trial = _try_out(_with_examples(run, definition), definition)
     outputs = tuple(refine(spec, trial) for spec in definition.outputs)
     if not trial.answers:
         outputs = _with_rank(outputs, saved.unknown_output_ranks, _OF_EXAMPLES.get(saved.method, _RANKS[0]))
@@ -52,31 +58,71 @@ def to_signature(run: Run, definition: Definition, wanted: bool | None) -> Signa
         inputs=inputs,
         outputs=outputs,
         batch_axis=(may_have_rows or bool(wanted)) and find_batch_axis((*inputs, *outputs), trial, wanted),
-        example=trial.example,
+        example=_show_example(definition) or trial.example,
         saved=saved,
     )
 
 
 def _try_out(run: Run, definition: Definition) -> tuple[tuple[TensorSpec, ...], Trial]:
     """The inputs, and what their trial says."""
-    names = tuple(spec.name for spec in definition.outputs)
     open_inputs = definition.saved.unknown_ranks
     declared = _with_rank(definition.inputs, open_inputs, _RANKS[0])
     if definition.changes_state:
         return declared, Trial()
     reason = ""
-    # Texts are often examples or images, which no made-up text is.
+    # Texts are often examples, images or names of files, which no made-up text is.
     has_texts = any(spec.datatype == "BYTES" for spec in declared)
     ranks = _RANKS_OF_TEXTS if has_texts else _RANKS
     for rank in ranks if open_inputs else _RANKS[:1]:
         inputs = _with_rank(definition.inputs, open_inputs, rank)
-        trial = try_out(lambda rows: run(rows, names), [spec for spec in inputs if not spec.optional])
+        trial = try_out(_answer_all(run, definition, has_texts), [spec for spec in inputs if not spec.optional])
         if trial.answers:
             return inputs, trial
         reason = reason or trial.reason
     level = logging.INFO if has_texts else logging.WARNING
     _LOG.log(level, 'signature "%s" refuses made-up rows, so it is as declared: %s', definition.saved.name, reason)
     return declared, Trial(reason=reason)
+
+
+def _answer_all(run: Run, definition: Definition, has_texts: bool) -> Callable[[Tensors], Tensors]:
+    names = tuple(spec.name for spec in definition.outputs)
+    not_found = import_tensorflow().errors.NotFoundError
+
+    def ask(rows: Tensors) -> Tensors:
+        try:
+            return run(rows, names)
+        except not_found as exc:
+            if not has_texts:
+                raise
+            raise InvalidRequest(to_reason(exc)) from exc
+
+    return ask
+
+
+def _with_examples(run: Run, definition: Definition) -> Run:
+    """Answers made-up texts as examples, of zeros and of ones, for a signature that parses them."""
+    if definition.features is None:
+        return run
+    zeros, ones = (make_example(definition.features, value) for value in (0, 1))
+
+    def ask(rows: Tensors, outputs: tuple[str, ...]) -> Tensors:
+        ((name, texts),) = rows.items()
+        examples = np.empty(texts.shape, dtype=object)
+        examples.fill(zeros)  # np.full would cut zeros off their end
+        examples[texts == b"1"] = ones
+        return run({name: examples}, outputs)
+
+    return ask
+
+
+def _show_example(definition: Definition) -> dict[str, Any]:
+    """An example as JSON's text, where it can be one: zeros, and lengths below 128, are."""
+    if definition.features is None:
+        return {}
+    try:
+        return {definition.inputs[0].name: make_example(definition.features, 0).decode()}
+    except UnicodeDecodeError:
+        return {}
 
 
 def _with_rank(specs: Sequence[TensorSpec], names: Collection[str], rank: int) -> tuple[TensorSpec, ...]:

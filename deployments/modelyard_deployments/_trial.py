@@ -213,7 +213,7 @@ def _to_example(run: Run, inputs: Sequence[TensorSpec], rows: Tensors) -> dict[s
     row = _take(inputs, rows, 0, 1)
     if _try(run, zeros) is not None or any(array.size > _LARGEST_EXAMPLE for array in row.values()):
         return {}
-    shown = {spec.name: row[spec.name][0] if _is_free(spec) else row[spec.name] for spec in inputs}
+    shown = {spec.name: row[spec.name][0, ...] if _is_free(spec) else row[spec.name] for spec in inputs}
     return {name: _to_json(array) for name, array in shown.items()}
 
 

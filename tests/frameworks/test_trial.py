@@ -40,3 +40,13 @@ def test_a_model_that_takes_nothing_is_not_asked_for_huge_rows() -> None:
     assert (trial.answers, trial.reason) == ({}, "no")
     assert max(sizes) == 3 * 64**3
     assert not np.diff(sizes[::2]).min() < 0
+
+
+def test_a_row_that_is_taken_where_zeros_are_not_is_the_example() -> None:
+    def ask(rows: Any) -> Any:
+        if not rows["x"].all():
+            raise InvalidRequest("nothing in it")
+        return {"y": np.ones(len(rows["x"]))}
+
+    assert try_out(ask, [TensorSpec("x", "BYTES", (-1,))]).example["x"] in ("0", "1")
+    assert 0 < try_out(ask, [_spec(-1)]).example["x"] < 1
