@@ -45,7 +45,7 @@ class Call:
         waited_ns: How long its parts have waited before, altogether, in nanoseconds.
         member: Which of the model's members it is for; empty for the model itself.
         deadline_ns: When nobody waits for any part any more, on this host's ``time.monotonic_ns``.
-        via: As ``InferenceRequest.via``; equal for all parts.
+        via: As ``InferenceRequest.via``; what any of the parts has come by.
     """
 
     inputs: Tensors
@@ -112,8 +112,9 @@ def merge(calls: Sequence[Call]) -> Call:
     rows = tuple(count for call in calls for count in call.rows)
     waited_ns = sum(call.waited_ns for call in calls)
     deadline_ns = max(call.deadline_ns for call in calls)
+    via = tuple(dict.fromkeys(application for call in calls for application in call.via))
     return Call(
-        inputs, rows, first.outputs, first.parameters, first.priority, waited_ns, first.member, deadline_ns, first.via
+        inputs, rows, first.outputs, first.parameters, first.priority, waited_ns, first.member, deadline_ns, via
     )
 
 

@@ -125,6 +125,11 @@ class Peers(ABC):
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """What one of the coroutines of this class returns, from a thread that may wait for it."""
 
+    @property
+    def is_used(self) -> bool:
+        """This process has asked another model, or may have."""
+        return True
+
     def may_wait(self) -> bool:
         """Whether this thread may; not where it runs an event loop, which would stand still."""
         try:
@@ -136,6 +141,8 @@ class Peers(ABC):
 
 class _NoPeers(Peers):
     """Outside of a platform there are none."""
+
+    is_used = False
 
     @staticmethod
     def _refuse(model: str) -> RuntimeError:

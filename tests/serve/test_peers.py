@@ -329,6 +329,17 @@ async def test_a_controller_that_says_nothing_is_not_waited_for_longer_than_the_
     assert time.monotonic() - begun < 5
 
 
+async def test_a_version_that_nobody_knows_is_not_waited_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelyard.serve.peers._UNKNOWN_S", 0.05)
+    peers = ReplicaPeers("outer@1", world.watch, asyncio.get_running_loop(), lambda: world)
+    world.add("inner", _sums())
+    with pytest.raises(ModelNotReady, match='model "inner" is not ready: it has no version "canary"'):
+        await asyncio.wait_for(peers.until_ready("inner", "canary", 60), 5)
+    await peers.close()
+
+
 async def test_nobody_waits_for_itself(world: World) -> None:
     peers = ReplicaPeers("outer@2", world.watch, asyncio.get_running_loop(), lambda: world)
     world.add("inner", _sums())

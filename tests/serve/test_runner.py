@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from time import monotonic_ns
 
 import numpy as np
 import pytest
@@ -123,6 +124,36 @@ async def test_what_broke_a_batch_runs_again_alone_and_not_more_at_once_than_the
     assert isinstance(parts.pop(1), InvalidRequest)
     assert [part["output-0"].tolist() for part in parts] == [[4], [8], [12], [16]]
     assert model.most == concurrency
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_what_broke_a_batch_does_not_run_again_when_nobody_waits_any_more(
+    start_runner, make_call, until, asynchronous: bool
+):
+    class Late(_OnTheLoop if asynchronous else FakeModel):
+        def __init__(self) -> None:
+            super().__init__(*((1,) if asynchronous else (0.0, FakeOptions(refuse_value=13.0))))
+
+    model = Late()
+    if asynchronous:
+        model.gate.set()
+    runner = start_runner(model, max_batch_size=2, wait_s=60)
+    past = monotonic_ns() - 1
+    both = [runner.submit(replace(make_call(value), deadline_ns=past)) for value in (1, 13)]
+    answers = await asyncio.wait_for(asyncio.gather(*both), 5)
+    assert [type(answer.parts[0]) for answer in answers] == [InvalidRequest, InvalidRequest]
+    assert len(model.calls) == 1
+
+
+async def test_a_model_that_asks_nobody_is_asked_by_all_together(start_runner, gated, make_call, until):
+    model = gated()
+    runner = start_runner(model)
+    first = runner.submit(make_call(0))
+    await until(lambda: model.begun)
+    others = [runner.submit(replace(make_call(1), via=via)) for via in ((), ("pipeline@1",), ("other@2", "front@1"))]
+    model.let(2)
+    await asyncio.gather(first, *others)
+    assert [call.rows for call in model.calls] == [1, 3]
 
 
 async def test_a_full_batch_does_not_wait_for_its_window(start_runner, fake, make_call):

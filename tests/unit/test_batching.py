@@ -65,6 +65,11 @@ def test_parts_are_views() -> None:
     assert np.shares_memory(part(merged, 1).inputs["x"], merged.inputs["x"])
 
 
+def test_a_merged_call_has_come_by_all_that_its_parts_have() -> None:
+    ways: list[tuple[str, ...]] = [(), ("a@1", "b@1"), ("b@1", "c@2")]
+    assert merge([call(1, via=via) for via in ways]).via == ("a@1", "b@1", "c@2")
+
+
 def test_failed_parts_stay_apart() -> None:
     parts = ({"y": np.ones(1)}, InvalidRequest("row 2"))
     assert split(Answer(parts=parts), (1, 1)) == list(parts)

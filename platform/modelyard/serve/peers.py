@@ -32,7 +32,7 @@ _FIRST_TABLE_S: Final = 30.0
 _LOADING_S: Final = 120.0
 """How long a model that loads waits for one that it calls meanwhile, unless it says so itself."""
 _UNKNOWN_S: Final = 10.0
-"""How long a model that nobody has heard of is waited for: it may be about to be registered."""
+"""How long a model or version that nobody has heard of is waited for: it may be about to be registered."""
 
 
 class ReplicaPeers(Peers):
@@ -109,7 +109,7 @@ class ReplicaPeers(Peers):
         plane = await self._get_plane()
         until = self._loop.time() + timeout_s
         with contextlib.suppress(TimeoutError):
-            known = plane.until(lambda table: table.find_model(model))
+            known = plane.until(lambda table: _find_revision(table, model, version))
             await asyncio.wait_for(known, min(timeout_s, _UNKNOWN_S))
             settled = plane.until(lambda table: _find_settled(table, model, version))
             await asyncio.wait_for(settled, until - self._loop.time())
@@ -118,6 +118,11 @@ class ReplicaPeers(Peers):
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """See :class:`~modelyard.peers.Peers`."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    @property
+    def is_used(self) -> bool:
+        """See :class:`~modelyard.peers.Peers`."""
+        return self._plane is not None
 
     def may_wait(self) -> bool:
         """Whether this thread does not run the loop of the calls.
@@ -176,12 +181,16 @@ class ReplicaPeers(Peers):
         )
 
 
+def _find_revision(table: RouteTable, model: str, version: str) -> RevisionRoute | None:
+    with contextlib.suppress(ModelNotFound):
+        return table.get_revision(model, version)
+    return None
+
+
 def _find_settled(table: RouteTable, model: str, version: str) -> RevisionRoute | None:
     """The revision once it can answer, or has definitely failed."""
-    with contextlib.suppress(ModelNotFound):
-        revision = table.get_revision(model, version)
-        return revision if revision.is_ready or revision.state == ModelState.FAILED else None
-    return None
+    revision = _find_revision(table, model, version)
+    return revision if revision is not None and (revision.is_ready or revision.state == ModelState.FAILED) else None
 
 
 def watch_controller(platform: str) -> Watch:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic_ns
 from typing import Final, cast
 
@@ -39,7 +39,7 @@ from modelyard.batching import (
 from modelyard.dataplane import new_id
 from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.model import Model
-from modelyard.peers import set_origin
+from modelyard.peers import get_peers, set_origin
 from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors, to_protocol_array
 
@@ -152,7 +152,8 @@ class ModelRunner:
             raise Overloaded(f'model "{self._name}": expected at most {self._max_queued} waiting requests, got more')
         waiting = _Waiting(call, asyncio.get_running_loop().create_future(), monotonic_ns())
         if self._merges:
-            waiting.key = group_key(call)
+            asks = get_peers().is_used  # else it is in no circle, and whoever asks it may be answered with others
+            waiting.key = group_key(call if asks or not call.via else replace(call, via=()))
         enqueue(self._waiting, waiting, _priority)
         self._idle.clear()
         self._wake.set()
@@ -316,8 +317,8 @@ class ModelRunner:
             return _Done(answer, infer_ns, monotonic_ns() - begun_ns - infer_ns)
         except BaseException as exc:  # noqa: BLE001  # a model may raise anything, also SystemExit and CancelledError
             error = self._as_error(exc)
-        if len(call.rows) == 1:
-            parts: tuple[Tensors | ModelyardError, ...] = (error,)
+        if len(call.rows) == 1 or monotonic_ns() > call.deadline_ns:
+            parts: tuple[Tensors | ModelyardError, ...] = (error,) * len(call.rows)
         else:
             parts = tuple(self._predict_part(part(call, index)) for index in range(len(call.rows)))
         return _Done(Answer(parts=parts), monotonic_ns() - begun_ns, 0)
@@ -340,8 +341,8 @@ class ModelRunner:
             if _is_closing(exc):
                 raise
             error = self._as_error(exc)
-        if len(call.rows) == 1:
-            parts: tuple[Tensors | ModelyardError, ...] = (error,)
+        if len(call.rows) == 1 or monotonic_ns() > call.deadline_ns:
+            parts: tuple[Tensors | ModelyardError, ...] = (error,) * len(call.rows)
         else:
             alone = [self._predict_async(part(call, index)) for index in range(len(call.rows))]
             parts = tuple(_only_part(done.answer) for done in await asyncio.gather(*alone))
