@@ -227,7 +227,9 @@ def _column(column: Any, name: str) -> tuple[TensorSpec, Convert]:
     scalar = getattr(kind, "name", "")
     optional = not column.required
     if scalar in _SCALARS and not (depth and scalar in _CONTENT_TYPES):
-        spec = TensorSpec(name, _SCALARS[scalar], (-1,) * (depth + 1), optional, _CONTENT_TYPES.get(scalar, ""))
+        gaps = optional and not depth and scalar in ("float", "double")  # NaN, as in a table of pandas
+        shape, content_type = (-1,) * (depth + 1), _CONTENT_TYPES.get(scalar, "")
+        spec = TensorSpec(name, _SCALARS[scalar], shape, optional, content_type, gaps)
         return spec, _to_lists if depth else _CONVERTS.get(scalar, _as_is)
     if type(kind).__name__ == "SparkMLVector":
         raise ModelLoadError(f'MLmodel: input "{name}" is a Spark vector, which no request can carry')

@@ -37,6 +37,7 @@ class Field:
         intervals: Of numbers; empty allows all.
         refuses_missing: Missing values are refused.
         empty_is_missing: An empty text is a missing one.
+        is_whole: Only whole numbers, though as FP64: an integer that may be missing, for which NaN stands.
         example: A value that the model takes; None where any is taken.
     """
 
@@ -46,6 +47,7 @@ class Field:
     intervals: tuple[Interval, ...]
     refuses_missing: bool
     empty_is_missing: bool
+    is_whole: bool
     example: Any
 
     def check(self, column: Array) -> None:
@@ -59,8 +61,8 @@ class Field:
             return
         if self.refuses_missing and column.dtype.kind == "f" and np.isnan(column).any():
             raise self._fault("is missing")
-        if column.dtype.kind == "i" and np.abs(column).max() > _LARGEST:
-            raise self._fault(f"{column[np.abs(column) > _LARGEST][0]} is beyond ±2^53")
+        if self.is_whole or column.dtype.kind == "i":
+            self._check_whole(column)
         if self.numbers.size or self.intervals:
             self._check_numbers(column)
 
@@ -71,6 +73,14 @@ class Field:
             bad = next(value for value in values if value not in self.texts)
             raise self._fault(f"{bad.decode(errors='replace')[:100]!r} is not valid", self._describe())
 
+    def _check_whole(self, column: Array) -> None:
+        broken = (np.floor(column) != column) & ~np.isnan(column)
+        if broken.any():
+            raise self._fault(f"{column[broken][0]} is no integer", "an integer")
+        beyond = (column > _LARGEST) | (column < -_LARGEST)
+        if beyond.any():
+            raise self._fault(f"{column[beyond][0]} is beyond ±2^53", "an integer")
+
     def _check_numbers(self, column: Array) -> None:
         valid = np.isin(column, self.numbers)
         for one in self.intervals:
@@ -80,7 +90,8 @@ class Field:
         if column.dtype.kind == "f":
             valid |= np.isnan(column)
         if not valid.all():
-            raise self._fault(f"{column[~valid][0]} is not valid", self._describe())
+            first = column[~valid][0]
+            raise self._fault(f"{int(first) if self.is_whole else first} is not valid", self._describe())
 
     def _describe(self) -> str:
         values = [value.decode() for value in sorted(self.texts) if value] or [f"{value:g}" for value in self.numbers]
@@ -105,19 +116,24 @@ def to_field(name: str, data_type: str, is_active: bool, document: Document) -> 
     refuses_missing = treatment == "returnInvalid"
     can_miss = "missingValueReplacement" in mining or treatment is not None or name in document.may_miss
     optional = not refuses_missing and (can_miss or document.misses_any or not is_active)
-    datatype = to_datatype(data_type)
+    declared = to_datatype(data_type)
+    is_whole = optional and declared == "INT64"
+    datatype = "FP64" if is_whole else declared
+    empty_is_missing = "" not in described.values
+    has_gaps = not refuses_missing and (datatype in ("FP32", "FP64") or (datatype == "BYTES" and empty_is_missing))
     is_strict = mining.get("invalidValueTreatment", "returnInvalid") == "returnInvalid"
     has_text = datatype == "BYTES"
     is_limited = is_strict and bool(described.values or (described.intervals and not has_text))
     values = [*described.values, *described.missing] if is_limited else []
     return Field(
-        spec=TensorSpec(name, datatype, (-1,), optional),
+        spec=TensorSpec(name, datatype, (-1,), optional, gaps=has_gaps),
         texts=frozenset((b"", *(value.encode() for value in values))) if has_text and values else frozenset(),
         numbers=_to_numbers([] if datatype in ("BYTES", "BOOL") else values),
         intervals=tuple(described.intervals) if is_limited else (),
         refuses_missing=refuses_missing,
-        empty_is_missing="" not in described.values,
-        example=_to_example(described, datatype),
+        empty_is_missing=empty_is_missing,
+        is_whole=is_whole,
+        example=_to_example(described, declared),
     )
 
 
@@ -150,12 +166,14 @@ def _to_example(described: DataField, datatype: str) -> Any:
 
 
 def to_texts(field: Field, column: Array) -> list[Any]:
-    """A column as Python's values; None is a missing text.
+    """A column as Python's values; None is a missing text or integer.
 
     Raises:
         InvalidRequest: A text is not UTF-8.
     """
     values: list[Any] = column.tolist()
+    if field.is_whole:
+        return [int(value) if value == value else None for value in values]
     if column.dtype != object:
         return values
     try:

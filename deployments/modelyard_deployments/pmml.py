@@ -2,8 +2,8 @@
 """PMML documents, evaluated by pypmml (PMML4S) on a Java virtual machine inside the replica's process.
 
 Inputs: one for each active field, ``[-1]``, by its name and data type. A field that may be missing is optional, NaN is
-a missing number, and an empty text a missing text unless the document lists it. Values that the document calls
-invalid, and does not say what to do with, are refused.
+a missing number, and an empty text a missing text unless the document lists it; so an integer that may be missing is
+FP64. Values that the document calls invalid, and does not say what to do with, are refused.
 
 Outputs: one for each result field, ``[-1]``: the predicted value, the probability of each class, whatever else the
 document's ``Output`` names. Where the model has no answer it is NaN or an empty text.
@@ -50,7 +50,8 @@ class PMMLModel(Model):
         self._places = {spec.name: (place, spec.datatype) for place, spec in enumerate(outputs)}
         datatypes = {field.spec.datatype for field in self._fields.values()}
         self._has_texts = "BYTES" in datatypes
-        self._whole = [name for name, field in self._fields.items() if field.spec.datatype in ("INT64", "BOOL")]
+        self._whole = [name for name, field in self._fields.items() if field.is_whole]
+        self._flags = [name for name, field in self._fields.items() if field.spec.datatype == "BOOL"]
         inputs = tuple(field.spec for field in self._fields.values())
         if not inputs or not outputs:
             raise ModelLoadError(f"expected fields and results, got {len(inputs)} and {len(outputs)}")
@@ -78,17 +79,23 @@ class PMMLModel(Model):
 
     def _evaluate(self, inputs: Tensors) -> Any:
         rows = len(next(iter(inputs.values())))
-        has_gaps = any(name not in inputs for name in self._whole)
+        has_gaps = self._has_gaps(inputs)
         if not has_gaps and not self._has_texts:
             return self._evaluator.evaluate_numbers(to_matrix(self._fields, self._order, inputs, rows))
         columns = [self._to_column(name, inputs, rows) for name in self._order]
         table = [list(row) for row in zip(*columns, strict=True)]
         return self._evaluator.evaluate_gaps(table) if has_gaps else self._evaluator.evaluate_values(table)
 
+    def _has_gaps(self, inputs: Tensors) -> bool:
+        """An integer or a boolean is missing, for which no number and no text could stand in Java."""
+        if any(name not in inputs for name in (*self._flags, *self._whole)):
+            return True
+        return any(bool(np.isnan(inputs[name]).any()) for name in self._whole)
+
     def _to_column(self, name: str, inputs: Tensors, rows: int) -> list[Any]:
         field = self._fields.get(name)
         if field is None or name not in inputs:
-            is_float = field is not None and field.spec.datatype in ("FP32", "FP64")
+            is_float = field is not None and field.spec.datatype in ("FP32", "FP64") and not field.is_whole
             return [np.nan if is_float else None] * rows
         return to_texts(field, inputs[name])
 

@@ -32,6 +32,8 @@ class TensorSpec:
         content_type: What the datatype does not say, for protocols that have a form of their own for it: ``base64``
             (BYTES that are no text), ``datetime`` (ISO 8601), ``json`` (one JSON text in each element), ``pd`` (an
             output that is a column of a table). The words are MLServer's.
+        gaps: A row of this input may have no value, ``null`` in JSON: NaN among floats, an empty text in BYTES. Where
+            it is optional, a row may leave it out while others have it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     optional: bool = False
     content_type: str = ""
+    gaps: bool = False
 
     def __str__(self) -> str:
         return describe(self.datatype, self.shape)

@@ -167,6 +167,29 @@ def test_records_may_leave_out_an_optional_input() -> None:
         decode('{"instances": [{"a": 1, "b": 3}, {"a": 2}]}', signature)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"instances": [{"a": 1, "b": "x"}, {"a": 2, "c": 3}, {"b": null, "a": 4, "c": null}]}',
+        '{"instances": [[1, "x", null], [2, null, 3], [4, null, null]]}',
+        '{"inputs": {"a": [1, 2, 4], "b": ["x", null, null], "c": [null, 3, null]}}',
+    ],
+)
+def test_rows_have_gaps_where_the_model_takes_them(body: str) -> None:
+    text, number = (TensorSpec(n, kind, (-1,), optional=True, gaps=True) for n, kind in (("b", "BYTES"), ("c", "FP32")))
+    tensors = v1.decode_predict(body.encode(), Signature((TensorSpec("a", "INT64", (-1,)), text, number), ()))[0].inputs
+    assert (tensors["a"].tolist(), tensors["b"].tolist()) == ([1, 2, 4], [b"x", b"", b""])
+    np.testing.assert_array_equal(tensors["c"], [np.nan, 3, np.nan])
+
+
+def test_gaps_are_no_reason_to_leave_out_what_is_not_optional() -> None:
+    signature = Signature((TensorSpec("a", "INT64", (-1,)), TensorSpec("b", "BYTES", (-1,), gaps=True)), ())
+    assert decode('{"instances": [{"a": 1, "b": null}]}', signature)[0] == {"a": [1], "b": [b""]}
+    for record in ('{"a": 1}', '{"b": "x"}', '{"a": 1, "b": "x", "c": 1}', "1"):
+        with pytest.raises(InvalidRequest):
+            decode(f'{{"instances": [{{"a": 1, "b": "x"}}, {record}]}}', signature)
+
+
 def test_several_explanations_are_named() -> None:
     answer = response(c=np.ones((2, 1)), d=np.array([1, 2]))
     row, columnar = (json.loads(v1.encode_explain(answer, form).body)["explanations"] for form in v1.Form)

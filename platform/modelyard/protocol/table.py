@@ -15,7 +15,7 @@ import orjson
 
 from modelyard.errors import InvalidRequest, InvalidTensor
 from modelyard.protocol.fields import quoted, show
-from modelyard.protocol.tensors import from_json
+from modelyard.protocol.tensors import fill_gaps, from_json
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES, Array, element_count
 
@@ -156,6 +156,7 @@ def _decode(table: Table, name: str, spec: TensorSpec, is_encoded: bool, bools: 
         return _to_objects([value.encode() if table.is_text else orjson.dumps(value) for value in values])
     if table.is_text:
         values = _read_values(values, spec.datatype, where)
+    values = fill_gaps(values, spec)
     if spec.datatype.startswith(("INT", "UINT")):
         values = [int(value) if type(value) is float and value.is_integer() else value for value in values]
     array = from_json(values, DATATYPES[spec.datatype], where, bools or table.is_text)

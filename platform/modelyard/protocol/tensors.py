@@ -68,6 +68,13 @@ def from_json(data: Any, datatype: Datatype, where: str, bools: bool) -> Array:
     return array.reshape(shape)
 
 
+def fill_gaps(values: Any, spec: TensorSpec) -> Any:
+    """The values of an input with what stands for a missing one in place of ``null``; floats have NaN for it anyway."""
+    if not spec.gaps or spec.datatype != "BYTES" or type(values) is not list:
+        return values
+    return ["" if value is None else value for value in values]
+
+
 def _find_elements(data: Any) -> tuple[list[Any], tuple[int, ...]] | None:
     """Elements and shape of a list of equal lists; None where it is empty, ragged, mixed or nested too deeply."""
     elements: list[Any] = data if type(data) is list else [data]

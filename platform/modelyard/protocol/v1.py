@@ -30,7 +30,7 @@ from modelyard.protocol.fields import (
     show,
 )
 from modelyard.protocol.http import Encoded, Header, encode_json, load_json
-from modelyard.protocol.tensors import from_json, may_hold_bools, to_json
+from modelyard.protocol.tensors import fill_gaps, from_json, may_hold_bools, to_json
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES, Array
 
@@ -166,11 +166,13 @@ def _decode_positional(rows: list[Any], signature: Signature, where: str, bools:
 
 
 def _decode_column(values: Any, spec: TensorSpec, where: str, bools: bool) -> Array:
-    array = from_json(values, DATATYPES[spec.datatype], f'{where} "{spec.name}"', bools)
+    array = from_json(fill_gaps(values, spec), DATATYPES[spec.datatype], f'{where} "{spec.name}"', bools)
     return array.reshape(-1, 1) if array.ndim == 1 and spec.shape == (-1, 1) else array
 
 
 def _decode_records(records: list[Any], signature: Signature, where: str, bools: bool) -> dict[str, Array]:
+    if any(spec.gaps and spec.optional for spec in signature.inputs):
+        records = _align(records, signature)
     specs = _record_specs(records[0], signature)
     names = [spec.name for spec in specs]
     columns = take_columns(records, names, where)
@@ -182,6 +184,13 @@ def _decode_records(records: list[Any], signature: Signature, where: str, bools:
         spec.name: _decode_column(_expand(list(values), spec, where), spec, where, bools)
         for spec, values in zip(specs, columns, strict=True)
     }
+
+
+def _align(records: list[Any], signature: Signature) -> list[Any]:
+    """Records with null where they leave out what others have, and may."""
+    there = {name for record in records if type(record) is dict for name in record}
+    gaps = [spec.name for spec in signature.inputs if spec.gaps and spec.optional and spec.name in there]
+    return [dict.fromkeys(gaps) | record if type(record) is dict else record for record in records]
 
 
 def take_columns(records: list[Any], names: list[str], where: str) -> list[tuple[Any, ...]]:

@@ -270,6 +270,17 @@ def python_optional_column(folder: Path) -> Case:
     return Case({"a": np.arange(3.0)}, {"output-0": np.arange(3.0) + 1})
 
 
+def python_optional_number(folder: Path) -> Case:
+    """A row without it has NaN there, as MLflow's own server gives it."""
+    from mlflow.models import ModelSignature
+
+    def add(table: Any, _params: Any) -> Any:
+        return table["a"].to_numpy() + (table["b"].fillna(100.0).to_numpy() if "b" in table else 100.0)
+
+    _save_python(folder, add, ModelSignature(inputs=_schema(("double", "a"), ("double", "b", False))))
+    return Case({"a": np.arange(3.0), "b": np.array([1.0, np.nan, 2.0])}, {"output-0": np.array([1.0, 101.0, 4.0])})
+
+
 def python_params(folder: Path) -> Case:
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec

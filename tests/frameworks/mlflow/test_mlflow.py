@@ -15,6 +15,7 @@ import pytest
 
 from modelyard.errors import InvalidRequest, InvalidTensor
 from modelyard.model import Model, check_options, get_framework, load_model
+from modelyard.protocol import v1
 
 OUT = ("output-0",)
 
@@ -104,6 +105,12 @@ def test_inputs_that_the_signature_does_not_have_are_refused(
 ) -> None:
     with pytest.raises(error):
         predict(load("python_optional_column"), inputs)
+
+
+def test_rows_of_one_v1_request_leave_out_an_optional_number(load: Callable[..., Model]) -> None:
+    model = load("python_optional_number")
+    request, _ = v1.decode_predict(b'{"instances": [{"a": 1, "b": 2}, {"a": 3}]}', model.signature)
+    assert predict(model, dict(request.inputs)) == [3.0, 103.0]
 
 
 def test_metadata_is_the_signatures(load: Callable[..., Model]) -> None:

@@ -63,6 +63,7 @@ SAME: list[tuple[str, Any]] = [
     ("python_optional_column", {"dataframe_records": [{"a": 1.5}, {"a": 2.5}]}),
     ("python_optional_column", {"dataframe_records": [{"a": 1.5, "b": 4}, {"a": 2.5, "b": 5}]}),
     ("python_optional_column", {"inputs": {"a": [1.5, 2.5]}}),
+    ("python_optional_number", {"dataframe_records": [{"a": 1.5, "b": 4.5}, {"a": 2.5}, {"a": 1.0, "b": None}]}),
     ("python_params", {"dataframe_split": {"columns": ["a"], "data": [[1.0]]}, "params": {"factor": 3}}),
     ("python_params", {"inputs": [1.0, 2.0], "params": {"offsets": [1, 2], "unknown": "x"}}),
     ("python_params", {"inputs": {"a": [1.0]}, "params": {}}),

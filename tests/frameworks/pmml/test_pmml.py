@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is particular to PMML: fields, missing and invalid values, results, threads."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def _predict(model: Any, **inputs: Any) -> dict[str, Any]:
     return {name: array.tolist() for name, array in answers.items()}
 
 
+def _predict_records(model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    request, _ = v1.decode_predict(json.dumps({"instances": rows}).encode(), model.signature)
+    return _predict(model, **request.inputs)
+
+
 def _house(**changed: Any) -> dict[str, Any]:
     row = {"district": ["centre"], "rooms": [3], "area": [50.0], "lift": [True], "height": [2.5]}
     return row | changed
@@ -53,7 +59,7 @@ def test_fields_have_their_data_types(load: Any) -> None:
     signature = load("every_data_type").signature
     assert _specs(signature.inputs) == {
         "district": "BYTES [-1]",
-        "rooms": "INT64 [-1] optional",
+        "rooms": "FP64 [-1] optional",  # an integer that may be missing in a row
         "area": "FP64 [-1]",
         "lift": "BOOL [-1] optional",
         "height": "FP32 [-1] optional",
@@ -97,6 +103,26 @@ def test_null_is_a_missing_number_and_an_empty_text_a_missing_text(load: Any) ->
     request, _ = v1.decode_predict(body, model.signature)
     answers = model.predict(model.signature.bind(request.inputs), ("price",), {})
     assert answers["price"].tolist() == [1000 + 6000 * 3 + 1500 + 250]
+
+
+def test_rows_of_one_request_miss_different_fields(load: Any) -> None:
+    model = load("every_data_type")
+    row = {"district": "centre", "rooms": 4, "area": 10.0, "lift": False, "height": 2.0}
+    rows = [row, *({key: value for key, value in row.items() if key != name} for name in ("rooms", "height"))]
+    rows += [{**row, "rooms": None}, {**row, "district": None}, {**row, "height": None}]
+    assert _predict_records(model, rows)["price"] == [
+        pytest.approx(1000 + 6000 * rooms + 1500 * 10 + 100 * height + district)
+        for rooms, height, district in (
+            *((4, 2.0, 90_000), (3, 2.0, 90_000), (4, 2.5, 90_000)),
+            *((3, 2.0, 90_000), (4, 2.0, 0), (4, 2.5, 90_000)),
+        )
+    ]
+
+
+def test_each_row_may_miss_an_integer_and_a_text(load: Any) -> None:
+    rows: list[dict[str, Any]] = [{"age": 20, "job": "cook"}, {"job": "cook"}, {"age": None, "job": None}]
+    rows += [{"age": 40, "job": ""}]
+    assert _predict_records(load("scorecard"), rows)["risk"] == [70.0, 65.0, 16.0, 41.0]
 
 
 def test_required_field_is_named(load: Any) -> None:
@@ -151,7 +177,10 @@ def test_missing_answer_that_is_an_integer_is_the_clients_fault(load: Any, rows:
         ({"district": ["moon"]}, "input \"district\": 'moon' is not valid: expected centre, harbour, n/a"),
         ({"rooms": [20]}, r'input "rooms": 20 is not valid: expected \[1, 20\)'),
         ({"rooms": [0]}, r'input "rooms": 0 is not valid: expected \[1, 20\)'),
-        ({"rooms": [2**53 + 1]}, "is beyond"),
+        ({"rooms": [2.5]}, 'input "rooms": 2.5 is no integer: expected an integer'),
+        ({"rooms": [np.inf]}, 'input "rooms": inf is beyond'),
+        ({"rooms": [2.0**54]}, "is beyond"),
+        ({"rooms": [-(2**63)]}, "is beyond"),
     ],
 )
 def test_invalid_value_is_the_clients_fault(load: Any, changed: dict[str, Any], message: str) -> None:

@@ -228,7 +228,7 @@ def _forms(signature: Signature) -> dict[str, Schema]:
     single = specs[0] if len(specs) == 1 else None
     rows: list[Schema] = [_row(single)] if single is not None else []
     if single is None:
-        rows.append(object_of({spec.name: _row(spec) for spec in specs}))
+        rows.append(object_of({spec.name: _cell(spec) for spec in specs}))
     elif signature.columns:
         element = _element(single.datatype)
         rows.insert(0, object_of(dict.fromkeys(signature.columns, element), additionalProperties=False))
@@ -251,6 +251,11 @@ def _predictions(signature: Signature) -> Schema:
             "outputs": {},
         },
     }
+
+
+def _cell(spec: TensorSpec) -> Schema:
+    """What one row has of an input."""
+    return {"anyOf": [_row(spec), {"type": "null"}]} if spec.gaps else _row(spec)
 
 
 def _row(spec: TensorSpec) -> Schema:
