@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from modelyard_deployments.examples import custom, mlflow, onnx, paddle, pmml, pytorch, tables, triton
+from modelyard_deployments.examples import custom, mlflow, onnx, paddle, pmml, pytorch, tables, tensorflow, triton
 from modelyard_deployments.examples.example import Example
 
-_MODULES: Final[tuple[ModuleType, ...]] = (tables, mlflow, onnx, pytorch, paddle, pmml, custom, triton)
+_MODULES: Final[tuple[ModuleType, ...]] = (tables, mlflow, onnx, pytorch, tensorflow, paddle, pmml, custom, triton)
 """Each trains in a process of its own: some of their libraries cannot be imported into one."""
 
 EXAMPLES: Final[Mapping[str, Example]] = {name: one for module in _MODULES for name, one in module.EXAMPLES.items()}
