@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
-from load import Load
-from platform_process import PlatformProcess, base_document, running, wait_until
+from platform_process import PlatformProcess, wait_until
 
+from modelyard.admin import ModelState
 from modelyard.client import Platform
 
 STEPS: dict[str, list[dict[str, Any]]] = {
@@ -45,27 +43,45 @@ CUSTOM: dict[str, dict[str, Any]] = {
     "asker": {"entrypoint": "model:Asker"},
     "async-asker": {"entrypoint": "model:AsyncAsker"},
     "front": {"entrypoint": "model:Front", "model": "plus-ten"},
+    "speller": {"entrypoint": "model:Speller"},
+    "loud": {"entrypoint": "model:Loud", "model": "speller"},
 }
+BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
+    "misfit": (
+        "pipeline",
+        {"steps": [{"model": "plus-one"}, {"model": "iris-sklearn"}]},
+        'step "iris-sklearn" (model "iris-sklearn"), input',
+    ),
+    "leaver": (
+        "custom",
+        {"entrypoint": "model:Leaver"},
+        '"model:Leaver" cannot be loaded: SystemExit: the weights are not there (model.py, line ',
+    ),
+}
+"""Framework, options, and why it has failed."""
 SMALL = {"num_cpus": 0.05}
 
 
-def _register_custom(client: Platform, name: str, options: dict[str, Any]) -> None:
-    client.register(name, framework="custom", uri="models/chain", options=options, resources=SMALL)
+def _register(client: Platform, name: str, framework: str, options: dict[str, Any]) -> None:
+    uri = "models/chain" if framework == "custom" else ""
+    client.register(name, framework=framework, uri=uri, options=options, resources=SMALL)
 
 
 @pytest.fixture(scope="module")
 def chain(platform: PlatformProcess) -> Iterator[PlatformProcess]:
-    """Registers everything at once, the pipelines before their models: they wait for them."""
+    """Registers everything at once, those that wait for others first."""
     names = [*STEPS, *CUSTOM]
     with Platform.connect(platform.url) as client:
         for name, steps in STEPS.items():
-            client.register(name, framework="pipeline", options={"steps": steps}, resources=SMALL)
-        for name, options in CUSTOM.items():
-            _register_custom(client, name, options)
+            _register(client, name, "pipeline", {"steps": steps})
+        for name, (framework, options, _) in BROKEN.items():
+            _register(client, name, framework, options)
+        for name, options in reversed(CUSTOM.items()):
+            _register(client, name, "custom", options)
         for name in names:
-            client.wait_ready(name, timeout_s=120)
+            client.wait_ready(name, timeout_s=300)
         yield platform
-        for name in names:
+        for name in (*names, *BROKEN):
             client.unregister(name)
 
 
@@ -186,7 +202,7 @@ def _body(*values: float) -> dict[str, Any]:
 
 def test_a_pipeline_follows_its_models(chain: PlatformProcess, http: httpx.Client) -> None:
     with Platform.connect(chain.url) as client:
-        _register_custom(client, "plus-ten", {"entrypoint": "model:PlusMore", "settings": {"plus": 10}})
+        _register(client, "plus-ten", "custom", {"entrypoint": "model:PlusMore", "settings": {"plus": 10}})
         wait_until(
             lambda: {one["name"] for one in http.get("/v2/models/both").json()["inputs"]} == {"x", "more"},
             60,
@@ -198,47 +214,17 @@ def test_a_pipeline_follows_its_models(chain: PlatformProcess, http: httpx.Clien
         assert client.status("both").version == "1"
 
 
-def test_a_pipeline_that_does_not_fit_fails_with_the_reason(chain: PlatformProcess) -> None:
-    steps = [{"model": "plus-one"}, {"model": "iris-sklearn"}]
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_cannot_be_loaded_has_failed_with_the_reason(chain: PlatformProcess, name: str) -> None:
     with Platform.connect(chain.url) as client:
-        client.register("misfit", framework="pipeline", options={"steps": steps}, resources=SMALL)
-        wait_until(lambda: client.status("misfit").state.value == "failed", 60, "the pipeline to fail")
-        assert 'step "iris-sklearn" (model "iris-sklearn"), input' in client.status("misfit").reason
-        client.unregister("misfit", wait=True)
+        wait_until(lambda: client.status(name).state is ModelState.FAILED, 60, f"{name} to fail")
+        assert BROKEN[name][2] in client.status(name).reason
 
 
-def _spec(name: str, framework: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "framework": framework, "resources": SMALL, **more}
-
-
-@pytest.fixture(scope="module")
-def hurt(make_folder: Callable[[], Path]) -> Iterator[PlatformProcess]:
-    """A platform of its own to lose processes, with a pipeline declared before its models."""
-    document = base_document()
-    plus = [_spec(name, "custom", uri="models/chain", options=CUSTOM[name]) for name in ("plus-one", "plus-ten")]
-    document["applications"][0]["args"]["models"] = [_spec("both", "pipeline", options={"steps": STEPS["both"]}), *plus]
-    with running(PlatformProcess(make_folder(), document)) as process:
-        yield process
-        assert process.stop() == 0
-
-
-def test_a_killed_inner_replica_costs_no_unclean_answer(hurt: PlatformProcess) -> None:
-    killed = hurt.replicas("plus-one@1")
-    with Load(hurt.url, "both", [5.0], 8) as load:
-        wait_until(lambda: load.answered > 50, 30, "requests to be answered")
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: hurt.replicas("plus-one@1") - killed, 60, "another replica")
-        with Platform.connect(hurt.url) as client:
-            client.wait_ready("plus-one")
-        now = load.answered
-        wait_until(lambda: load.answered > now + 50, 60, "requests to be answered again")
-    assert set(load.statuses) <= {200, 503}, load.refusals
-    assert all('model \\"plus-one\\" is not ready' in text for text in load.refusals), load.refusals
-
-
-def test_a_pipeline_comes_back_with_the_platform(hurt: PlatformProcess) -> None:
-    hurt.stop()
-    hurt.start()
-    reply = httpx.post(f"{hurt.url}/v2/models/both/infer", json=_body(5.0))
-    assert _outputs(reply) == {"plus-one.y": [6], "plus-ten.y": [15]}
+@pytest.mark.parametrize(("model", "expected"), [("speller", ["a", "b", "c"]), ("loud", ["A", "B", "C"])])
+def test_a_generator_answers_with_a_stream(
+    http: httpx.Client, chain: PlatformProcess, model: str, expected: Any
+) -> None:
+    with http.stream("POST", f"/v2/models/{model}/generate_stream", json={"text_input": "abc"}) as reply:
+        events = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    assert [json.loads(event)["text_output"] for event in events] == expected

@@ -2,7 +2,9 @@
 """Models that others call, and models that call others."""
 
 import asyncio
+import sys
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import modelyard
@@ -37,9 +39,16 @@ class PlusMore(Plus):
 
 
 class Asker(modelyard.Model):
-    """Asks the model that the request names, in the thread of `predict`."""
+    """Asks the model that the request names, in the thread of `predict`; and one while it loads, of which it tells."""
 
     signature = SIGNATURE
+
+    def load(self, path, settings):
+        found = self.call("plus-one", {"x": [41.0]})["y"][0]
+        print("the answer is", found)
+        print("and this is no error", file=sys.stderr)
+        if found != 42:
+            raise ArithmeticError(f"expected 42, got {found}")
 
     def predict(self, inputs, outputs, parameters):
         return self.call(parameters.get("model", "plus-one"), inputs, ["y"])
@@ -64,3 +73,32 @@ class Front(modelyard.Model):
 
     def postprocess(self, outputs, parameters):
         return {"y": outputs["y"] + 0.5}
+
+
+class Letter(NamedTuple):
+    text_output: str
+
+
+class Speller(modelyard.Model):
+    """Answers letter by letter."""
+
+    def predict(self, text_input: str) -> Iterator[Letter]:
+        for letter in text_input:
+            yield Letter(letter)
+
+
+class Loud(modelyard.Model):
+    """Stands in front of a model that streams text."""
+
+    def postprocess(self, outputs, parameters):
+        return {"text_output": [text.upper() for text in outputs["text_output"]]}
+
+
+class Leaver(modelyard.Model):
+    """Ends its process while it loads."""
+
+    def load(self, path, settings):
+        sys.exit("the weights are not there")
+
+    def predict(self, x: float) -> float:
+        return x
