@@ -20,6 +20,7 @@ from modelyard_deployments._tensorflow_start import import_tensorflow
 _LOG: Final = logging.getLogger(__name__)
 _IN_CALLER: Final = -1
 """A thread pool's number. Source: tensorflow ``config.proto``, ``RunOptions.inter_op_thread_pool``."""
+_UNREADABLE: Final = "Cannot parse file"
 _TAGS: Final = re.compile(r"available tags '\[(.*?)\]'")
 _NODES: Final = re.compile(r"\s*\[\[\{\{.*", re.DOTALL)
 _NODE: Final = re.compile(r"\{\{(?:function_node|node) [^}]*\}\}\s*")
@@ -98,12 +99,12 @@ def open_graph(folder: Path, settings: GraphSettings, has_gpu: bool) -> tuple[Gr
     except BaseException as exc:
         session.close()
         known = _TAGS.search(str(exc))
-        if known is None:
-            raise
-        tags = ", ".join(settings.tags)
-        raise ModelLoadError(
-            f"option tags: the SavedModel has graphs with the tags {known[1]}, got {{{tags}}}"
-        ) from exc
+        if _UNREADABLE in str(exc) or (known and not known[1]):
+            raise ModelLoadError("saved_model.pb: expected a SavedModel, got something else or a part of one") from exc
+        if known:
+            got = ", ".join(settings.tags)
+            raise ModelLoadError(f"option tags: the graphs have the tags {known[1]}, got {{{got}}}") from exc
+        raise
     return Graph(session, settings.inter_op_threads == 1), definition
 
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import keyword
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +20,8 @@ _SIGNATURE: Final = "serving_default"
 _MISSING: Final = re.compile(r"(?:Could not locate (?:class|function)|Unknown (?:layer|\w+ function|object):) '(\w+)'")
 _CAUSE: Final = "Exception encountered: "
 _CONFIG: Final = "Full object config:"
+_ARGUMENTS: Final = "Arguments received by"
+_COLOURS: Final = re.compile(r"\x1b\[\d*m")
 
 
 def export_keras(path: Path, folder: Path, threads: int) -> None:
@@ -69,9 +73,31 @@ def _export(keras: Any, model: Any, folder: Path, name: str) -> None:
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    specs = [tf.TensorSpec(one.shape, one.dtype, name=one.name) for one in model.inputs]
+    by_argument = {_to_argument(one.name, place): one.name for place, one in enumerate(model.inputs)}
+    tensors = zip(by_argument, model.inputs, strict=True)
+    specs = [tf.TensorSpec(one.shape, one.dtype, name=argument) for argument, one in tensors]
     archive.add_endpoint(_SIGNATURE, answer, specs)
     archive.write_out(str(folder), verbose=False)
+    _rename_inputs(folder, by_argument)
+
+
+def _to_argument(name: str, place: int) -> str:
+    """TensorFlow saves inputs under names that Python's arguments can have; Keras allows any."""
+    return name if name.isidentifier() and not keyword.iskeyword(name) else f"keras_input_{place}"
+
+
+def _rename_inputs(folder: Path, names: Mapping[str, str]) -> None:
+    if all(argument == name for argument, name in names.items()):
+        return
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    path = folder / "saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    inputs = saved.meta_graphs[0].signature_def[_SIGNATURE].inputs
+    for argument, name in names.items():
+        if argument != name:
+            inputs[name].CopyFrom(inputs.pop(argument))
+    path.write_bytes(saved.SerializeToString())
 
 
 def _name_outputs(model: Any, answers: Any) -> list[str]:
@@ -94,5 +120,6 @@ def _explain(keras: Any, exc: Exception, path: Path) -> str:
             f'the model has a class of its own, "{missing[1]}", whose code is not in the file; export the model as a '
             "SavedModel where it was made: model.export(…)"
         )
-    reason = to_reason(ValueError(text.rpartition(_CAUSE)[2].partition(_CONFIG)[0] or type(exc).__name__), path.parent)
+    text = _COLOURS.sub("", text.rpartition(_CAUSE)[2]).partition(_CONFIG)[0].partition(_ARGUMENTS)[0]
+    reason = to_reason(ValueError(text), path.parent)
     return f"Keras {keras.__version__} cannot load this model: {reason}"

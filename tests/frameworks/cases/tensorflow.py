@@ -409,6 +409,35 @@ def keras_shared_layer(folder: Path) -> Case:
     return Case(rows, {"dense": first.numpy(), "dense_1": second.numpy()})
 
 
+def keras_names_of_columns(folder: Path) -> Case:
+    keras = _keras()
+    given = [keras.Input((1,), name=name) for name in ("petal length (cm)", "in", "width")]
+    total = keras.layers.Dense(1, name="total-area")(keras.layers.Concatenate()(given))
+    model = keras.Model({one.name: one for one in given}, {"total area": total, "a/b": total * 2})
+    _write(model, folder)
+    rows = {one.name: _rows(1) + place for place, one in enumerate(given)}
+    return Case(rows, {name: answer.numpy() for name, answer in model(rows).items()})
+
+
+def keras_recurrent(folder: Path) -> Case:
+    keras = _keras()
+    layers = [keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True)), keras.layers.GRU(2, name="last")]
+    model = keras.Sequential([keras.Input((None, 3), name="x"), *layers])
+    _write(model, folder)
+    rows = np.random.default_rng(1).random((3, 7, 3)).astype("f")
+    return Case({"x": rows}, {"last": model(rows).numpy()})
+
+
+def compiled_by_xla(folder: Path) -> Case:
+    tf = _tf()
+    module = _network()
+    function = tf.function(
+        lambda x: {"y": module.scores(x)}, jit_compile=True, input_signature=[_spec([None, 4], "float32", "x")]
+    )
+    tf.saved_model.save(module, str(folder), signatures=function)
+    return Case({"x": _rows()}, _ask(folder, x=_rows()))
+
+
 def keras_exported(folder: Path) -> Case:
     model = _two_inputs()
     model.export(folder, verbose=False)

@@ -69,8 +69,9 @@ def test_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "saved_model.pb: the file is empty"),
-        (b"hello", "Cannot parse file"),
-        (b"\xff" * 100, "Cannot parse file"),
+        (b"hello", "saved_model.pb: expected a SavedModel, got something else or a part of one"),
+        (b"\xff" * 9, "saved_model.pb: expected a SavedModel, got something else or a part of one"),
+        (b"\x08\x01", "saved_model.pb: expected a SavedModel, got something else or a part of one"),  # has no graph
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     ],
 )
@@ -80,7 +81,7 @@ def test_foreign_graph_is_refused(folder: Path, content: bytes, reason: str) -> 
 
 
 def test_error_has_the_version_of_tensorflow(folder: Path) -> None:
-    (folder / "saved_model.pb").write_bytes(b"hello")
+    (folder / "variables" / "variables.index").write_bytes(b"hello")
     version = import_tensorflow().__version__
     assert _refusal(folder).startswith(f"TensorFlow {version} cannot load this SavedModel: ")
 

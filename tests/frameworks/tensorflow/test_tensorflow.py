@@ -146,9 +146,7 @@ def test_sparse_input_is_refused(tmp_path: Path) -> None:
 
 def test_graph_is_chosen_by_its_tags(load: Any) -> None:
     assert load("examples_of_tensorflow_1", tags=["serve"]).signature.saved.method == "tensorflow/serving/classify"
-    with pytest.raises(
-        ModelLoadError, match=r"option tags: the SavedModel has graphs with the tags .*serve.*, got .*gpu"
-    ):
+    with pytest.raises(ModelLoadError, match=r"option tags: the graphs have the tags \{'serve'\}, got \{serve, gpu\}"):
         load("examples_of_tensorflow_1", tags=["serve", "gpu"])
 
 
