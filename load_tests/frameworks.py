@@ -27,7 +27,7 @@ import yaml
 
 from load_tests import modelyard_server, wrk
 from load_tests.direct import LIBRARIES, ROWS
-from load_tests.processes import descendants, free_ports, rss_mb, title, wait_until
+from load_tests.processes import ServerProcess, descendants, free_ports, rss_mb, title, wait_until
 from load_tests.workloads import NUMPY
 from modelyard.client import Platform
 
@@ -84,15 +84,17 @@ def platform(config: Path, folder: Path, logs: Path) -> Iterator[tuple[str, int]
     url = f"http://127.0.0.1:{http}"
     server = modelyard_server.start(modelyard_server.platform_command(file), url, f"127.0.0.1:{grpc}", logs)
     assert server.process is not None
+    process = server.process
     try:
-        wait_until(lambda: _is_up(url), 600)
-        server.process.check_running()
-        yield url, server.process.pid
+        if not wait_until(lambda: _is_up(url, process), 600):
+            raise TimeoutError(f"the platform is not ready after 600 s; {process.log}")
+        yield url, process.pid
     finally:
-        server.process.stop()
+        process.stop()
 
 
-def _is_up(url: str) -> bool:
+def _is_up(url: str, process: ServerProcess) -> bool:
+    process.check_running()
     try:
         return httpx.get(f"{url}/v2/health/ready", timeout=5).is_success
     except httpx.HTTPError:
