@@ -43,8 +43,12 @@ def small_document() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def second(make_folder: Callable[[], Path]) -> Iterator[PlatformProcess]:
-    """A platform of two models, to be hurt."""
-    with running(PlatformProcess(make_folder(), small_document())) as process:
+    """A platform of two models and a pipeline, declared before the model that it waits for, to be hurt."""
+    document = small_document()
+    steps = [{"ensemble": [{"model": "iris-sklearn"}]}]
+    panel = {"name": "panel", "framework": "pipeline", "options": {"steps": steps}, "resources": {"num_cpus": 0.1}}
+    document["applications"][0]["args"]["models"].insert(0, panel)
+    with running(PlatformProcess(make_folder(), document)) as process:
         yield process
         assert process.stop() == 0
 
@@ -220,16 +224,21 @@ def test_an_unload_survives_the_controller(second: PlatformProcess) -> None:
 def test_a_killed_model_replica_costs_no_request_an_unclean_answer(second: PlatformProcess) -> None:
     killed = second.replicas("iris-sklearn@1")
     assert len(killed) == 1
-    with Load(second.url, "iris-sklearn", ROW) as load, Load(second.url, "iris-lightgbm", ROW, 1) as other:
-        wait_until(lambda: load.answered > 100, 30, "requests to be answered")
+    with (
+        Load(second.url, "iris-sklearn", ROW) as load,
+        Load(second.url, "panel", ROW, 2) as panel,
+        Load(second.url, "iris-lightgbm", ROW, 1) as other,
+    ):
+        wait_until(lambda: min(load.answered, panel.answered) > 100, 30, "requests to be answered")
         kill(killed)
         wait_until(lambda: second.replicas("iris-sklearn@1") - killed, 60, "another replica")
         with Platform.connect(second.url) as client:
             client.wait_ready("iris-sklearn")
-        now = load.answered
-        wait_until(lambda: load.answered > now + 100, 30, "requests to be answered again")
-    assert set(load.statuses) <= {200, 503}, load.refusals
-    assert all('model \\"iris-sklearn\\" is not ready' in text for text in load.refusals), load.refusals
+        now = (load.answered, panel.answered)
+        wait_until(lambda: load.answered > now[0] + 100 and panel.answered > now[1] + 100, 30, "more answers")
+    for asked in (load, panel):
+        assert set(asked.statuses) <= {200, 503}, asked.refusals
+        assert all('model \\"iris-sklearn\\" is not ready' in text for text in asked.refusals), asked.refusals
     assert set(other.statuses) == {200}
 
 
