@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from modelyard.admin import ModelStatus
     from modelyard.client import AsyncPlatform, Platform
     from modelyard.config import ModelSpec
+    from modelyard.errors import InvalidRequest
     from modelyard.model import Model
     from modelyard.signature import Signature, TensorSpec
 
 __all__ = [
     "AsyncPlatform",
+    "InvalidRequest",
     "Model",
     "ModelSpec",
     "ModelStatus",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncPlatform": "modelyard.client",
+    "InvalidRequest": "modelyard.errors",
     "Model": "modelyard.model",
     "ModelSpec": "modelyard.config",
     "ModelStatus": "modelyard.admin",
