@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
+from pathlib import Path
 
 import install_clients
 import pytest
 from conformance.methods import DOCUMENT, HERE, METHODS, Entry, render
 
+SCRIPTS = {"kserve": "kserve_calls.py", "tensorflow_serving": "tfserving_calls.py"}
+"""What asks the clients that run in a process of their own."""
 ENTRIES = [(client, name, entry) for client, methods in METHODS.items() for name, entry in methods.items()]
 
 
@@ -19,6 +23,8 @@ def public_methods(client: str) -> set[str]:
     module, _, name = client.partition(":")
     if module == "kserve":
         return kserve_methods(name)
+    if module.startswith("tensorflow_serving"):
+        return stub_methods(module, name)
     found = importlib.import_module(module)
     if not name:
         functions = inspect.getmembers(found, inspect.isfunction)
@@ -37,6 +43,20 @@ def kserve_methods(name: str) -> set[str]:
     return {node.name for node in functions if not node.name.startswith("_")}
 
 
+def stub_methods(module: str, name: str) -> set[str]:
+    """Read from their source, for they import TensorFlow; each is an attribute that the constructor sets."""
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        pytest.skip("no tensorflow-serving-api: pip install -e .[dev]")
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    nodes = ast.walk(ast.parse(Path(found.origin).read_text()))
+    (client,) = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name]
+    return {
+        node.attr for node in ast.walk(client) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+
+
 @pytest.mark.parametrize("client", METHODS)
 def test_the_table_has_every_method_of_a_client_and_no_other(client: str) -> None:
     assert public_methods(client) == set(METHODS[client])
@@ -52,7 +72,8 @@ def test_every_entry_names_a_test_that_uses_the_method(client: str, name: str, e
     source = (HERE / file).read_text()
     functions = [node.name for node in ast.walk(ast.parse(source)) if hasattr(node, "args") and hasattr(node, "name")]
     assert test in functions
-    calls = (HERE / "kserve_calls.py").read_text() if client.startswith("kserve") else source
+    script = next((path for start, path in SCRIPTS.items() if client.startswith(start)), None)
+    calls = source if script is None else (HERE / script).read_text()
     helpers = (HERE / "triton.py").read_text() if client.startswith("tritonclient") else ""
     # InferResult.from_response_body is what parse_response_body returns from
     used = "parse_response_body" if name == "from_response_body" else name

@@ -122,6 +122,8 @@ _EVENTS: Final = {
 }
 
 _CLIENT: Final = "InferenceServerClient"
+_STUBS: Final = "tensorflow_serving.apis"
+_SERVING: Final = "test_tensorflow_serving.py::"
 METHODS: Final[Mapping[str, Mapping[str, Entry]]] = {
     f"tritonclient.http:{_CLIENT}": _COMMON
     | _HTTP
@@ -155,6 +157,17 @@ METHODS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "tritonclient.grpc:InferResult": _RESULT,
     "kserve:InferenceRESTClient": _KSERVE_COMMON | {"explain": works(f"{_KSERVE}test_the_rest_client_explains")},
     "kserve:InferenceGRPCClient": _KSERVE_COMMON,
+    f"{_STUBS}.prediction_service_pb2_grpc:PredictionServiceStub": {
+        "Predict": works(f"{_SERVING}test_predict"),
+        **dict.fromkeys(
+            ("Classify", "Regress", "MultiInference"), works(f"{_SERVING}test_classify_regress_and_several_at_once")
+        ),
+        "GetModelMetadata": works(f"{_SERVING}test_metadata_and_status"),
+    },
+    f"{_STUBS}.model_service_pb2_grpc:ModelServiceStub": {
+        "GetModelStatus": works(f"{_SERVING}test_metadata_and_status"),
+        "HandleReloadConfigRequest": works(f"{_SERVING}test_a_list_of_models_is_served_until_the_next_list"),
+    },
     "cloudevents.core.bindings.http": _EVENTS,
 }
 """By client (module and class, or a module whose functions count), then by method."""

@@ -90,7 +90,14 @@ def channel(platform: PlatformProcess) -> Iterator[grpc.Channel]:
         yield opened
 
 
-@pytest.mark.parametrize("service", ["", "inference.GRPCInferenceService", "iris-sklearn"])
+SERVICES = {
+    "inference.GRPCInferenceService": "ModelInfer",
+    "tensorflow.serving.PredictionService": "Predict",
+    "tensorflow.serving.ModelService": "GetModelStatus",
+}
+
+
+@pytest.mark.parametrize("service", ["", *SERVICES, "iris-sklearn"])
 def test_health_check_says_serving(channel: grpc.Channel, service: str) -> None:
     reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
@@ -108,8 +115,8 @@ def test_health_watch_begins_with_the_status(channel: grpc.Channel) -> None:
     stream.cancel()
 
 
-def test_reflection_describes_the_inference_service(channel: grpc.Channel) -> None:
+@pytest.mark.parametrize(("name", "method"), SERVICES.items())
+def test_reflection_describes_the_services(channel: grpc.Channel, name: str, method: str) -> None:
     reflected = ProtoReflectionDescriptorDatabase(channel)
-    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(reflected.get_services())
-    service = DescriptorPool(reflected).FindServiceByName("inference.GRPCInferenceService")
-    assert "ModelInfer" in service.methods_by_name
+    assert {name, "grpc.health.v1.Health"} <= set(reflected.get_services())
+    assert method in DescriptorPool(reflected).FindServiceByName(name).methods_by_name
