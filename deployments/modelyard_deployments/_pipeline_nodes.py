@@ -210,6 +210,14 @@ class PassNode(Node):
         return tensors
 
 
+class AbsentNode(Node):
+    """A soft step whose model has not been there yet: nobody knows what it takes and gives."""
+
+    async def work(self, tensors: Tensors, run: Run) -> Tensors:
+        """See :class:`Node`."""
+        return {}
+
+
 class SequenceNode(Node):
     """One step after the other."""
 

@@ -19,6 +19,7 @@ from modelyard.tensor import DATATYPES, datatype_of
 from modelyard_deployments._pipeline_conditions import Test, check_condition, datatype_of_value
 from modelyard_deployments._pipeline_nodes import (
     REQUEST,
+    AbsentNode,
     ChoiceNode,
     EnsembleNode,
     ModelNode,
@@ -30,8 +31,8 @@ from modelyard_deployments._pipeline_nodes import (
 )
 from modelyard_deployments._pipeline_steps import Condition, Step
 
-Find: TypeAlias = Callable[[str, str], Signature]
-"""The signature of a model and version."""
+Find: TypeAlias = Callable[[str, str], Signature | None]
+"""The signature of a model and version; None of one in a soft step that has not been there yet."""
 Scope: TypeAlias = Mapping[str, TensorSpec] | None
 """What the step before gives; None where the request is before."""
 
@@ -67,11 +68,15 @@ class _Planner:
         self._from: dict[str, list[tuple[str, Signature]]] = {}
         self._tested: list[tuple[Condition, str]] = []
         self._has_rows = True
+        self._is_partial = False
 
     def plan(self, steps: tuple[Step, ...]) -> Plan:
         root = Step(sequence=steps)
         for name, version in root.models():
             signature = self._find(name, version)
+            if signature is None:
+                self._is_partial = True
+                continue
             self._has_rows &= signature.batch_axis
             if signature.decoupled:
                 raise ModelLoadError(f'model "{name}" answers with a stream, which a pipeline cannot pass on')
@@ -86,7 +91,7 @@ class _Planner:
         signature = Signature(tuple(self._needed.values()), outputs, batch_axis=self._has_rows)
         last = steps[-1]
         if _answers_client(last) and not any(step.when for step in steps):
-            own = self._find(last.model or "", last.version)
+            own = self._get(last)
             optional = tuple(replace(spec, optional=last.on_error == "soft") for spec in own.on_request)
             signature = replace(signature, on_request=optional, explanations=own.explanations, labels=own.labels)
         return self._with_columns(signature)
@@ -109,10 +114,23 @@ class _Planner:
 
     # -- steps
 
+    def _get(self, step: Step) -> Signature:
+        """The signature of a step's model.
+
+        Raises:
+            ModelLoadError: It is not known.
+        """
+        signature = self._find(step.model or "", step.version)
+        if signature is None:
+            raise ModelLoadError(f'model "{step.model}" is not ready')
+        return signature
+
     def _step(self, step: Step, place: int, scope: Scope, *, is_last: bool) -> tuple[Node, dict[str, TensorSpec]]:
         label = step.to_label(place)
         soft = step.on_error == "soft"
         node: Node
+        if soft and any(self._find(*key) is None for key in step.needed()):
+            return AbsentNode(label, None, soft), {}
         if step.model is not None:
             node, given = self._model(step, label, scope, is_last=is_last)
         elif step.sequence is not None:
@@ -177,14 +195,16 @@ class _Planner:
             choose = Switch(label, tests)
         else:
             choose = Splitter([one.weight or 0.0 for one in step.steps])
-        labels = [node.label for node, _ in inner]
-        given = _same_outputs([outputs for _, outputs in inner], labels, f'"{label}"')
+        known = [(node, outputs) for node, outputs in inner if not isinstance(node, AbsentNode)]
+        labels = [node.label for node, _ in known]
+        given = _same_outputs([outputs for _, outputs in known], labels, f'"{label}"')
+        if len(known) < len(inner):
+            given = {name: replace(spec, optional=True) for name, spec in given.items()}
         nodes = [node for node, _ in inner]
         return ChoiceNode(label, step.timeout_s, step.on_error == "soft", nodes, choose), given
 
     def _model(self, step: Step, label: str, scope: Scope, *, is_last: bool) -> tuple[Node, dict[str, TensorSpec]]:
-        name = step.model or ""
-        signature = self._find(name, step.version)
+        name, signature = step.model or "", self._get(step)
         unknown = step.inputs.keys() - {spec.name for spec in signature.inputs}
         if unknown:
             known = ", ".join(spec.name for spec in signature.inputs)
@@ -223,6 +243,8 @@ class _Planner:
             self._need(name, replace(spec, name=name), signature, spec.name)
             return REQUEST + name
         given = scope.get(source)
+        if given is None and spec.optional and self._is_partial:
+            return ""
         if given is None:
             known = ", ".join(scope)
             raise ModelLoadError(
@@ -288,7 +310,7 @@ def _same_outputs(
     Raises:
         ModelLoadError: They differ in more than the sizes of variable dimensions.
     """
-    merged = dict(branches[0])
+    merged = dict(branches[0]) if branches else {}
     for label, branch in zip(labels[1:], branches[1:], strict=True):
         if branch.keys() != merged.keys():
             got = f'"{labels[0]}" gives {", ".join(merged)}, "{label}" gives {", ".join(branch)}'

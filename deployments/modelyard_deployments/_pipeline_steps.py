@@ -132,6 +132,14 @@ class Step(_Part):
         for step in self.steps:
             yield from step.models()
 
+    def needed(self) -> Iterator[tuple[str, str]]:
+        """Those without which it fails: not the ones of soft steps in it."""
+        if self.model is not None:
+            yield self.model, self.version
+        for step in self.steps:
+            if step.on_error == "hard":
+                yield from step.needed()
+
     @_model_validator(mode="after")
     def _check(self) -> Step:
         kinds = [kind for kind in _KINDS if getattr(self, kind) is not None]

@@ -57,7 +57,7 @@ class PipelineModel(Model):
 
     Args:
         options: The steps.
-        signatures: Of all models in them, by name and version.
+        signatures: Of the models in them, by name and version; those of soft steps may be missing.
 
     Raises:
         ModelLoadError: The steps do not fit each other.
@@ -68,8 +68,9 @@ class PipelineModel(Model):
     def __init__(self, options: PipelineOptions, signatures: dict[tuple[str, str], Signature]) -> None:
         self.concurrency = options.concurrency
         self._steps = options.steps
+        self._models = _find_models(options.steps)
         self._signatures = signatures
-        self._plan = make_plan(options.steps, lambda name, version: signatures[name, version])
+        self._plan = make_plan(options.steps, lambda name, version: signatures.get((name, version)))
 
     @property
     def signature(self) -> Signature:
@@ -92,12 +93,14 @@ class PipelineModel(Model):
 
     def _follow(self) -> None:
         """Plans anew where a model has come to take or give something else; a plan that cannot be is not followed."""
-        newest = {key: get_peers().find_signature(*key) or known for key, known in self._signatures.items()}
-        if all(newest[key] is known for key, known in self._signatures.items()):
+        known, peers = self._signatures, get_peers()
+        found = {key: peers.find_signature(*key) or known.get(key) for key in self._models}
+        newest = {key: signature for key, signature in found.items() if signature is not None}
+        if len(newest) == len(known) and all(newest[key] is one for key, one in known.items()):
             return
-        if newest != self._signatures:
+        if newest != known:
             try:
-                plan = make_plan(self._steps, lambda name, version: newest[name, version])
+                plan = make_plan(self._steps, lambda name, version: newest.get((name, version)))
             except ModelLoadError as exc:
                 logger.warning("the pipeline's models have changed and do not fit any more: %s", exc)
             else:
@@ -134,28 +137,38 @@ class PipelineFramework(Framework):
         Raises:
             ModelLoadError: They are not ready in time, or do not fit each other.
         """
-        models = list(dict.fromkeys(one for step in options.steps for one in step.models()))
-        peers = get_peers()
-        return PipelineModel(options, peers.run(_wait(models, options.wait_s)))
+        return PipelineModel(options, get_peers().run(_wait(options)))
 
 
-async def _wait(models: list[tuple[str, str]], wait_s: float) -> dict[tuple[str, str], Signature]:
-    """The signatures of the models as soon as all are ready.
+async def _wait(options: PipelineOptions) -> dict[tuple[str, str], Signature]:
+    """The signatures of the models as soon as all are ready, or are known to have failed.
 
     Raises:
-        ModelLoadError: With all that are not in time.
+        ModelLoadError: With all that are not in time and are needed.
     """
+    models, wait_s = _find_models(options.steps), options.wait_s
+    needed = set(Step(sequence=options.steps).needed())
     begun = time.monotonic()
     peers = get_peers()
     found = await asyncio.gather(
         *(peers.until_ready(name, version, wait_s) for name, version in models), return_exceptions=True
     )
-    missing = [str(one) for one in found if isinstance(one, ModelNotReady)]
+    missing = [
+        str(one) for key, one in zip(models, found, strict=True) if isinstance(one, ModelNotReady) and key in needed
+    ]
     if missing:
         raise ModelLoadError(f"waited {time.monotonic() - begun:.0f} s for its models: {'; '.join(missing)}")
     signatures: dict[tuple[str, str], Signature] = {}
     for key, one in zip(models, found, strict=True):
-        if isinstance(one, BaseException):
+        if isinstance(one, ModelNotReady):
+            logger.warning("soft steps are left out until it is there: %s", one)
+        elif isinstance(one, BaseException):
             raise one
-        signatures[key] = one
+        else:
+            signatures[key] = one
     return signatures
+
+
+def _find_models(steps: tuple[Step, ...]) -> tuple[tuple[str, str], ...]:
+    """Names and versions of the models, each once."""
+    return tuple(dict.fromkeys(one for step in steps for one in step.models()))

@@ -454,6 +454,47 @@ async def test_models_that_no_longer_fit_say_so(pipelines: Pipelines, caplog: py
     assert "do not fit any more" in caplog.text
 
 
+PANEL = {"ensemble": [{"model": "a"}, {"model": "b", "on_error": "soft"}]}
+
+
+async def test_a_soft_step_whose_model_is_not_there_yet_comes_later(pipelines: Pipelines) -> None:
+    model = pipelines.load(PANEL, a=Table(FP64, y=lambda x: x))
+    assert [spec.name for spec in model.signature.outputs] == ["a.y"]
+    assert await _ask(model, {"x": [1.0]}) == {"a.y": [1]}
+    pipelines.peers.models["b"] = Table(FP64, y=lambda x: x * 2)
+    assert [spec.name for spec in model.signature.outputs] == ["a.y", "b.y"]
+    assert await _ask(model, {"x": [1.0]}) == {"a.y": [1], "b.y": [2]}
+
+
+async def test_what_a_soft_step_would_give_is_not_there_either(pipelines: Pipelines) -> None:
+    steps = [
+        {"sequence": [{"model": "away"}, {"model": "a"}], "on_error": "soft"},
+        {"model": "last", "inputs": {"x": "request.x", "y": "extra"}},
+    ]
+    last = Table({"x": "FP64", "y": "FP64?"}, z=lambda x, y=0.0: x + y)
+    model = pipelines.load(*steps, a=Table(FP64, extra=lambda x: x), last=last)
+    assert await _ask(model, {"x": [1.0]}) == {"z": [1]}
+    pipelines.peers.models["away"] = Table(FP64, x=lambda x: x * 10)
+    assert await _ask(model, {"x": [1.0]}) == {"z": [11]}
+
+
+async def test_a_soft_branch_whose_model_is_not_there_gives_nothing_to_its_rows(pipelines: Pipelines) -> None:
+    step = {
+        "switch": [{"when": {"input": "x", "less": 5}, "model": "a"}, {"model": "b", "on_error": "soft"}],
+        "name": "sizes",
+    }
+    model = pipelines.load({"ensemble": [step, {"model": "a"}]}, a=Table(FP64, y=lambda x: x))
+    assert await _ask(model, {"x": [1.0, 2.0]}) == {"sizes.y": [1, 2], "a.y": [1, 2]}
+    assert await _ask(model, {"x": [1.0, 9.0]}) == {"a.y": [1, 9]}
+
+
+def test_a_hard_model_in_a_soft_step_is_not_waited_for_in_vain(pipelines: Pipelines) -> None:
+    with pytest.raises(ModelLoadError, match=r'for its models: model "a" is not ready'):
+        pipelines.load(PANEL, b=Table(FP64, y=lambda x: x))
+    with pytest.raises(ModelLoadError, match="every output may be missing"):
+        pipelines.load({"model": "c", "on_error": "soft"})
+
+
 def test_models_that_are_not_there_are_all_named(pipelines: Pipelines) -> None:
     with pytest.raises(ModelLoadError, match=r'waited 0 s for its models: model "a" is not .*; model "c" is not'):
         pipelines.load({"model": "a"}, {"model": "b"}, {"model": "c"}, b=_fake())
