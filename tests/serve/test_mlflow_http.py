@@ -158,7 +158,13 @@ def test_every_error_has_a_code_of_mlflow():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelyardError)]
     assert len(kinds) > 10
     for kind in kinds:
-        arguments = {"InvalidTensor": 3, "ModelNotReady": 2, "ModelFailed": 2, "TooLarge": 2}.get(kind.__name__, 1)
+        arguments = {
+            "InvalidTensor": 3,
+            "SignatureNotFound": 3,
+            "ModelNotReady": 2,
+            "ModelFailed": 2,
+            "TooLarge": 2,
+        }.get(kind.__name__, 1)
         error = kind(1.0) if kind.__name__ == "DeadlineExceeded" else kind(*["x"] * arguments)
         assert encode_error(error).status == kind.http_status
 
