@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from modelyard.errors import ModelLoadError, ModelNotReady
 from modelyard.model import Model
+from modelyard.own import Model as OwnModel
 from modelyard.peers import PeerCalls, get_peers
 from modelyard.signature import Signature
 from modelyard.tensor import Parameters, Tensors
@@ -216,7 +217,7 @@ class _Forward:
 def _defines(found: type[Model], name: str) -> bool:
     """The class says so itself, it has not just inherited it from ``modelyard.Model``."""
     owner = next(one for one in found.__mro__ if name in vars(one))
-    return owner not in (Model, PeerCalls)
+    return owner not in (Model, OwnModel, PeerCalls)
 
 
 def _extend(found: type[Model], added: dict[str, Any]) -> type[Model]:

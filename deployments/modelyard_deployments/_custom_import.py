@@ -15,8 +15,10 @@ from typing import Final
 
 from modelyard.errors import ModelLoadError
 from modelyard.model import Model
+from modelyard.own import Model as OwnModel
 
 _MODULE: Final = "model"
+_BASES: Final = (Model, OwnModel)
 
 
 def import_class(path: Path, entrypoint: str | None, installed: bool) -> type[Model]:
@@ -40,7 +42,7 @@ def import_class(path: Path, entrypoint: str | None, installed: bool) -> type[Mo
     if entrypoint is None:
         return _only(known, name)
     found = getattr(module, attribute, None)
-    if isinstance(found, type) and issubclass(found, Model) and found is not Model:
+    if isinstance(found, type) and issubclass(found, Model) and found not in _BASES:
         return found
     advice = f"; the module has {', '.join(one.__name__ for one in known)}" if known else ""
     raise ModelLoadError(
@@ -63,7 +65,7 @@ def _only(known: list[type[Model]], module: str) -> type[Model]:
 def _describe(found: object, name: str) -> str:
     if found is None:
         return "nothing of that name"
-    if found is Model:
+    if found in _BASES:
         return "modelyard.Model itself"
     if isinstance(found, type):
         return f"a class that is none: write class {name}(modelyard.Model)"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from modelyard.client import AsyncPlatform, Platform
     from modelyard.config import ModelSpec
     from modelyard.errors import InvalidRequest
-    from modelyard.model import Model
+    from modelyard.own import Model
     from modelyard.signature import Signature, TensorSpec
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _HOMES = {
     "AsyncPlatform": "modelyard.client",
     "InvalidRequest": "modelyard.errors",
-    "Model": "modelyard.model",
+    "Model": "modelyard.own",
     "ModelSpec": "modelyard.config",
     "ModelStatus": "modelyard.admin",
     "Platform": "modelyard.client",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import modelyard
 from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Model, load_model
 from modelyard.signature import TensorSpec
@@ -184,6 +185,24 @@ def test_an_answer_that_is_something_else_says_so(load: Load, hint: str, value: 
     model = load(f"def predict(self, x: str) -> {hint}:\n    return {value}")
     with pytest.raises(TypeError, match=text):
         _ask(model, {"x": _texts("a")})
+
+
+def test_before_it_is_loaded_it_is_a_plain_class() -> None:
+    class Own(modelyard.Model):
+        def predict(self, x: str, times: int = 2) -> str:
+            return x * times
+
+    class Front(modelyard.Model):
+        def preprocess(self, inputs, parameters):
+            return {"x": inputs["x"] * 2}
+
+    assert Own().predict("a", 3) == "aaa"
+    assert Front().preprocess({"x": 2}, {}) == {"x": 4}
+    assert isinstance(Own(), Model)
+    with pytest.raises(NotImplementedError, match="has one when it is loaded"):
+        _ = Own().signature
+    with pytest.raises(NotImplementedError, match="no predict of its own"):
+        Front().predict({}, (), {})
 
 
 def test_a_generator_is_a_stream(load: Load) -> None:
