@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from modelyard_deployments._tensorflow_graph import to_reason
 from modelyard_deployments._tensorflow_nodes import make_example
 from modelyard_deployments._tensorflow_signatures import Definition
 from modelyard_deployments._tensorflow_start import import_tensorflow
-from modelyard_deployments._trial import Trial, find_batch_axis, refine, try_out
+from modelyard_deployments._trial import Trial, find_batch_axis, refine, show_example, try_out
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -54,11 +54,12 @@ def to_signature(run: Run, definition: Definition, wanted: bool | None) -> Signa
     may_have_rows = not definition.defaults and not definition.changes_state
     if saved.unknown_output_ranks and not trial.answers:
         may_have_rows = may_have_rows and saved.method in _OF_EXAMPLES
+    batch_axis = (may_have_rows or bool(wanted)) and find_batch_axis((*inputs, *outputs), trial, wanted)
     return Signature(
         inputs=inputs,
         outputs=outputs,
-        batch_axis=(may_have_rows or bool(wanted)) and find_batch_axis((*inputs, *outputs), trial, wanted),
-        example=_show_example(definition) or trial.example,
+        batch_axis=batch_axis,
+        example=show_example(inputs, _with_example(trial, definition), batch_axis),
         saved=saved,
     )
 
@@ -115,14 +116,15 @@ def _with_examples(run: Run, definition: Definition) -> Run:
     return ask
 
 
-def _show_example(definition: Definition) -> dict[str, Any]:
-    """An example as JSON's text, where it can be one: zeros, and lengths below 128, are."""
+def _with_example(trial: Trial, definition: Definition) -> Trial:
+    """With an example as JSON's text, where it can be one: zeros, and lengths below 128, are."""
     if definition.features is None:
-        return {}
+        return trial
     try:
-        return {definition.inputs[0].name: make_example(definition.features, 0).decode()}
+        text = make_example(definition.features, 0).decode()
     except UnicodeDecodeError:
-        return {}
+        return trial
+    return replace(trial, example={definition.inputs[0].name: text})
 
 
 def _with_rank(specs: Sequence[TensorSpec], names: Collection[str], rank: int) -> tuple[TensorSpec, ...]:

@@ -30,7 +30,7 @@ _SIZES: Final = (1, 2, 8, 32, 64, 224)
 """Tried for the variable dimensions behind the rows, until the model takes one."""
 _MOST_ELEMENTS: Final = 1_000_000
 """Of all inputs together; more are not tried: a tensor with four variable dimensions grows fast."""
-_LARGEST_EXAMPLE: Final = 64
+_LARGEST_EXAMPLE: Final = 256
 """Elements of an input that the documentation shows."""
 
 
@@ -126,6 +126,14 @@ def refine(spec: TensorSpec, trial: Trial) -> TensorSpec:
         -1 if -1 in (said, got) or said != got else said for said, got in zip(spec.shape, seen.shape, strict=True)
     )
     return replace(spec, shape=shape)
+
+
+def show_example(inputs: Sequence[TensorSpec], trial: Trial, batch_axis: bool) -> dict[str, Any]:
+    """The example of a signature: the trial's row, or tensors that hold nothing but it where there is no batch axis."""
+    if batch_axis:
+        return dict(trial.example)
+    rows = {spec.name for spec in inputs if _is_free(spec)}
+    return {name: [value] if name in rows else value for name, value in trial.example.items()}
 
 
 def _run(run: Run, inputs: Tensors) -> dict[str, Array]:

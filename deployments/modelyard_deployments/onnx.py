@@ -29,7 +29,7 @@ from modelyard_deployments._gpu import has_gpu
 from modelyard_deployments._onnx_classes import Classifier, find_classifier
 from modelyard_deployments._onnx_graph import Graph, read_dimensions, without_maps
 from modelyard_deployments._onnx_session import OnnxSession, SessionSettings, open_session, to_reason
-from modelyard_deployments._trial import find_batch_axis, refine, try_out
+from modelyard_deployments._trial import find_batch_axis, refine, show_example, try_out
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -147,13 +147,14 @@ def _load(path: Path, settings: SessionSettings, options: OnnxOptions) -> OnnxMo
     outputs = tuple(refine(spec, trial) for spec in outputs)
     classifier = find_classifier(path, outputs, graph, trial, options.classes)
     inputs = (*session.inputs, *session.defaults) if options.optional_inputs else session.inputs
+    batch_axis = find_batch_axis((*inputs, *outputs), trial, options.batch_axis)
     signature = Signature(
         inputs=inputs,
         outputs=outputs,
         on_request=classifier.on_request,
-        batch_axis=find_batch_axis((*inputs, *outputs), trial, options.batch_axis),
+        batch_axis=batch_axis,
         labels=classifier.labels,
-        example=trial.example,
+        example=show_example(inputs, trial, batch_axis),
     )
     return OnnxModel(session, graph, classifier, signature, options.concurrency)
 

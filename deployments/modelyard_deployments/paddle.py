@@ -32,7 +32,7 @@ from modelyard.signature import Signature
 from modelyard.tensor import Array, Parameters, Tensors, datatype_of
 from modelyard_deployments._gpu import has_gpu
 from modelyard_deployments._paddle_files import Files, Program, check_params, find_files, read_program, to_reason
-from modelyard_deployments._trial import try_out
+from modelyard_deployments._trial import show_example, try_out
 
 _LOG: Final = logging.getLogger(__name__)
 _COPIED: Final = frozenset({"BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64"})
@@ -135,7 +135,9 @@ def _to_signature(model: PaddleModel, program: Program) -> Signature:
         _LOG.warning("the program takes none of the rows tried, so its signature is as declared: %s", trial.reason)
         return Signature(program.inputs, program.outputs, batch_axis=is_free)
     outputs = tuple(replace(spec, datatype=datatype_of(trial.answers[spec.name])) for spec in program.outputs)
-    return Signature(program.inputs, outputs, batch_axis=is_free and trial.has_rows, example=trial.example)
+    batch_axis = is_free and trial.has_rows
+    example = show_example(program.inputs, trial, batch_axis)
+    return Signature(program.inputs, outputs, batch_axis=batch_axis, example=example)
 
 
 class PaddleFramework(Framework):

@@ -30,7 +30,7 @@ from modelyard_deployments._torch_files import Kind, find_kind
 from modelyard_deployments._torch_program import Program
 from modelyard_deployments._torch_script import load_script
 from modelyard_deployments._torch_values import to_array, to_reason, warn_of_views_once
-from modelyard_deployments._trial import Trial, find_batch_axis, try_out
+from modelyard_deployments._trial import Trial, find_batch_axis, show_example, try_out
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -97,12 +97,9 @@ class PyTorchModel(Model):
         self._copies = not trial.keeps_inputs
         outputs = _to_outputs(program, trial, options.outputs)
         self._names = tuple(option.name for option in options.outputs)
-        self._signature = Signature(
-            inputs=inputs,
-            outputs=outputs,
-            batch_axis=find_batch_axis((*inputs, *outputs), trial, options.batch_axis),
-            example=trial.example,
-        )
+        batch_axis = find_batch_axis((*inputs, *outputs), trial, options.batch_axis)
+        example = show_example(inputs, trial, batch_axis)
+        self._signature = Signature(inputs=inputs, outputs=outputs, batch_axis=batch_axis, example=example)
         self.concurrency = options.concurrency
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 
 from modelyard.errors import InvalidRequest
 from modelyard.signature import TensorSpec
-from modelyard_deployments._trial import refine, try_out
+from modelyard_deployments._trial import refine, show_example, try_out
 
 
 def _spec(*shape: int) -> TensorSpec:
@@ -49,4 +49,8 @@ def test_a_row_that_is_taken_where_zeros_are_not_is_the_example() -> None:
         return {"y": np.ones(len(rows["x"]))}
 
     assert try_out(ask, [TensorSpec("x", "BYTES", (-1,))]).example["x"] in ("0", "1")
-    assert 0 < try_out(ask, [_spec(-1)]).example["x"] < 1
+    trial = try_out(ask, [_spec(-1)])
+    value = trial.example["x"]
+    assert 0 < value < 1
+    assert show_example([_spec(-1)], trial, batch_axis=True) == {"x": value}
+    assert show_example([_spec(-1)], trial, batch_axis=False) == {"x": [value]}
