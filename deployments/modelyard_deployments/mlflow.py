@@ -170,14 +170,16 @@ class MLflowModel(Model):
     def _to_signature(self, pyfunc: Any, raw: Any, options: MLflowOptions) -> Signature:
         declared = pyfunc.metadata.get_output_schema()
         specs = () if declared is None else outputs_from_schema(declared)
-        trial, answer = Trial(), Answer({})
-        if self._native is not None or not specs or _may_be_series(declared):
-            trial, answer = self._try_out()
-        if not specs or (answer.is_table and specs[0].name == OUTPUT):
-            specs = to_specs(answer, trial.outputs) or (TensorSpec(OUTPUT, "FP64", (-1,)),)
+        is_open = not specs or _may_be_series(declared)
         loader = pyfunc.metadata.flavors["python_function"]["loader_module"]
         depends = loader.removeprefix("mlflow.") in _SERIES
         wanted = False if depends and options.batch_axis is None else options.batch_axis
+        trial, answer = Trial(), Answer({})
+        if is_open or wanted is None:
+            trial, answer = self._try_out(() if is_open else specs)
+            wanted = _find_wanted(wanted, trial, is_estimator=raw is not None)
+        if not specs or (answer.is_table and specs[0].name == OUTPUT):
+            specs = to_specs(answer, trial.outputs) or (TensorSpec(OUTPUT, "FP64", (-1,)),)
         known = find_known(raw, self._inputs.columns) if raw is not None else {}
         example = {
             **trial.example,
@@ -194,8 +196,12 @@ class MLflowModel(Model):
             example=example,
         )
 
-    def _try_out(self) -> tuple[Trial, Answer]:
-        """What the model answers to made-up rows; nothing where it takes none of them."""
+    def _try_out(self, specs: Sequence[TensorSpec]) -> tuple[Trial, Answer]:
+        """What the model answers to made-up rows; nothing where it takes none of them.
+
+        Args:
+            specs: The outputs that its signature tells; empty where it tells none, or not for sure.
+        """
         found: list[Answer] = []
 
         def run(inputs: Tensors) -> Tensors:
@@ -206,13 +212,14 @@ class MLflowModel(Model):
                     answer = (
                         self._ask(inputs, params) if native is None else to_answer(native.predict(native.adapt(inputs)))
                     )
+                    arrays = fit_answer(answer, specs) if specs else answer.arrays
             except Exception as exc:  # made-up rows: the model may raise anything
                 raise InvalidRequest(f"{type(exc).__name__}: {exc}") from exc
             found.append(answer)
-            return answer.arrays
+            return arrays
 
         trial = try_out(run, self._inputs.specs)
-        if trial.reason and not trial.answers:
+        if not trial.answers and not specs:
             _LOG.warning("the model's outputs are not known: it takes no made-up rows: %s", trial.reason)
         return trial, found[0] if found and trial.answers else Answer({})
 
@@ -287,6 +294,18 @@ def _to_caller(pyfunc: Any, inputs: Inputs, method: str) -> _Caller:
     if parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
         return _Caller(lambda data, params: function(data, params=params), schema)
     return _Caller(lambda data, params: function(data), schema)
+
+
+def _find_wanted(wanted: bool | None, trial: Trial, *, is_estimator: bool) -> bool | None:
+    """The option ``batch_axis``; that of a model of which nothing was found out, and which may look at all its rows."""
+    if wanted is not None or trial.answers or is_estimator:
+        return wanted
+    _LOG.warning(
+        "the model takes no made-up rows (%s), so requests do not share its calls; "
+        "the option batch_axis: true lets them",
+        trial.reason[:200],
+    )
+    return False
 
 
 def _may_be_series(declared: Any) -> bool:

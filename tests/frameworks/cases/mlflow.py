@@ -393,6 +393,27 @@ def python_of_all_rows(folder: Path) -> Case:
     return Case({"x": rows}, {"output-0": np.array([-4.0, 0.0, 4.0])})
 
 
+def tensor_of_all_rows(folder: Path) -> Case:
+    """The same, with a signature that tells its outputs."""
+    x = np.arange(12, dtype=np.float64).reshape(3, 4)
+    _save_python(folder, lambda array, _params: array - array.mean(axis=0), _inferred(x, x))
+    return Case({"x": x}, {"output-0": x - x.mean(axis=0)})
+
+
+def python_of_known_texts(folder: Path) -> Case:
+    """It refuses what rows are made up of."""
+    import_mlflow()
+    import pandas as pd
+
+    def look_up(table: Any, _params: Any) -> Any:
+        return np.array([{"Ulm": 1.0, "Bonn": 2.0, "Köln": 3.0}[town] for town in table["town"]])
+
+    towns = ["Ulm", "Bonn", "Köln"]
+    table = pd.DataFrame({"town": towns})
+    _save_python(folder, look_up, _inferred(table, np.arange(3.0)), input_example=table)
+    return Case({"town": to_protocol_array(np.array(towns, dtype=object))}, {"output-0": np.array([1.0, 2.0, 3.0])})
+
+
 def python_input_example(folder: Path) -> Case:
     """The example says what the columns are."""
     import pandas as pd

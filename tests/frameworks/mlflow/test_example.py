@@ -7,10 +7,9 @@ from pathlib import Path
 from sklearn.datasets import load_wine
 
 from modelyard.model import load_model
-from modelyard_deployments.examples import make_examples
 
 
-def test_wine_knows_the_names_of_cultivars(train_example: Callable[[str], Path]) -> None:
+def test_wine_knows_the_names_of_cultivars(train_example: Callable[..., Path]) -> None:
     model = load_model("mlflow", train_example("wine-mlflow"), {})
     table = load_wine(as_frame=True).data[::60]
     inputs = model.signature.bind({name: column.to_numpy() for name, column in table.items()})
@@ -20,10 +19,9 @@ def test_wine_knows_the_names_of_cultivars(train_example: Callable[[str], Path])
     assert model.signature.example["alcohol"] == 14.23
 
 
-def test_training_again_makes_the_same_files(train_example: Callable[[str], Path], tmp_path: Path) -> None:
-    make_examples(tmp_path, ["wine-mlflow"])
+def test_training_again_makes_the_same_files(train_example: Callable[..., Path]) -> None:
     first, second = (
         {path.name: path.read_bytes() for path in folder.iterdir()}
-        for folder in (train_example("wine-mlflow"), tmp_path / "wine-mlflow")
+        for folder in (train_example("wine-mlflow"), train_example("wine-mlflow", again=True))
     )
     assert first == second

@@ -142,7 +142,17 @@ def test_estimators_are_asked_themselves(load: Callable[..., Model], case: str) 
 def test_a_model_whose_rows_depend_on_each_other_shares_no_batch(load: Callable[..., Model], trainers: Any) -> None:
     assert load("python_with_nothing").signature.batch_axis
     assert not load("python_of_all_rows").signature.batch_axis
+    assert not load("tensor_of_all_rows").signature.batch_axis
     assert load("python_of_all_rows", batch_axis=True).signature.batch_axis
+
+
+def test_a_model_that_refuses_made_up_rows_shares_no_batch_unless_told_to(
+    load: Callable[..., Model], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not load("python_of_known_texts").signature.batch_axis
+    assert "so requests do not share its calls; the option batch_axis: true lets them" in caplog.text
+    assert load("python_of_known_texts", batch_axis=True).signature.batch_axis
+    assert load("sklearn_texts").signature.batch_axis
 
 
 @pytest.mark.parametrize("case", ["sklearn_matrix", "python_params", "lightgbm_booster"])
