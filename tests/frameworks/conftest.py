@@ -121,11 +121,14 @@ def trainers() -> Callable[[str], dict[str, Callable[[Path], Case]]]:
 
 
 @pytest.fixture(scope="session")
-def train_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Trains an example model by the command that users have, which prints one line and no more; gives its folder."""
+def train_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Trains an example model by the command that users have, which prints one line and no more; gives its folder.
+
+    ``train_example(name)`` is trained once, ``train_example(name, again=True)`` once more.
+    """
 
     @cache
-    def train(name: str) -> Path:
+    def train(name: str, again: bool = False) -> Path:
         directory = tmp_path_factory.mktemp("examples")
         command = [sys.executable, "-m", "modelyard_deployments.examples", str(directory), "--only", name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ from sklearn.datasets import load_iris
 from modelyard.model import load_model
 
 
-def test_iris_is_known(train_example: Callable[[str], Path]) -> None:
+def test_iris_is_known(train_example: Callable[..., Path]) -> None:
     model = load_model("paddle", train_example("iris-paddle"), {})
     flowers = load_iris()
     answer = model.predict(model.signature.bind({"measurements": flowers.data}), ("fetch_name_0",), {})

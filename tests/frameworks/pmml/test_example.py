@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from modelyard.model import load_model
-from modelyard_deployments.examples import make_examples
 
 FLOWERS = {
     "sepal_length": np.array([6.8, 5.1]),
@@ -17,17 +16,16 @@ FLOWERS = {
 }
 
 
-def test_iris_knows_the_names_of_flowers(train_example: Callable[[str], Path]) -> None:
+def test_iris_knows_the_names_of_flowers(train_example: Callable[..., Path]) -> None:
     model = load_model("pmml", train_example("iris-pmml"), {})
     answer = model.predict(model.signature.bind(FLOWERS), ("predicted_species", "probability_setosa"), {})
     assert answer["predicted_species"].tolist() == [b"versicolor", b"setosa"]
     assert answer["probability_setosa"].tolist() == [0, 1]
 
 
-def test_training_again_makes_the_same_files(train_example: Callable[[str], Path], tmp_path: Path) -> None:
-    make_examples(tmp_path, ["iris-pmml"])
+def test_training_again_makes_the_same_files(train_example: Callable[..., Path]) -> None:
     first, second = (
         {path.name: path.read_bytes() for path in folder.iterdir()}
-        for folder in (train_example("iris-pmml"), tmp_path / "iris-pmml")
+        for folder in (train_example("iris-pmml"), train_example("iris-pmml", again=True))
     )
     assert first == second
