@@ -65,6 +65,10 @@ class TensorFlowOptions(Options):
     )
 
 
+class TensorFlowError(Exception):
+    """A graph failed, and not for what it was given."""
+
+
 class TensorFlowModel(Model):
     """One signature of a loaded SavedModel.
 
@@ -84,6 +88,7 @@ class TensorFlowModel(Model):
     ) -> None:
         errors = import_tensorflow().errors
         self._faults = (errors.InvalidArgumentError, errors.OutOfRangeError)
+        self._failures = errors.OpError
         self._graph = graph
         self._others = others
         self._names = tuple(spec.name for spec in definition.inputs)
@@ -117,8 +122,12 @@ class TensorFlowModel(Model):
         Raises:
             InvalidRequest: Values or variable dimensions do not fit, a text is no example, or an assertion in the graph
                 does not hold.
+            TensorFlowError: The graph fails otherwise.
         """
-        return self._run(inputs, outputs)
+        try:
+            return self._run(inputs, outputs)
+        except self._failures as exc:
+            raise TensorFlowError(f"{type(exc).__name__}: {to_reason(exc)}") from exc
 
     def close(self) -> None:
         """Frees the weights, which all signatures share."""
