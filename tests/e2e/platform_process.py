@@ -231,9 +231,9 @@ class PlatformProcess:
 
 
 @contextmanager
-def running(process: PlatformProcess) -> Iterator[PlatformProcess]:
+def running(process: PlatformProcess, timeout_s: float = 120) -> Iterator[PlatformProcess]:
     """The platform, started; whatever happens, nothing of it is left afterwards."""
-    process.start()
+    process.start(timeout_s)
     try:
         yield process
     finally:
