@@ -162,6 +162,18 @@ def test_a_hard_failure_is_the_answer(ask: Any) -> None:
         assert "cannot add to 13" in reply.json()["error"]
 
 
+@pytest.mark.parametrize("model", ["plus-one", *ANSWERS])
+def test_a_wrong_request_is_the_clients_mistake(ask: Any, http: httpx.Client, model: str) -> None:
+    x = {"name": "x", "datatype": "FP64", "shape": [1], "data": [1]}
+    wrong = [[], [{**x, "name": "z"}], [{**x, "datatype": "BYTES", "data": ["a"]}], [{**x, "shape": [1, 1, 1]}]]
+    for inputs in wrong:
+        reply = http.post(f"/v2/models/{model}/infer", json={"inputs": inputs})
+        assert reply.status_code == 400, (inputs, reply.text)
+    refused = ask(model, 49 if model == "front" else 98)
+    assert refused.status_code == 400
+    assert "98 is no number to add to" in refused.json()["error"]
+
+
 def test_a_soft_failure_leaves_the_rest(ask: Any) -> None:
     begun = time.monotonic()
     reply = ask("both", 99)

@@ -18,7 +18,7 @@ class Answer(NamedTuple):
 
 
 class Plus(modelyard.Model):
-    """Adds the setting `plus`; 13 breaks it, and 99 takes it two seconds."""
+    """Adds the setting `plus`; 13 breaks it, 98 it refuses, and 99 takes it two seconds."""
 
     def load(self, path, settings):
         self.plus = settings.get("plus", 0)
@@ -26,6 +26,8 @@ class Plus(modelyard.Model):
     def predict(self, x: float) -> Answer:
         if x == 13:
             raise ArithmeticError("cannot add to 13")
+        if x == 98:
+            raise modelyard.InvalidRequest("98 is no number to add to")
         if x == 99:
             time.sleep(2)
         return Answer(x + self.plus)
