@@ -196,6 +196,4 @@ def test_unregistering_loses_no_accepted_request(
         assert list(accepted) == [200] * 6
     assert refused.status_code in (200, 404, 503)
     assert set(others.statuses) == {200}
-    wait_until(
-        lambda: httpx.get(f"{platform.url}/v1/models/{name}").status_code == 404, 0.5, "the ingress to forget it"
-    )
+    wait_until(lambda: httpx.get(f"{platform.url}/v1/models/{name}").status_code == 404, 30, "the ingress to forget it")
