@@ -203,7 +203,7 @@ class PlatformProcess:
         self._process.send_signal(signal.SIGINT)
         try:
             status = self._process.wait(timeout_s)
-            wait_until(lambda: not self.processes(), 10, "the platform's processes to end")
+            wait_until(lambda: not self.processes(), 30, "the platform's processes to end")
         except (TimeoutError, subprocess.TimeoutExpired) as exc:
             left = self.processes()
             self.kill()

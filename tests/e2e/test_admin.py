@@ -158,7 +158,7 @@ def test_a_changed_artifact_is_version_2_and_no_request_fails(
         client.register(name, framework="sklearn", uri=str(folder / "a"))
         status: ModelStatus = client.wait_ready(name)
         assert status.version == "2"
-        wait_until(lambda: load.answers['{"predictions":[2.0]}'], 5, "an answer of version 2")
+        wait_until(lambda: load.answers['{"predictions":[2.0]}'], 30, "an answer of version 2")
         wait_until(lambda: not platform.replicas(f"{name}@1"), 30, "version 1 to end")
     assert set(load.statuses) == {200}
     assert set(load.answers) == {'{"predictions":[1.0]}', '{"predictions":[2.0]}'}

@@ -81,7 +81,7 @@ def test_an_unloaded_models_process_ends_and_a_loaded_ones_is_another(
     with pytest.raises(InferenceServerException, match="unloaded"):
         ask(triton)
     wait_until(lambda: not platform.replicas(f"{NAME}@1"), 20, "the process to end")
-    wait_until(lambda: index_of(triton)[0]["state"] == "UNAVAILABLE", 5, "the index to say so")
+    wait_until(lambda: index_of(triton)[0]["state"] == "UNAVAILABLE", 30, "the index to say so")
     assert index_of(triton) == [{"name": NAME, "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}]
     triton.load_model(NAME)
     assert triton.is_model_ready(NAME)
@@ -143,11 +143,11 @@ def test_requests_during_loads_and_unloads_are_answered_or_refused(
         for round_number in range(3):
             answered, refused = load.answered, load.statuses[503]
             triton.unload_model(NAME)
-            wait_until(lambda known=refused: load.statuses[503] > known, 10, "a refusal")  # type: ignore[misc]
+            wait_until(lambda known=refused: load.statuses[503] > known, 30, "a refusal")  # type: ignore[misc]
             if round_number % 2:
                 wait_until(lambda: not platform.replicas(f"{NAME}@1"), 20, "the process to end")
             triton.load_model(NAME)
-            wait_until(lambda known=answered: load.answered > known, 10, "an answer")  # type: ignore[misc]
+            wait_until(lambda known=answered: load.answered > known, 30, "an answer")  # type: ignore[misc]
     assert set(load.statuses) == {200, 503}, load.refusals
     assert all("unloaded" in text or "replicas are" in text for text in load.refusals), load.refusals
     assert set(load.answers) == {'{"predictions":[7.0]}'}

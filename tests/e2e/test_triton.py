@@ -128,7 +128,7 @@ def test_documentation_is_there(http: httpx.Client) -> None:
 def test_a_killed_server_comes_back_and_meanwhile_503(platform: PlatformProcess, http: httpx.Client) -> None:
     expected = closeness(http)
     os.kill(server_pid(platform), signal.SIGKILL)
-    reply = wait_until(lambda: _unavailable(http), 10, "the server to be gone", 0.01)
+    reply = wait_until(lambda: _unavailable(http), 30, "the server to be gone", 0.01)
     assert "its Triton has ended and is being started" in reply.json()["error"]
     assert "retry-after" in reply.headers
     wait_until(lambda: not _unavailable(http), 60, "the server")

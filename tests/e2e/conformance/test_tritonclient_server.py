@@ -90,7 +90,7 @@ def test_a_model_is_really_unloaded_and_really_loaded(unloader: str, loader: str
         with pytest.raises(InferenceServerException, match="unloaded"):
             ask(unloader, platform, "infer", "scores", inputs)
         wait_until(lambda: not platform.replicas("scores@1"), 20, "the process to end")
-        wait_until(lambda: state_of(unloader, platform, "scores") == "UNAVAILABLE", 5, "the index to say so")
+        wait_until(lambda: state_of(unloader, platform, "scores") == "UNAVAILABLE", 30, "the index to say so")
     finally:
         ask(loader, platform, "load_model", "scores")
     assert ask(loader, platform, "is_model_ready", "scores")
