@@ -22,9 +22,16 @@ def to_arrays(answer: Any) -> dict[str, np.ndarray]:
     if hasattr(answer, "columns"):  # a data frame
         return {name: answer[name].to_numpy() for name in answer.columns}
     if isinstance(answer, Mapping):
-        return {name: np.asarray(one) for name, one in answer.items()}
+        return {str(name): _to_array(one) for name, one in answer.items()}
     outputs = answer if isinstance(answer, list | tuple) else [answer]
     return {str(index): np.asarray(one) for index, one in enumerate(outputs)}
+
+
+def _to_array(one: Any) -> np.ndarray:
+    """An output, or the single value that PMML answers a single row with: a number or one of Java's texts."""
+    if hasattr(one, "shape"):
+        return np.asarray(one)
+    return np.array([float(one) if isinstance(one, float) else str(one)])
 
 
 def main() -> None:
