@@ -33,9 +33,10 @@ format: .venv/dev.installed
 	$(BIN)/ruff check --fix .
 
 bench: .venv/dev.installed
-	$(BIN)/python -m modelyard_deployments.examples models
+	$(BIN)/python -m modelyard_deployments.examples models --all
 	$(BIN)/python -m load_tests
 	$(BIN)/python -m load_tests.binary
+	$(BIN)/python -m load_tests.frameworks
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -28,8 +28,8 @@ import yaml
 from load_tests import modelyard_server, wrk
 from load_tests.direct import LIBRARIES, ROWS
 from load_tests.processes import ServerProcess, descendants, free_ports, rss_mb, title, wait_until
-from load_tests.workloads import NUMPY
 from modelyard.client import Platform
+from modelyard.tensor import DATATYPES, datatype_of
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -116,23 +116,22 @@ def one_row(url: str, model: str) -> dict[str, np.ndarray]:
         if datatype == "BYTES":
             data = np.array([one.encode() for one in tensor["data"]], dtype=object)
         else:
-            data = np.array(tensor["data"], NUMPY[datatype])
+            data = np.array(tensor["data"], DATATYPES[datatype].dtype)
         found[tensor["name"]] = data.reshape(tensor["shape"])
     return found
 
 
 def binary_request(inputs: Mapping[str, np.ndarray]) -> tuple[bytes, int]:
     """The body and the length of its JSON part."""
-    names = {np.dtype(dtype).str: datatype for datatype, dtype in NUMPY.items()}
     entries, parts = [], []
     for name, array in inputs.items():
         if array.dtype == object:
             raw = b"".join(len(one).to_bytes(4, "little") + one for one in array.ravel())
         else:
             raw = array.tobytes()
-        datatype = "BYTES" if array.dtype == object else names[array.dtype.str]
         size = {"binary_data_size": len(raw)}
-        entries.append({"name": name, "shape": list(array.shape), "datatype": datatype, "parameters": size})
+        described = {"name": name, "shape": list(array.shape), "datatype": datatype_of(array)}
+        entries.append({**described, "parameters": size})
         parts.append(raw)
     text = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
     return text + b"".join(parts), len(text)
