@@ -101,6 +101,14 @@ def _is_up(url: str, process: ServerProcess) -> bool:
         return False
 
 
+def whom_to_ask(url: str, model: str) -> str:
+    """The model, or the first model of the repository that it is."""
+    if httpx.get(f"{url}/v2/models/{model}", timeout=30).raise_for_status().json()["inputs"]:
+        return model
+    with Platform.connect(url) as client:
+        return client.status(model).members[0]
+
+
 def one_row(url: str, model: str) -> dict[str, np.ndarray]:
     """The request that the model's documentation shows, one row."""
     document = httpx.get(f"{url}/v2/models/{model}/openapi.json", timeout=30).raise_for_status().json()
@@ -188,11 +196,12 @@ def reload(url: str, pid: int, model: str) -> tuple[float, float]:
 def measure(url: str, pid: int, spec: Mapping[str, Any], seconds: float, folder: Path) -> Found:
     """Everything about one model."""
     name, framework = spec["name"], spec["framework"]
-    inputs, file = one_row(url, name), folder / "inputs.pickle"
+    asked, file = whom_to_ask(url, name), folder / "inputs.pickle"
+    inputs = one_row(url, asked)
     library = ask_directly(f"library:{framework}", spec, inputs, file) if framework in LIBRARIES else {}
     ours = ask_directly(framework, spec, inputs, file) if framework in LIBRARIES else {}
     ready_s, memory_mb = reload(url, pid, name)
-    times = ask_platform(url, name, inputs, seconds)
+    times = ask_platform(url, asked, inputs, seconds)
     return Found(name, framework, library.get("library_us", {}), ours.get("predict_us", {}), times, ready_s, memory_mb)
 
 
