@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import ml_dtypes
@@ -163,6 +164,14 @@ def test_binary_tensors_are_views_on_the_body() -> None:
     array = http_request("FP32", binary=True).inputs["x"]
     assert not array.flags.owndata
     assert not array.flags.writeable
+
+
+def test_metadata_over_http_tells_what_a_datatype_does_not() -> None:
+    content_types = {"": None, "datetime": "datetime", "json": "pd_json", "pd": "pd", "base64": None}
+    specs = tuple(TensorSpec(f"x{kind}", "BYTES", (-1,), content_type=kind) for kind in content_types)
+    document = json.loads(v2.encode_model_metadata("m", ("1",), "mlflow", Signature(specs, specs)).body)
+    for tensors in (document["inputs"], document["outputs"]):
+        assert [one.get("parameters", {}).get("content_type") for one in tensors] == list(content_types.values())
 
 
 def test_metadata_over_http_and_grpc() -> None:

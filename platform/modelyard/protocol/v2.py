@@ -8,7 +8,7 @@ Source: Open Inference Protocol, "HTTP/REST", and Triton's "Binary Tensor Data E
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -44,6 +44,8 @@ from modelyard.tensor import (
 
 _BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
 _SIZE: Final = "binary_data_size"
+_CONTENT_TYPES: Final[Mapping[str, str]] = {"datetime": "datetime", "json": "pd_json", "pd": "pd"}
+"""By what metadata calls them in MLServer. ``base64`` is not told, for a client could take it for the default."""
 
 
 def decode_infer(body: bytes, json_length: int | None, signature: Signature | None = None) -> InferenceRequest:
@@ -275,9 +277,10 @@ def encode_server_metadata(version: str, extensions: Iterable[str]) -> Encoded:
 
 
 def encode_model_metadata(name: str, versions: tuple[str, ...], platform: str, signature: Signature) -> Encoded:
-    """Model metadata; ``-1`` is a variable dimension.
+    """Model metadata; ``-1`` is a variable dimension. What a datatype does not say is a parameter, as of MLServer.
 
-    Source: Open Inference Protocol, "Model Metadata Response JSON Object".
+    Source: Open Inference Protocol, "Model Metadata Response JSON Object"; MLServer ``types/dataplane.py``,
+    ``MetadataTensor``.
     """
     document = {"name": name, "versions": versions, "platform": platform}
     tensors = {"inputs": _specs(signature.inputs), "outputs": _specs(signature.outputs)}
@@ -285,4 +288,10 @@ def encode_model_metadata(name: str, versions: tuple[str, ...], platform: str, s
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
-    return [{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in specs]
+    return [_spec(spec) for spec in specs]
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    plain = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    content_type = _CONTENT_TYPES.get(spec.content_type)
+    return plain | {"parameters": {"content_type": content_type}} if content_type else plain

@@ -48,7 +48,9 @@ _SPEC: Final = object_of(
         "name": text(),
         "datatype": _DATATYPE,
         "shape": list_of({"type": "integer"}, description="-1 is a variable dimension."),
-    }
+        "parameters": {"type": "object", "description": "`content_type`: what the datatype does not say."},
+    },
+    required=("name", "datatype", "shape"),
 )
 _OPENAI_MODEL: Final = {
     "id": text(),
