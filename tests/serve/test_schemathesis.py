@@ -30,6 +30,8 @@ from modelyard.serve.repository import Repository
 
 EXAMPLES = 15
 """For each operation of each document."""
+MOST = 300
+"""For one that has not been answered with 200 yet: what is generated also depends on which modules are imported."""
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 TOLD = (501, 503, 504)
 """Of the server's errors, those that say what a client may do; 500 is none, though every operation documents it."""
@@ -116,14 +118,14 @@ def is_odd(reply: httpx.Response) -> bool:
     return is_stream or b"Infinity" in reply.content or b"NaN" in reply.content
 
 
-def attack(site: Site, operation: Any, mode: GenerationMode) -> set[int]:
+def attack(site: Site, operation: Any, mode: GenerationMode, examples: int = EXAMPLES) -> set[int]:
     """The statuses of the answers to requests for one operation; a wrong answer is raised."""
     seen: set[int] = set()
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @seed(1)
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -146,12 +148,13 @@ def attack(site: Site, operation: Any, mode: GenerationMode) -> set[int]:
 async def test_every_answer_is_documented(make_edge, fake, path, mode) -> None:
     site = Site(make_edge(fake()))
     schema = schemathesis.openapi.from_dict(await site.document(path))
-    seen = {}
-    for found in schema.get_all_operations():
-        operation = found.ok()
-        seen[operation.label] = await asyncio.to_thread(attack, site, operation, mode)
+    operations = {found.ok().label: found.ok() for found in schema.get_all_operations()}
+    seen = {label: await asyncio.to_thread(attack, site, operation, mode) for label, operation in operations.items()}
     assert set.union(*seen.values()) >= {200, 400}
     if mode is GenerationMode.POSITIVE and "iris" in path:
         # What the document of a model describes is answered; of the general one's shapes and names, few fit.
         asked = [label for label in seen if label.endswith(("/infer", ":predict")) or label.startswith("GET ")]
+        for label in asked:
+            if 200 not in seen[label]:
+                seen[label] = await asyncio.to_thread(attack, site, operations[label], mode, MOST)
         assert [label for label in asked if 200 not in seen[label]] == []
