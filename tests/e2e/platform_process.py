@@ -131,7 +131,7 @@ class PlatformProcess:
         path.write_text(yaml.safe_dump(self.document, sort_keys=False))
         return path
 
-    def start(self, timeout_s: float = 120) -> None:
+    def start(self, timeout_s: float = 240) -> None:
         """Returns when the platform says that it is ready.
 
         Raises:
@@ -231,7 +231,7 @@ class PlatformProcess:
 
 
 @contextmanager
-def running(process: PlatformProcess, timeout_s: float = 120) -> Iterator[PlatformProcess]:
+def running(process: PlatformProcess, timeout_s: float = 240) -> Iterator[PlatformProcess]:
     """The platform, started; whatever happens, nothing of it is left afterwards."""
     process.start(timeout_s)
     try:
