@@ -227,4 +227,4 @@ def _extend(found: type[Model], added: dict[str, Any]) -> type[Model]:
 
 
 def _never(*_: Any) -> Any:
-    raise NotImplementedError
+    raise NotImplementedError  # in place of an abstract method that is never called

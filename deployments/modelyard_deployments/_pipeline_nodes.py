@@ -92,7 +92,7 @@ class Node(ABC):
         """
         try:
             answers = await self._run(tensors, run)
-        except Exception as exc:
+        except Exception as exc:  # a soft step may fail at anything; a hard one's failure goes on as it is
             if not self.is_soft or (run.is_merged and not self.fails_for_all(exc)):
                 raise
             if not self._is_left_out:  # said once, not for each request
