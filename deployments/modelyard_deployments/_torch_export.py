@@ -35,7 +35,7 @@ def load_export(path: Path, device: str) -> Program:
     with _last_warning() as warned:
         try:
             exported = _load(path)
-        except Exception as exc:  # damaged files raise errors of many kinds, and torch warns of the better reason
+        except Exception as exc:  # damaged files raise errors of many kinds; torch logs the one that says why
             raise warned[-1] if warned else exc from exc
     if device != "cpu":
         exported = move_to_device_pass(exported, device)
