@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model implements that speaks the OpenAI protocol itself: one call, answered by parts of an HTTP reply.
+
+"One request": the ingress finds the model by its name in the body and hands the body over as it came; the model's
+process decodes it, generates, and encodes. So a token is encoded once, where it was made, and an engine that has an
+OpenAI server of its own keeps all of it.
+
+The parts travel as the answers of a decoupled model (:data:`SIGNATURE`): with the same windows, deadlines,
+cancellation and counts.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from modelyard.model import Model
+from modelyard.signature import Signature, TensorSpec
+from modelyard.tensor import Tensors
+
+ROUTES: Final = (
+    "chat/completions",
+    "completions",
+    "embeddings",
+    "rerank",
+    "score",
+    "responses",
+    "audio/transcriptions",
+    "audio/translations",
+    "tokenize",
+    "detokenize",
+)
+"""Everything that a model may be asked, by the path below ``/v1``."""
+
+MEMBER: Final = "openai"
+"""The member of a model's replicas that answers these calls."""
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIRequest:
+    """One call.
+
+    Attributes:
+        route: One of :data:`ROUTES`.
+        body: As the client sent it, decompressed; its ``model`` is a name that the model answers to.
+        content_type: JSON, or ``multipart/form-data`` with its boundary for audio.
+        id: The request's id, for the answer's ``id`` and for logs.
+    """
+
+    route: str
+    body: bytes
+    content_type: str = JSON
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the reply.
+
+    Attributes:
+        data: Bytes of the body: the whole of a JSON reply, or one or more whole server-sent events.
+        status: The reply's HTTP status; that of the first part counts.
+        content_type: The reply's; that of the first part counts.
+    """
+
+    data: bytes
+    status: int = 200
+    content_type: str = JSON
+
+
+class OpenAIModel(Model):
+    """A model that answers calls of the OpenAI protocol, beside those of :class:`~modelyard.model.Model`."""
+
+    @property
+    @abstractmethod
+    def openai_routes(self) -> tuple[str, ...]:
+        """Those of :data:`ROUTES` that it answers; all others are refused before they reach it."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Further names that it answers to: its adapters. May change while it runs, see ``signature_may_change``."""
+        return ()
+
+    @abstractmethod
+    def answer(self, request: OpenAIRequest) -> AsyncGenerator[Part]:
+        """Answers one call, on the replica's event loop; many run at once.
+
+        When nobody waits any more the generator is closed, and generation has to end then.
+
+        Args:
+            request: The call; a client's mistake in its body is an answer with a status of 400, in OpenAI's shape.
+
+        Returns:
+            The parts of the reply. A stream's parts are events, each yielded as soon as it is known; what goes wrong
+            after the first is an event ``data: {"error": …}``.
+
+        Raises:
+            ModelyardError: Anything else that the client has to know; the edge gives it OpenAI's shape.
+        """
+
+
+SIGNATURE: Final = Signature(
+    inputs=tuple(TensorSpec(name, "BYTES", (1,)) for name in ("route", "body", "content_type", "id")),
+    outputs=(
+        TensorSpec("data", "BYTES", (1,)),
+        TensorSpec("status", "INT32", (1,)),
+        TensorSpec("content_type", "BYTES", (1,)),
+    ),
+    batch_axis=False,
+    decoupled=True,
+)
+"""How calls and parts travel between the processes."""
+
+
+def request_to_tensors(request: OpenAIRequest) -> Tensors:
+    """The call as inputs of :data:`SIGNATURE`."""
+    return {
+        "route": _one(request.route.encode()),
+        "body": _one(request.body),
+        "content_type": _one(request.content_type.encode()),
+        "id": _one(request.id.encode()),
+    }
+
+
+def request_from_tensors(inputs: Tensors) -> OpenAIRequest:
+    """The call that :func:`request_to_tensors` packed."""
+    route, body, content_type, ident = (inputs[name][0] for name in ("route", "body", "content_type", "id"))
+    return OpenAIRequest(route.decode(), body, content_type.decode(), ident.decode())
+
+
+def part_to_tensors(part: Part) -> Tensors:
+    """The part as outputs of :data:`SIGNATURE`."""
+    return {
+        "data": _one(part.data),
+        "status": np.array([part.status], np.int32),
+        "content_type": _one(part.content_type.encode()),
+    }
+
+
+def part_from_tensors(outputs: Tensors) -> Part:
+    """The part that :func:`part_to_tensors` packed."""
+    return Part(outputs["data"][0], int(outputs["status"][0]), outputs["content_type"][0].decode())
+
+
+def _one(value: bytes) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+    array = np.empty(1, object)
+    array[0] = value
+    return array
+
+
+class OpenAIMember(Model):
+    """The same model as a decoupled one of :data:`SIGNATURE`: what a replica runs under :data:`MEMBER`.
+
+    Args:
+        model: What answers.
+    """
+
+    concurrency = 4096
+
+    def __init__(self, model: OpenAIModel) -> None:
+        self._model = model
+
+    @property
+    def signature(self) -> Signature:
+        """See :data:`SIGNATURE`."""
+        return SIGNATURE
+
+    async def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Mapping[str, object]) -> Tensors:
+        """Never called: the signature is decoupled."""
+        raise NotImplementedError
+
+    async def stream(
+        self, inputs: Tensors, outputs: tuple[str, ...], parameters: Mapping[str, object]
+    ) -> AsyncGenerator[Tensors]:
+        """The parts of the reply."""
+        answer = self._model.answer(request_from_tensors(inputs))
+        try:
+            async for part in answer:
+                yield part_to_tensors(part)
+        finally:
+            await answer.aclose()
