@@ -29,6 +29,9 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "modelyard.serve.edge:middlewares",
     # What Ray chooses by itself, without the warning that it chose.
     "RAY_AUTH_MODE": "token",
+    # Why a model failed to load is in its status and in the log; Serve's controller would print it once more, with its
+    # traceback, where the model is removed meanwhile.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Ray starts its workers at niceness 15, behind everything else on the machine; these are the ones that serve.
     "RAY_worker_niceness": "0",
     # A log line for each request, read again by Serve, costs more than it tells. The port 9101 stays open.

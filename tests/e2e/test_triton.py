@@ -51,7 +51,8 @@ def repository(platform: PlatformProcess) -> Iterator[None]:
         yield
         client.unregister(NAME, wait=True)
     wait_until(lambda: not triton_processes(platform), 30, "the server to end")
-    assert not list(Path("/dev/shm").glob("modelyard_triton_*"))
+    regions = Path("/dev/shm").glob
+    wait_until(lambda: not list(regions("modelyard_triton_*")), 30, "its shared memory to be removed")
     shutil.rmtree(folder)
 
 

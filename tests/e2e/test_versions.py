@@ -22,7 +22,7 @@ NAME = "constant"
 
 @pytest.fixture
 def folder(platform: PlatformProcess) -> Iterator[Path]:
-    path = platform.folder / "models" / "versions"
+    path = platform.folder / "models" / "constants"
     path.mkdir()
     yield path
     with Platform.connect(platform.url) as client, contextlib.suppress(ModelNotFound):
@@ -31,7 +31,7 @@ def folder(platform: PlatformProcess) -> Iterator[Path]:
 
 
 def _register(platform: PlatformProcess, **policy: object) -> None:
-    spec = {"framework": "sklearn", "uri": "models/versions", "resources": {"num_cpus": 0.05}}
+    spec = {"framework": "sklearn", "uri": "models/constants", "resources": {"num_cpus": 0.05}}
     with Platform.connect(platform.url) as client:
         client.register(NAME, **spec, version_policy=policy or None)  # type: ignore[arg-type]
         client.wait_ready(NAME, timeout_s=90)
