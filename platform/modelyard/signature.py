@@ -81,8 +81,8 @@ class Signature:
         on_request: Outputs computed only when a client asks for them by name (``predict_proba``).
         columns: Feature names of a model whose single input is a matrix ``[-1, len(columns)]``; a client may send
             these as separate inputs instead. Empty where the model knows none.
-        any_input_name: The single input has no name of its own (classic models trained on a matrix), so whatever the
-            client calls it is accepted.
+        any_input_name: The input that can come alone (:attr:`bare`) has no name of its own (classic models trained on a
+            matrix), so whatever the client calls it is accepted.
         exact_datatypes: Refuse instead of casting numbers between kinds that fit (FP32 → FP64).
         batch_axis: Rows are dimension 0 of every input and output, and several requests may be merged there.
         decoupled: One request is answered by none, one or many responses (``Model.stream``): text, chunks, progress.
@@ -111,6 +111,12 @@ class Signature:
         """The name that clients of TensorFlow Serving know it by."""
         return self.saved.name if self.saved is not None else DEFAULT_SIGNATURE
 
+    @property
+    def bare(self) -> TensorSpec | None:
+        """The input that a client may send alone, as a value without its name: the only one that it has to send."""
+        needed = self.inputs if len(self.inputs) == 1 else [spec for spec in self.inputs if not spec.optional]
+        return needed[0] if len(needed) == 1 else None
+
     def bind(self, tensors: Tensors) -> dict[str, Array]:
         """The model's inputs out of a request's tensors, in the signature's order and datatypes.
 
@@ -124,8 +130,8 @@ class Signature:
         """
         if self.columns and len(self.inputs) == 1 and self.inputs[0].name not in tensors and self._is_columns(tensors):
             tensors = {self.inputs[0].name: self._stack_columns(tensors)}
-        elif self.any_input_name and len(tensors) == 1 and len(self.inputs) == 1:
-            tensors = {self.inputs[0].name: next(iter(tensors.values()))}
+        elif self.any_input_name and len(tensors) == 1 and self.bare is not None and not self._has_input(tensors):
+            tensors = {self.bare.name: next(iter(tensors.values()))}
         bound: dict[str, Array] = {}
         for spec in self.inputs:
             array = tensors.get(spec.name)
@@ -165,6 +171,9 @@ class Signature:
             name: np.empty(tuple(max(dim, 0) for dim in specs[name].shape), dtype=DATATYPES[specs[name].datatype].dtype)
             for name in names
         }
+
+    def _has_input(self, tensors: Tensors) -> bool:
+        return any(spec.name in tensors for spec in self.inputs)
 
     def _is_columns(self, tensors: Tensors) -> bool:
         if len(tensors) == 1 and len(self.columns) > 1 and next(iter(tensors)) not in self.columns:
@@ -224,6 +233,9 @@ class Description:
         publishes_members: Its members are models of the platform, under their own names.
         concurrency: How many calls a replica runs at once; the most of the model's and its members'.
         may_change: It has to be asked again and again; see ``Model.signature_may_change``.
+        openai_routes: What it answers of the OpenAI protocol; see ``openai.OpenAIModel``.
+        adapters: Further names that it answers to in the OpenAI protocol.
+        properties: What else there is to know of it; see ``Model.properties``.
     """
 
     signature: Signature
@@ -231,6 +243,9 @@ class Description:
     publishes_members: bool = False
     concurrency: int = 1
     may_change: bool = False
+    openai_routes: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 def _castable(have: np.dtype[Any], want: np.dtype[Any]) -> bool:

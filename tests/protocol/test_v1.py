@@ -209,3 +209,42 @@ def test_health_is_in_the_status() -> None:
     ]
     assert [v2.encode_ready(ready).status for ready in (True, False)] == [200, 503]
     assert v2.encode_model_ready("a", True).body == b'{"name":"a","ready":true}'
+
+
+PAIRS = Signature(
+    (TensorSpec("text", "BYTES", (-1,)), TensorSpec("pair", "BYTES", (-1,), optional=True)), (), any_input_name=True
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ('{"instances": ["a", "b"]}', {"text": [b"a", b"b"]}),
+        ('{"instances": [{"text": "a"}]}', {"text": [b"a"]}),
+        ('{"instances": [{"sentence": "a"}]}', {"text": [b"a"]}),
+        ('{"instances": [["a", "b"]]}', {"text": [b"a"], "pair": [b"b"]}),
+        ('{"instances": [{"pair": "b", "text": "a"}]}', {"text": [b"a"], "pair": [b"b"]}),
+        ('{"inputs": ["a"]}', {"text": [b"a"]}),
+        ('{"inputs": {"sentence": ["a"]}}', {"text": [b"a"]}),
+    ],
+)
+def test_the_one_input_that_is_needed_may_come_alone(body: str, wanted: dict[str, Any]) -> None:
+    bound = PAIRS.bind(v1.decode_predict(body.encode(), PAIRS)[0].inputs)
+    assert {name: array.tolist() for name, array in bound.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    "body", ['{"instances": [["a"]]}', '{"instances": [{"pair": "b"}]}', '{"inputs": {"pair": ["b"]}}']
+)
+def test_an_optional_input_does_not_stand_for_the_needed_one(body: str) -> None:
+    with pytest.raises(InvalidRequest, match="text"):
+        PAIRS.bind(v1.decode_predict(body.encode(), PAIRS)[0].inputs)
+
+
+def test_json_texts_become_part_of_the_answer() -> None:
+    outputs = (TensorSpec("found", "BYTES", (-1,), content_type="json"), TensorSpec("name", "BYTES", (-1,)))
+    texts = to_bytes_array(np.array(['[{"a": 1.5}]', "null"]))
+    answer = response(found=texts, name=texts)
+    body = json.loads(v1.encode_predict(answer, v1.Form.ROW, Signature((), outputs)).body)
+    assert body["predictions"][0] == {"found": [{"a": 1.5}], "name": '[{"a": 1.5}]'}
+    assert body["predictions"][1] == {"found": None, "name": "null"}

@@ -16,6 +16,9 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
+import numpy as np
+import orjson
+
 from modelyard.errors import InvalidRequest, InvalidTensor, ModelNotReady
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from modelyard.protocol.errors import to_message
@@ -47,9 +50,10 @@ class Form(Enum):
 def decode_predict(body: bytes, signature: Signature) -> tuple[InferenceRequest, Form]:
     """One request in row (``instances``) or columnar (``inputs``) form.
 
-    Rows are values or lists for the single input, records ``{"a": 1}`` by input or column name, records of lists
-    ``{"a": [1, 2]}`` with several rows in each, or lists with one value for each input in order. Columnar data is an
-    object of arrays by input name, or one bare array; a list of records or rows is taken there too.
+    Rows are values for the one input that has to be there, lists for the single input, records ``{"a": 1}`` by input or
+    column name, records of lists ``{"a": [1, 2]}`` with several rows in each, or lists with one value for each input in
+    order. Columnar data is an object of arrays by input name, or one bare array; a list of records or rows is taken
+    there too.
 
     Args:
         body: The whole body, decompressed.
@@ -147,9 +151,9 @@ def _decode_rows(rows: Any, signature: Signature, where: str, bools: bool) -> di
         raise InvalidRequest(f"{where}: expected a non-empty list, got {got}")
     if type(rows[0]) is dict:
         return _decode_records(rows, signature, where, bools)
-    if len(signature.inputs) == 1:
-        spec = signature.inputs[0]
-        return {spec.name: from_json(rows, DATATYPES[spec.datatype], where, bools)}
+    bare = signature.bare
+    if bare is not None and (len(signature.inputs) == 1 or type(rows[0]) is not list):
+        return {bare.name: from_json(rows, DATATYPES[bare.datatype], where, bools)}
     return _decode_positional(rows, signature, where, bools)
 
 
@@ -216,18 +220,18 @@ def _decode_matrix(columns: list[tuple[Any, ...]], spec: TensorSpec, where: str,
 
 
 def _record_specs(record: dict[str, Any], signature: Signature) -> tuple[TensorSpec, ...]:
-    """What a record's keys stand for: the inputs, the columns of the one matrix, or the one input under any name.
+    """What a record's keys stand for: the inputs, the columns of the one matrix, or the bare input under any name.
 
     Optional inputs that the first record leaves out are left out by all of them.
     """
-    single = signature.inputs[0] if len(signature.inputs) == 1 else None
-    if single is None or single.name in record:
+    bare = signature.bare
+    if bare is None or any(spec.name in record for spec in signature.inputs):
         return tuple(spec for spec in signature.inputs if not spec.optional or spec.name in record)
     if signature.columns and (len(record) != 1 or next(iter(record)) in signature.columns):
-        return tuple(TensorSpec(name, single.datatype, (-1,)) for name in signature.columns)
+        return tuple(TensorSpec(name, bare.datatype, (-1,)) for name in signature.columns)
     if signature.any_input_name and len(record) == 1:
-        return (TensorSpec(next(iter(record)), single.datatype, single.shape),)
-    return signature.inputs
+        return (TensorSpec(next(iter(record)), bare.datatype, bare.shape),)
+    return signature.inputs if len(signature.inputs) == 1 else (bare,)
 
 
 def _record_fault(record: Any, names: list[str], where: str) -> InvalidRequest:
@@ -260,49 +264,58 @@ def _decode_columnar(value: Any, signature: Signature, bools: bool) -> dict[str,
         return {name: _decode_column(value[name], spec, "inputs", bools) for name, spec in specs}
     if type(value) is list:
         return _decode_rows(value, signature, "inputs", bools)
-    if len(signature.inputs) != 1:
+    bare = signature.bare
+    if bare is None:
         raise expected("inputs", f"an object with {quoted(spec.name for spec in signature.inputs)}", value)
-    return {signature.inputs[0].name: from_json(value, DATATYPES[signature.inputs[0].datatype], "inputs", bools)}
+    return {bare.name: from_json(value, DATATYPES[bare.datatype], "inputs", bools)}
 
 
 def _find_spec(name: str, signature: Signature) -> TensorSpec:
     for spec in signature.inputs:
         if spec.name == name:
             return spec
-    single = signature.inputs[0] if len(signature.inputs) == 1 else None
-    if single is not None and name in signature.columns:
-        return TensorSpec(name, single.datatype, (-1,))
-    if single is not None and signature.any_input_name:
-        return TensorSpec(name, single.datatype, single.shape)
+    bare = signature.bare
+    if bare is not None and name in signature.columns:
+        return TensorSpec(name, bare.datatype, (-1,))
+    if bare is not None and signature.any_input_name:
+        return TensorSpec(name, bare.datatype, bare.shape)
     names = [spec.name for spec in signature.inputs] + list(signature.columns)
     raise InvalidRequest(f'inputs: unknown input "{name}": expected {quoted(names)}')
 
 
-def encode_predict(response: InferenceResponse, form: Form) -> Encoded:
+def encode_predict(response: InferenceResponse, form: Form, signature: Signature | None = None) -> Encoded:
     """``predictions`` for a row request, ``outputs`` for a columnar one; one output is bare, several are named.
+
+    Args:
+        response: The answer.
+        form: As the request was.
+        signature: The model's, for outputs that hold JSON texts: these become part of the document.
 
     Raises:
         InvalidRequest: An output is not UTF-8, or a row request's outputs have no rows in common.
 
     Source: TensorFlow Serving "RESTful API", "Response format".
     """
-    return encode_json({form.value: _encode_outputs(response, form)})
+    return encode_json({form.value: _encode_outputs(response, form, signature)})
 
 
-def encode_batched(response: InferenceResponse, batch_id: str, form: Form) -> Encoded:
+def encode_batched(
+    response: InferenceResponse, batch_id: str, form: Form, signature: Signature | None = None
+) -> Encoded:
     """As :func:`encode_predict`, with what KServe's batcher adds.
 
     Args:
         response: Without the batch's id.
         batch_id: Of the call of the model that this was answered in.
         form: As for :func:`encode_predict`.
+        signature: As for :func:`encode_predict`.
 
     Raises:
         InvalidRequest: As for :func:`encode_predict`.
 
     Source: KServe ``pkg/batcher/handler.go``, ``Response``.
     """
-    return encode_json({"message": "", "batchId": batch_id, form.value: _encode_outputs(response, form)})
+    return encode_json({"message": "", "batchId": batch_id, form.value: _encode_outputs(response, form, signature)})
 
 
 def encode_explain(response: InferenceResponse, form: Form) -> Encoded:
@@ -313,11 +326,23 @@ def encode_explain(response: InferenceResponse, form: Form) -> Encoded:
 
     Source: KServe "Data Plane (V1)", "Explain".
     """
-    return encode_json({"explanations": _encode_outputs(response, form)})
+    return encode_json({"explanations": _encode_outputs(response, form, None)})
 
 
-def _encode_outputs(response: InferenceResponse, form: Form) -> Any:
-    return lay_out(response, form, {name: to_json(array, name) for name, array in response.outputs.items()})
+def _encode_outputs(response: InferenceResponse, form: Form, signature: Signature | None) -> Any:
+    specs = () if signature is None else (*signature.outputs, *signature.on_request)
+    json_texts = {spec.name for spec in specs if spec.content_type == "json"}
+    values = {
+        name: _embed(array) if name in json_texts else to_json(array, name) for name, array in response.outputs.items()
+    }
+    return lay_out(response, form, values)
+
+
+def _embed(array: Array) -> Any:
+    """The JSON texts of an output, as what they say; a model's own, so they are not read again."""
+    out = np.empty(array.size, dtype=object)
+    out[:] = [orjson.Fragment(item) for item in array.reshape(-1).tolist()]
+    return out.reshape(array.shape).tolist()
 
 
 def lay_out(response: InferenceResponse, form: Form, values: dict[str, Any]) -> Any:

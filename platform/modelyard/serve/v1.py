@@ -52,8 +52,9 @@ class V1Handlers:
             return await self._predict_by_name(request, revision, body)
         decoded, form = v1.decode_predict(body, signature)
         if reports_batch_id(signature):
-            return _encode(*await self._infer(request, revision, signature, decoded), form)
-        return v1.encode_predict(await self._plane.infer(revision, signature, decoded, request.timeout_s()), form)
+            return _encode(*await self._infer(request, revision, signature, decoded), form, signature)
+        response = await self._plane.infer(revision, signature, decoded, request.timeout_s())
+        return v1.encode_predict(response, form, signature)
 
     async def _predict_by_name(self, request: HttpRequest, route: RevisionRoute, body: bytes) -> Encoded:
         """For models with several signatures, or one of a SavedModel: the request says which, and that how it is read.
@@ -65,7 +66,7 @@ class V1Handlers:
         revision, signature = route.get_signature(v1.check_signature_name(document))
         if signature.saved is None:
             decoded, form = v1.decode_document(document, may_hold_bools(body), signature)
-            return _encode(*await self._infer(request, revision, signature, decoded), form)
+            return _encode(*await self._infer(request, revision, signature, decoded), form, signature)
         decoded, form = predict.decode_document(document, may_hold_bools(body), signature)
         decoded, is_flat = predict.add_dimension(decoded, signature)
         response, batch_id = await self._infer(request, revision, signature, decoded)
@@ -109,8 +110,10 @@ class V1Handlers:
         return encode_metadata(revision.model, revision.version, revision.signatures)
 
 
-def _encode(response: InferenceResponse, batch_id: str | None, form: v1.Form) -> Encoded:
-    return v1.encode_predict(response, form) if batch_id is None else v1.encode_batched(response, batch_id, form)
+def _encode(response: InferenceResponse, batch_id: str | None, form: v1.Form, signature: Signature) -> Encoded:
+    if batch_id is None:
+        return v1.encode_predict(response, form, signature)
+    return v1.encode_batched(response, batch_id, form, signature)
 
 
 def _ask_batch_id(request: InferenceRequest, signature: Signature) -> InferenceRequest:
