@@ -7,7 +7,7 @@ No I/O: ``serve/`` implements the verbs inside the cluster, ``client`` over HTTP
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
@@ -57,6 +57,8 @@ class ModelStatus:
         message: What the last change was for, in the words of who made it.
         generation: Counts the changes of what is wanted of it.
         members: Names of its members: further signatures, or the models of a repository; empty for most.
+        adapters: Further names that it answers to in the OpenAI protocol.
+        properties: What else there is to know of it: which backend was picked, and why.
     """
 
     name: str
@@ -76,6 +78,8 @@ class ModelStatus:
     message: str = ""
     generation: int = 0
     members: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of the admin API."""
@@ -97,6 +101,8 @@ class ModelStatus:
             "message": self.message,
             "generation": self.generation,
             "members": list(self.members),
+            "adapters": list(self.adapters),
+            "properties": dict(self.properties),
         }
 
     @classmethod
@@ -111,7 +117,7 @@ class ModelStatus:
         known["state"] = ModelState(data["state"])
         known["inputs"] = tuple(_tensor_from_dict(item) for item in data.get("inputs", ()))
         known["outputs"] = tuple(_tensor_from_dict(item) for item in data.get("outputs", ()))
-        known["members"] = tuple(data.get("members", ()))
+        known |= {key: tuple(data.get(key, ())) for key in ("members", "adapters")}
         for key in ("name", "framework", "uri", "owner"):
             known[key] = data[key]
         return cls(**known)

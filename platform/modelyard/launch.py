@@ -77,7 +77,7 @@ def check_locations(config: PlatformConfig) -> tuple[str, ...]:
             if runs_elsewhere(framework, spec.uri):
                 continue
             path = resolve(spec.uri)
-            if framework.loads_code:
+            if framework.runs_code(spec.options):
                 check_allowed(path, config.security.model_roots)
         except InvalidConfig as exc:
             problems += [f"models[{index}].{problem}" for problem in exc.problems]

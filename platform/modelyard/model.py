@@ -43,6 +43,9 @@ class Options(BaseModel):
 class Model(PeerCalls, ABC):
     """A loaded model; what it can call others by comes from :class:`~modelyard.peers.PeerCalls`."""
 
+    name: str = ""
+    """What it is called on the platform; its replica sets it before ``start``."""
+
     concurrency: int = 1
     """How many calls of ``predict`` may run at once: in threads, or on the event loop where it is ``async def``."""
 
@@ -50,7 +53,20 @@ class Model(PeerCalls, ABC):
     """Its members are models of the platform under their own names, not further signatures of this one."""
 
     signature_may_change: bool = False
-    """Its signature follows other models' and may change while it runs: names, datatypes, shapes, nothing else."""
+    """Its signature follows other models' and may change while it runs: names, datatypes, shapes, and its adapters."""
+
+    openai_routes: tuple[str, ...] = ()
+    """What it answers of the OpenAI protocol, by the path below ``/v1``; see ``openai.OpenAIModel``."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Further names that it answers to in the OpenAI protocol: adapters of a language model."""
+        return ()
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What else there is to know of it, for people: which backend was picked, and why."""
+        return {}
 
     @property
     @abstractmethod
@@ -94,6 +110,13 @@ class Model(PeerCalls, ABC):
 
         Raises:
             Exception: Whatever it raises is the reason that ``status`` shows.
+        """
+
+    async def start(self) -> None:  # most models are there once they are loaded
+        """Begins what lives on the replica's event loop; called once on it, when the model is loaded.
+
+        Raises:
+            Exception: As for ``load``.
         """
 
     def stream(
@@ -144,7 +167,7 @@ class Framework(ABC):
     """The package that holds its library, of which ``runtime.version`` chooses the version; empty where none does."""
 
     loads_code: ClassVar[bool] = False
-    """Loading can run code from the artifact (pickle), so it is confined to allowed locations."""
+    """Loading can run code from the artifact (pickle), so it is confined to allowed locations; see ``runs_code``."""
 
     has_artifact: ClassVar[bool] = True
     """Its models are made of an artifact; those of a framework without have no URI, and ``connect`` makes them."""
@@ -164,6 +187,26 @@ class Framework(ABC):
         Raises:
             ModelLoadError: The artifact or the library's version does not fit; the message says both.
         """
+
+    def runs_code(self, options: Mapping[str, Any]) -> bool:  # an option decides for few
+        """Whether loading with these options can run code from the artifact.
+
+        Args:
+            options: As the user wrote them, perhaps not what they have to be.
+        """
+        return self.loads_code
+
+    def workers(self, path: Path, options: Any) -> int:  # few run on several devices
+        """Processes of one replica with GPUs, each of which gets an equal part of them, perhaps on another node.
+
+        Args:
+            path: The artifact; it may be missing here.
+            options: An instance of ``self.options``.
+
+        Returns:
+            Their number; 0 where the replica's own process uses the GPUs.
+        """
+        return 0
 
     def connect(self, url: str, options: Any) -> Model:
         """Reaches a model that runs elsewhere, or makes one that needs no artifact.
@@ -189,7 +232,14 @@ def describe(model: Model) -> Description:
     members = {name: member.signature for name, member in model.members.items()}
     concurrency = max(one.concurrency for one in (model, *model.members.values()))
     return Description(
-        model.signature, members, model.publishes_members, concurrency, may_change=model.signature_may_change
+        model.signature,
+        members,
+        model.publishes_members,
+        concurrency,
+        model.signature_may_change,
+        model.openai_routes,
+        model.adapters,
+        model.properties,
     )
 
 

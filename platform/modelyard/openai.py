@@ -78,15 +78,8 @@ class Part:
 class OpenAIModel(Model):
     """A model that answers calls of the OpenAI protocol, beside those of :class:`~modelyard.model.Model`."""
 
-    @property
-    @abstractmethod
-    def openai_routes(self) -> tuple[str, ...]:
-        """Those of :data:`ROUTES` that it answers; all others are refused before they reach it."""
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """Further names that it answers to: its adapters. May change while it runs, see ``signature_may_change``."""
-        return ()
+    openai_routes: tuple[str, ...] = ROUTES
+    """Those of :data:`ROUTES` that it answers; all others are refused before they reach it."""
 
     @abstractmethod
     def answer(self, request: OpenAIRequest) -> AsyncGenerator[Part]:

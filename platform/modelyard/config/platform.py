@@ -85,6 +85,12 @@ class IngressConfig(Section):
         description="Seconds any request may take before it is answered with 504; a model's own limit and a client's "
         "own deadline win where they are shorter.",
     )
+    keep_alive_s: Number = Field(
+        default=15.0,
+        gt=0,
+        description="Seconds that an open stream of the OpenAI protocol may be silent, for example while a long prompt "
+        "is read; then a comment, which clients skip, keeps the connections on the way open.",
+    )
     load_timeout_s: Number = Field(
         default=600.0,
         gt=0,

@@ -50,11 +50,15 @@ class Streamed:
         status: The HTTP status.
         chunks: The parts of the body; closed by the edge, also when the client goes away.
         headers: Lower-case pairs as ASGI wants them, with content-type.
+        idle_chunk: What is sent where no other chunk comes for ``idle_s`` seconds.
+        idle_s: See there; 0 for never.
     """
 
     status: int
     chunks: AsyncGenerator[bytes]
     headers: tuple[Header, ...]
+    idle_chunk: bytes = b""
+    idle_s: float = 0.0
 
 
 def load_json(body: bytes) -> Any:

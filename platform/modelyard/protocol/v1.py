@@ -33,6 +33,7 @@ from modelyard.protocol.fields import (
     show,
 )
 from modelyard.protocol.http import Encoded, Header, encode_json, load_json
+from modelyard.protocol.openai import to_model
 from modelyard.protocol.tensors import fill_gaps, from_json, may_hold_bools, to_json
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import DATATYPES, Array
@@ -374,7 +375,7 @@ def encode_model_list(created_s: Mapping[str, int]) -> Encoded:
 
     Source: KServe "Data Plane (V1)", "List Models"; OpenAI API reference, "List models".
     """
-    listed = [_openai_model(name, since) for name, since in created_s.items()]
+    listed = [to_model(name, since) for name, since in created_s.items()]
     return encode_json({"models": list(created_s), "object": "list", "data": listed})
 
 
@@ -391,14 +392,10 @@ def encode_model_status(name: str, ready: bool, reason: str, versions: list[dict
     Source: KServe "Data Plane (V1)", "Model Ready"; OpenAI API reference, "Retrieve model"; TensorFlow Serving "RESTful
     API", "Model status API".
     """
-    document: dict[str, Any] = {"name": name, "ready": ready, **_openai_model(name, created_s)}
+    document: dict[str, Any] = {"name": name, "ready": ready, **to_model(name, created_s)}
     document["model_version_status"] = versions
     if ready:
         return encode_json(document)
     error = ModelNotReady(name, reason)
     headers: tuple[Header, ...] = ((b"retry-after", b"%d" % (error.retry_after_s or 1)),)
     return encode_json({**document, "error": to_message(error)}, error.http_status, headers)
-
-
-def _openai_model(name: str, created_s: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created_s, "owned_by": "modelyard"}

@@ -39,6 +39,10 @@ class RevisionRoute:
         publishes_members: Its members are models of the platform.
         member: Which member of its application this is the route of; empty for the model itself.
         concurrency: Calls that a replica runs at once.
+        openai_routes: What it answers of the OpenAI protocol; see ``openai.OpenAIModel``.
+        adapters: Names of its adapters.
+        adapter: Which of them this is the route of; empty for the model itself.
+        properties: What else there is to know of it.
     """
 
     model: str
@@ -58,6 +62,10 @@ class RevisionRoute:
     publishes_members: bool = False
     member: str = ""
     concurrency: int = 1
+    openai_routes: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    adapter: str = ""
+    properties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -71,6 +79,10 @@ class RevisionRoute:
             return {}
         own = {self.signature_name: self.signature}
         return own if self.publishes_members else own | {n: s for n, s in self.members.items() if n not in own}
+
+    def for_member(self, name: str) -> RevisionRoute:
+        """The route of what its replicas answer under that name."""
+        return replace(self, member=name, members={})
 
     @property
     def signature_name(self) -> str:
@@ -142,6 +154,17 @@ class ModelRoute:
             }
             active = self.active if self.active in revisions else max(revisions, key=int)
             yield replace(self, name=name, active=active, revisions=revisions, labels={})
+
+    def published_adapters(self) -> Iterator[ModelRoute]:
+        """A model for each adapter of the active revision, which has its versions and labels."""
+        for name in self.revisions[self.active].adapters:
+            revisions = {
+                number: replace(revision, model=name, adapter=name, adapters=())
+                for number, revision in self.revisions.items()
+                if name in revision.adapters
+            }
+            labels = {label: number for label, number in self.labels.items() if number in revisions}
+            yield replace(self, name=name, revisions=revisions, labels=labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,18 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from modelyard.catalog import ModelRecord, RevisionRecord
 from modelyard.config import ModelSpec, Runtime
 from modelyard.environments.overlay import Overlay
+from modelyard.model import get_framework, runs_elsewhere
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.replica import ModelReplica, RevisionSpec
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
+from modelyard.store import resolve
 
 _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
 _CONSTRUCTOR_ATTEMPTS: Final = 2
 _SERVE_CALLS_PER_REPLICA: Final = 100
+_ANY_OF_THE_TYPE: Final = 0.001
+"""What Ray itself asks for of a node's accelerator type. Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``."""
 
 
 def application_name(model: str, number: int) -> str:
@@ -101,6 +105,8 @@ class RevisionDeployment:
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
         restart_text = json.dumps(asdict(revision), sort_keys=True)
         version = hashlib.sha256(restart_text.encode()).hexdigest()[:16]
+        bundles = self._bundles()
+        placement: dict[str, Any] = {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}
         deployment = serve.deployment(
             name=DEPLOYMENT_NAME,
             max_ongoing_requests=_SERVE_CALLS_PER_REPLICA,
@@ -110,11 +116,13 @@ class RevisionDeployment:
             graceful_shutdown_timeout_s=40,
             health_check_period_s=5,
             autoscaling_config=self._autoscaling(),
-            ray_actor_options=self._actor_options(),
+            ray_actor_options=self._actor_options(is_alone=not bundles),
             user_config=self._batching(),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         )(ModelReplica)
-        application = deployment.options(version=version, _internal=True).bind(self.application, revision)
+        application = deployment.options(version=version, _internal=True, **(placement if bundles else {})).bind(
+            self.application, revision
+        )
         return serve.RunTarget(target=application, name=self.application, route_prefix=None)
 
     def _batching(self) -> dict[str, Any]:
@@ -138,12 +146,35 @@ class RevisionDeployment:
             policy={"policy_function": "modelyard.serve.autoscaling:requests_in_flight"},
         )
 
-    def _actor_options(self) -> dict[str, Any]:
+    def _bundles(self) -> list[dict[str, float]]:
+        """Where the workers of a replica with GPUs are placed; its own process is with the first. Empty without."""
         resources = self.spec.resources
-        options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
+        framework = get_framework(self.content["framework"])
+        if not resources.num_gpus or runs_elsewhere(framework, self.content["uri"]):
+            return []
+        options = framework.options.model_validate(self.content["options"])
+        workers = framework.workers(resolve(self.content["uri"]), options)
+        if not workers:
+            return []
+        each: dict[str, float] = {"GPU": resources.num_gpus / workers}
+        if resources.accelerator_type is not None:
+            each[f"accelerator_type:{resources.accelerator_type}"] = _ANY_OF_THE_TYPE
+        first = {"CPU": resources.num_cpus, **resources.custom, **each}
+        if resources.memory_mb is not None:
+            first["memory"] = resources.memory_mb * 1024 * 1024
+        return [first, *([each] * (workers - 1))]
+
+    def _actor_options(self, is_alone: bool) -> dict[str, Any]:
+        """What a replica's own process takes.
+
+        Args:
+            is_alone: It has no workers; else the GPUs are theirs.
+        """
+        resources = self.spec.resources
+        options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus if is_alone else 0}
         if resources.memory_mb is not None:
             options["memory"] = resources.memory_mb * 1024 * 1024
-        if resources.accelerator_type is not None:
+        if resources.accelerator_type is not None and is_alone:
             options["accelerator_type"] = resources.accelerator_type
         if resources.custom:
             options["resources"] = dict(resources.custom)

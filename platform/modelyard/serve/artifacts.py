@@ -59,7 +59,7 @@ class Artifacts:
                 raise InvalidConfig(("version_policy: expected none for a model that runs elsewhere, got one",))
             return _make_entry(spec, _ELSEWHERE)
         path = resolve(spec.uri)
-        if framework.loads_code:
+        if framework.runs_code(spec.options):
             check_allowed(path, self._roots)
         if _has_versions(spec, path, framework):
             return _make_versions(spec, path, known or {})

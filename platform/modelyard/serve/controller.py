@@ -541,9 +541,11 @@ class Controller:
 
     def _publish(self, models: Sequence[ModelRecord], looks: Mapping[str, _Look]) -> None:
         routes = {name: look.route for name, look in looks.items() if not look.plan.purge}
-        # A model of its own comes before a member of another's repository; of two such, that of the first repository.
+        # A model of its own comes before a member of another's repository, and that before an adapter; of two such,
+        # that of the first model.
         members = [member for route in routes.values() for member in route.published_members()]
-        routes = {member.name: member for member in reversed(members)} | routes
+        adapters = [adapter for route in routes.values() for adapter in route.published_adapters()]
+        routes = {one.name: one for one in reversed([*members, *adapters])} | routes
         is_settled = all(
             _is_settled(looks[model.name].plan)
             for model in models

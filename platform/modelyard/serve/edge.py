@@ -15,11 +15,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelyard.dataplane import new_id
+from modelyard.protocol.openai import BARE
 
 SHORT_WAY: Final = "modelyard.short_way"
 """Key in an ASGI scope, with the request's id: nobody in front returns it or watches for its client to go away."""
 
-_PREFIXES: Final = ("/v1/", "/v2/", "/mlflow/", "/platform/")
+_PREFIXES: Final = ("/v1/", "/v2/", "/openai/", "/mlflow/", "/platform/", *(f"/{name}" for name in BARE))
 
 _local: list[ASGIApp] = []
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any, Final
 
 from modelyard.dataplane import DataPlane
@@ -32,6 +33,8 @@ from modelyard.statistics import Statistics
 logger = logging.getLogger(__name__)
 
 _ASKED_AT_ONCE: Final = 32
+_STREAM: Final = "stream"
+"""A parameter of language models. Source: Triton's vLLM backend, "Sending your first inference"."""
 SHARED_MEMORY: Final = "shared memory is not supported: send tensors in the request"
 TRACE: Final = "trace settings are not supported here"
 LOGGING: Final = "log settings cannot be changed at run time"
@@ -118,7 +121,7 @@ class ExtensionHandlers:
 
     async def generate(self, request: HttpRequest) -> Encoded:
         """``POST /v2/models/{model}[/versions/{version}]/generate``: exactly one answer."""
-        answers, ident = await self._open(request)
+        answers, ident = await self._open(request, is_stream=False)
         async with contextlib.aclosing(answers):
             first = await anext(answers, None)
             if first is None or await anext(answers, None) is not None:
@@ -133,7 +136,7 @@ class ExtensionHandlers:
 
         What goes wrong before the first answer is an ordinary error; afterwards it is the last event.
         """
-        answers, ident = await self._open(request)
+        answers, ident = await self._open(request, is_stream=True)
         try:
             first = await anext(answers, None)
         except BaseException:
@@ -141,10 +144,12 @@ class ExtensionHandlers:
             raise
         return Streamed(200, _events(first, answers, ident, request), EVENT_HEADERS)
 
-    async def _open(self, request: HttpRequest) -> tuple[AsyncGenerator[InferenceResponse], str]:
-        """The answers to come, and the client's id."""
+    async def _open(self, request: HttpRequest, is_stream: bool) -> tuple[AsyncGenerator[InferenceResponse], str]:
+        """The answers to come, and the client's id. A language model is told whether its words are wanted singly."""
         route, signature = self._plane.get_ready(request.path("model"), request.path("version"))
         decoded = decode_generate(await request.body(), signature)
+        if route.openai_routes and signature.decoupled and _STREAM not in decoded.parameters:
+            decoded = replace(decoded, parameters={**decoded.parameters, _STREAM: is_stream})
         return self._plane.stream(route, signature, decoded, request.timeout_s()), decoded.id
 
 

@@ -31,6 +31,8 @@ from modelyard.protocol.compression import ENCODINGS, find_encoding
 from modelyard.protocol.errors import as_modelyard_error, encode_http
 from modelyard.protocol.http import Encoded, Streamed, encode_json
 from modelyard.protocol.mlflow import encode_error as encode_mlflow
+from modelyard.protocol.openai import encode_error as encode_openai
+from modelyard.protocol.openai import is_openai_path
 from modelyard.serve.compression import compress_reply, inflate_body
 from modelyard.serve.edge import SHORT_WAY
 
@@ -254,7 +256,10 @@ def error_reply(exc: Exception, scope: Scope) -> Encoded:
         logger.error("request %s to %s failed", ident.decode("latin-1"), scope["path"], exc_info=exc)
     if scope["path"].startswith("/platform/"):
         return _admin_error(error)
-    reply = encode_mlflow(error) if scope["path"].startswith("/mlflow/") else encode_http(error)
+    if is_openai_path(scope["path"]):
+        reply = encode_openai(error)
+    else:
+        reply = encode_mlflow(error) if scope["path"].startswith("/mlflow/") else encode_http(error)
     return replace(reply, headers=(*reply.headers, _ACCEPTED)) if error.http_status == 415 else reply
 
 
@@ -356,11 +361,53 @@ async def _send(reply: Encoded | Streamed, scope: Scope, send: Send) -> None:
 
 async def _stream(reply: Streamed, scope: Scope, send: Send) -> None:
     """Each chunk leaves as it comes; whatever happens on the way, the source is told to stop."""
+    idle = _Idle(reply, send)
     async with contextlib.aclosing(reply.chunks) as chunks:
         await send(_start(reply, scope))
-        async for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            idle.start()
+            async for chunk in chunks:
+                idle.heard()
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            await idle.stop()
         await send({"type": "http.response.body", "body": b""})
+
+
+class _Idle:
+    """Says something where a stream is silent for long, so that nobody on the way takes it for dead.
+
+    Costs a chunk nothing but the time of day.
+    """
+
+    def __init__(self, reply: Streamed, send: Send) -> None:
+        self._reply = reply
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._heard_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.heard()
+        if self._reply.idle_s > 0:
+            self._task = self._loop.create_task(self._watch())
+
+    def heard(self) -> None:
+        self._heard_s = self._loop.time()
+
+    async def _watch(self) -> None:
+        while True:
+            left_s = self._heard_s + self._reply.idle_s - self._loop.time()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+                continue
+            self.heard()
+            await self._send({"type": "http.response.body", "body": self._reply.idle_chunk, "more_body": True})
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 def _start(reply: Encoded | Streamed, scope: Scope) -> Message:

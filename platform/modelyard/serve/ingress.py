@@ -28,6 +28,7 @@ from modelyard.serve.http import RouteEntry, make_app
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.mlflow import MLflowHandlers
 from modelyard.serve.models import ModelService
+from modelyard.serve.openai import OpenAIHandlers
 from modelyard.serve.prediction import PredictionService
 from modelyard.serve.reload import Reloads
 from modelyard.serve.repository import Repository, RepositoryHandlers
@@ -41,7 +42,11 @@ INGRESS_NAME: Final = "Ingress"
 
 
 def http_routes(
-    plane: DataPlane, is_ready: Callable[[], bool], repository: Repository, admin: AdminTransport
+    plane: DataPlane,
+    is_ready: Callable[[], bool],
+    repository: Repository,
+    admin: AdminTransport,
+    keep_alive_s: float = 15.0,
 ) -> list[RouteEntry]:
     """Every route there is; of two that fit, the earlier wins.
 
@@ -50,6 +55,7 @@ def http_routes(
         is_ready: Whether this ingress replica can answer at all.
         repository: Loads and unloads models.
         admin: The way to the controller.
+        keep_alive_s: How long an open stream may be silent, in seconds.
     """
     handlers = (
         ExtensionHandlers(plane),
@@ -60,6 +66,7 @@ def http_routes(
         RepositoryHandlers(repository),
         AdminHandlers(admin),
         DocumentHandlers(plane),
+        OpenAIHandlers(plane, keep_alive_s),
     )
     return [route for group in handlers for route in group.routes()]
 
@@ -103,7 +110,8 @@ class Ingress:
         """The HTTP application; Serve asks for it after the constructor."""
         limits, own = self._config.ingress, self._config.ingress.cloudevents
         events = CloudEvents(own.response_type, own.response_source, own.merge_attributes)
-        routes = events.wrap(http_routes(self._plane, self._is_ready, self._repository, self._admin))
+        known = http_routes(self._plane, self._is_ready, self._repository, self._admin, limits.keep_alive_s)
+        routes = events.wrap(known)
         app = make_app(routes, limits.max_body_bytes, self._lifespan, limits.compression_min_bytes)
         edge.serve_locally(app)
         return app

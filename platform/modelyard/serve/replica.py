@@ -112,6 +112,8 @@ class ModelReplica:
         try:
             check_started()
             self._model = _load(spec)
+            self._model.name = spec.model
+            self._run(self._model.start())
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.
             reason = str(exc) if isinstance(exc, ModelyardError) else f"{type(exc).__name__}: {exc}"

@@ -13,6 +13,7 @@ from typing import Final
 from modelyard.batching import Answer, Call
 from modelyard.errors import InvalidRequest
 from modelyard.model import Model
+from modelyard.openai import MEMBER, OpenAIMember, OpenAIModel
 from modelyard.serve.runner import ModelRunner
 from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
@@ -36,6 +37,8 @@ class Runners:
         for member, one in model.members.items():
             shown = member if self._publishes else f"{name}/{member}"
             self._runners[member] = ModelRunner(shown, one, _MAX_BATCH_SIZE, 0.0, _MAX_QUEUED)
+        if isinstance(model, OpenAIModel) and model.openai_routes:
+            self._runners[MEMBER] = ModelRunner(name, OpenAIMember(model), _MAX_BATCH_SIZE, 0.0, _MAX_QUEUED)
 
     def configure(self, max_batch_size: int, batch_wait_timeout_s: float, max_queued_requests: int) -> None:
         """As :meth:`ModelRunner.configure`, each of them."""

@@ -77,6 +77,9 @@ def _revision_route(
         members=description.members if description else {},
         publishes_members=description is not None and description.publishes_members,
         concurrency=description.concurrency if description else 1,
+        openai_routes=description.openai_routes if description else (),
+        adapters=description.adapters if description else (),
+        properties=description.properties if description else {},
     )
 
 
@@ -121,6 +124,8 @@ def model_status(record: ModelRecord, plan: ModelPlan | None, described: Mapping
         message=record.active.message if record.revisions else "",
         generation=record.generation,
         members=tuple(description.members) if description else (),
+        adapters=description.adapters if description else (),
+        properties=description.properties if description else {},
     )
 
 

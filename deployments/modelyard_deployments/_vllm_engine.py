@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine of ``ray.serve.llm`` in a replica: vLLM's engine process and its workers, and vLLM's own server."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from modelyard.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+_ENVIRONMENT: Final = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",  # the model is a folder here
+    # Without a GPU: the cache of keys and values in GiB, and no cores of its own beside other replicas.
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+"""What the engine's processes find where the user has said nothing else."""
+
+_SHARE: Final = 0.92
+"""Of a GPU's memory, or of the part of one that a replica has. Source: vLLM ``CacheConfig``."""
+_CPU_SHARE: Final = 0.2
+"""Of a machine's memory: vLLM's own check refuses to start where less than its share is free."""
+_REASON: Final = 300
+
+
+def prepare_environment() -> None:
+    """Before vLLM is imported, which reads it then."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+class Engine:
+    """One engine.
+
+    Args:
+        path: The model's folder.
+        arguments: vLLM's engine arguments.
+        has_adapters: LoRA adapters will be loaded.
+    """
+
+    def __init__(self, path: Path, arguments: Mapping[str, Any], has_adapters: bool) -> None:
+        self._path = path
+        self._arguments = dict(arguments)
+        if has_adapters:
+            self._arguments["enable_lora"] = True
+        self._server: Any = None
+        self._app: Any = None
+
+    async def start(self, name: str) -> None:
+        """Starts it on this event loop.
+
+        Args:
+            name: The model's, in requests and answers.
+
+        Raises:
+            ModelLoadError: vLLM refuses the model or the arguments, or there is not enough memory.
+        """
+        from ray.serve.llm import LLMConfig
+        from ray.serve.llm.deployment import LLMServer
+
+        from modelyard_deployments._vllm_files import alone
+
+        bundles = _bundles()
+        self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
+        try:
+            config = LLMConfig(
+                model_loading_config={"model_id": name, "model_source": str(self._path)},
+                engine_kwargs=self._arguments,
+                accelerator_config=None if bundles else {"kind": "cpu"},
+                placement_group_config={"bundles": bundles} if bundles else None,
+                callback_config={"callback_class": "modelyard_deployments._vllm_files.LocalFiles"},
+                log_engine_metrics=True,
+            )
+            if not bundles:
+                alone(config)
+            self._server = LLMServer.sync_init(config)
+            await self._server.start()
+            self._app = await self._server.engine.build_asgi_app()
+        except Exception as exc:
+            # vLLM and its engine's process raise anything; whatever it is, the model cannot be served.
+            raise ModelLoadError(f"vLLM: {_to_reason(exc)}") from exc
+
+    @property
+    def app(self) -> Any:
+        """VLLM's OpenAI server, an ASGI application."""
+        return self._app
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Paths that it answers for this model."""
+        return (
+            frozenset(getattr(route, "path", "") for route in self._app.routes)
+            if self._app is not None
+            else frozenset()
+        )
+
+    @property
+    def models(self) -> Any:
+        """VLLM's table of the model and its adapters."""
+        return self._app.state.openai_serving_models
+
+    def check_health(self) -> None:
+        """Whether it can answer.
+
+        Raises:
+            RuntimeError: Its process has ended.
+        """
+        client = self._client
+        if client is not None and client.errored:
+            raise RuntimeError(f"vLLM's engine has ended: {client.dead_error}")
+
+    @property
+    def _client(self) -> Any:
+        return None if self._app is None else self._app.state.engine_client
+
+    def close(self) -> None:
+        """Ends its processes."""
+        if self._client is not None:
+            self._client.shutdown()
+
+
+def _bundles() -> list[dict[str, float]]:
+    """What this replica's placement group reserves, a bundle for each worker; empty without a GPU."""
+    from ray.util.placement_group import get_current_placement_group
+
+    group = get_current_placement_group()
+    return [dict(bundle) for bundle in group.bundle_specs] if group is not None else []
+
+
+def _memory_share(bundles: list[dict[str, float]]) -> float:
+    """Of a GPU's memory: a replica that has a part of one takes no more than its part."""
+    return round(_SHARE * min(1.0, bundles[0].get("GPU", 1.0)), 3)
+
+
+def _to_reason(exc: BaseException) -> str:
+    """What it said, without the sentences around it."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    text = str(exc) or type(exc).__name__
+    return text if len(text) <= _REASON else f"{text[:_REASON]}…"

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM: large language models and embedding models in the Hugging Face layout, over the OpenAI protocol.
+
+The engine is that of ``ray.serve.llm``, which places its workers on the GPUs of a replica's placement group; what it
+answers is vLLM's own OpenAI server, called in the replica's process. As an ordinary model it completes text
+(``text_input`` to ``text_output``), or gives ``embedding`` where it is an embedding model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from pydantic import Field, field_validator
+
+from modelyard.errors import InternalError, InvalidRequest, ModelLoadError
+from modelyard.model import Framework, Options
+from modelyard.openai import ROUTES, OpenAIModel, OpenAIRequest, Part
+from modelyard.signature import Signature, TensorSpec
+from modelyard.tensor import Parameters, Tensors
+from modelyard_deployments import _asgi
+from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
+from modelyard_deployments._vllm_adapters import Adapters
+from modelyard_deployments._vllm_arguments import find_problem
+from modelyard_deployments._vllm_engine import Engine, prepare_environment
+
+logger = logging.getLogger(__name__)
+
+_CONFIG: Final = "config.json"
+_TENSOR, _PIPELINE = "tensor_parallel_size", "pipeline_parallel_size"
+
+
+class VLLMOptions(Options):
+    """Options of a model on vLLM."""
+
+    engine: dict[str, Any] = Field(
+        default_factory=dict,
+        description="vLLM's engine arguments and those of its OpenAI server, as vLLM names them: `max_model_len`, "
+        "`tensor_parallel_size`, `tool_call_parser` …",
+    )
+    adapters: str | None = Field(
+        default=None,
+        description="A folder with a folder for each LoRA adapter; their names are model names. They are added and "
+        "removed with their folders, while the model runs.",
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _check_engine(cls, value: dict[str, Any]) -> dict[str, Any]:
+        problems = [problem for name in value if (problem := find_problem(name))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+
+class VLLMModel(OpenAIModel):
+    """A model on an engine.
+
+    Args:
+        path: Its folder.
+        options: How it runs.
+        reason: Why this backend runs it; empty where the user has said so.
+    """
+
+    concurrency = 1024
+
+    def __init__(self, path: Path, options: VLLMOptions, reason: str = "") -> None:
+        self._engine = Engine(path, options.engine, has_adapters=options.adapters is not None)
+        self._folder = None if options.adapters is None else Path(options.adapters)
+        self._reason = reason
+        self._adapters: Adapters | None = None
+        self._signature = TEXT_SIGNATURE
+        self.signature_may_change = self._folder is not None
+
+    async def start(self) -> None:
+        """Starts the engine: loads the weights, measures the memory, and answers one call.
+
+        Raises:
+            ModelLoadError: It does not start.
+        """
+        await self._engine.start(self.name)
+        paths = self._engine.paths
+        self.openai_routes = tuple(route for route in ROUTES if _path(route, paths))
+        if "embeddings" in self.openai_routes and "completions" not in self.openai_routes:
+            self._signature = await self._embedding_signature()
+        if self._folder is not None:
+            self._adapters = Adapters(self._folder, self._engine.models)
+            await self._adapters.start()
+
+    async def _embedding_signature(self) -> Signature:
+        vectors = await self._embed(["a"])
+        text = TensorSpec("text_input", "BYTES", (-1,))
+        return Signature((text,), (TensorSpec("embedding", "FP32", (-1, vectors.shape[1])),), any_input_name=True)
+
+    @property
+    def signature(self) -> Signature:
+        """Text to text, or text to vectors."""
+        return self._signature
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Those that are loaded now."""
+        return self._adapters.names if self._adapters is not None else ()
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """That vLLM runs it, and why."""
+        return {"backend": "vllm", **({"backend_reason": self._reason} if self._reason else {})}
+
+    def answer(self, request: OpenAIRequest) -> AsyncGenerator[Part]:
+        """What vLLM's own server answers."""
+        path = _path(request.route, self._engine.paths)
+        if path is None:
+            raise InvalidRequest(f'model "{self.name}" does not answer /v1/{request.route}')
+        headers = ((b"x-request-id", request.id.encode("latin-1", "replace")),) if request.id else ()
+        return _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
+
+    def stream(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> AsyncGenerator[Tensors]:
+        """Completes a text."""
+        return generate_text(self, inputs, parameters)
+
+    async def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
+        """Vectors of texts, one for each row.
+
+        Raises:
+            InvalidRequest: A text is no UTF-8, or too long.
+        """
+        try:
+            texts = [text.decode() for text in inputs["text_input"]]
+        except UnicodeDecodeError:
+            raise InvalidRequest('input "text_input": expected UTF-8') from None
+        return {"embedding": await self._embed(texts)}
+
+    async def _embed(self, texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        body = orjson.dumps({"model": self.name, "input": texts})
+        parts = [part async for part in self.answer(OpenAIRequest("embeddings", body))]
+        document = orjson.loads(b"".join(part.data for part in parts))
+        if parts[0].status != 200:
+            kind = InvalidRequest if parts[0].status < 500 else InternalError
+            raise kind(str(document["error"]["message"]))
+        return np.array([one["embedding"] for one in document["data"]], np.float32)
+
+    def check_health(self) -> None:
+        """The engine's processes are there.
+
+        Raises:
+            RuntimeError: They are not.
+        """
+        self._engine.check_health()
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+        if self._adapters is not None:
+            self._adapters.stop()
+        self._engine.close()
+
+
+def _path(route: str, paths: frozenset[str]) -> str | None:
+    """Where vLLM's server has a route; at the root, some of them."""
+    return next((path for path in (f"/v1/{route}", f"/{route}") if path in paths), None)
+
+
+class VLLMFramework(Framework):
+    """Folders in the Hugging Face layout, on vLLM."""
+
+    options = VLLMOptions
+    requires = "vllm"
+    distribution = "vllm"
+
+    def load(self, path: Path, options: VLLMOptions) -> VLLMModel:
+        """Makes the model; its engine starts on the replica's event loop.
+
+        Raises:
+            ModelLoadError: It is no folder in the Hugging Face layout.
+        """
+        return load_vllm(path, options)
+
+    def workers(self, path: Path, options: VLLMOptions) -> int:
+        """Tensor times pipeline parallel."""
+        return int(options.engine.get(_TENSOR, 1)) * int(options.engine.get(_PIPELINE, 1))
+
+    def runs_code(self, options: Mapping[str, Any]) -> bool:
+        """Where ``trust_remote_code`` is asked for."""
+        engine = options.get("engine")
+        return isinstance(engine, Mapping) and bool(engine.get("trust_remote_code"))
+
+
+def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:
+    """See :meth:`VLLMFramework.load`.
+
+    Args:
+        path: The model's folder, or its GGUF file.
+        options: How it runs.
+        reason: Why this backend runs it.
+
+    Raises:
+        ModelLoadError: It is no folder in the Hugging Face layout, or its adapters' is none.
+    """
+    if path.is_dir() and not (path / _CONFIG).is_file():
+        raise ModelLoadError(f"expected a folder with {_CONFIG}, as Hugging Face's libraries save models; got none")
+    if options.adapters is not None and not Path(options.adapters).is_dir():
+        raise ModelLoadError(f'options.adapters: expected a folder, got "{options.adapters}"')
+    prepare_environment()
+    import vllm  # noqa: F401  # says at once, and not in the engine's own words, that it is not installed
+
+    return VLLMModel(path, options, reason)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI protocol as far as the ingress reads it: whom a call is for, whether it streams, and errors.
+
+"One request": everything else in a body is read where the model is, see ``modelyard.openai``.
+
+Source: OpenAI API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from modelyard.errors import InvalidRequest, ModelNotFound, ModelyardError
+from modelyard.openai import ROUTES
+from modelyard.protocol.errors import encode_http, to_message
+from modelyard.protocol.fields import check_object, expected
+from modelyard.protocol.http import Encoded, dump_json, encode_json, load_json
+
+PREFIXES: Final = ("/v1", "/openai/v1")
+"""Where its routes are; the second one is KServe's."""
+
+BARE: Final = ("tokenize", "detokenize", "rerank", "score")
+"""Routes that are at the root too. Source: vLLM "Online serving", "Supported APIs"."""
+
+PATHS: Final = frozenset(f"{prefix}/{route}" for prefix in PREFIXES for route in ROUTES) | {f"/{name}" for name in BARE}
+"""Where calls go, and errors have OpenAI's shape."""
+
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+"""A comment that clients skip. Source: HTML standard, "Server-sent events", "Authoring notes"."""
+
+_TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """Whom a JSON call is for.
+
+    Attributes:
+        model: The name in its body.
+        is_stream: It asks for events.
+        document: The whole body.
+    """
+
+    model: str
+    is_stream: bool
+    document: dict[str, Any]
+
+
+def decode_addressee(body: bytes) -> Addressee:
+    """Reads the body as far as the ingress must.
+
+    Raises:
+        InvalidRequest: It is no JSON object, or names no model.
+    """
+    document = check_object(load_json(body), "the request body")
+    return Addressee(check_model(document.get("model")), document.get("stream") is True, document)
+
+
+def check_model(name: object) -> str:
+    """The model's name.
+
+    Raises:
+        InvalidRequest: It is missing, or no text.
+    """
+    if not isinstance(name, str) or not name:
+        raise expected("model", "the name of a model", name) if name else InvalidRequest("model: it is missing")
+    return name
+
+
+def rename(addressee: Addressee, name: str) -> bytes:
+    """The body, for the model's own name in place of the one that the client used."""
+    return dump_json(addressee.document | {"model": name})
+
+
+def to_model(name: str, created_s: int) -> dict[str, Any]:
+    """OpenAI's model object.
+
+    Args:
+        name: The model.
+        created_s: When it was made, in seconds since 1970.
+    """
+    return {"id": name, "object": "model", "created": created_s, "owned_by": "modelyard"}
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether errors there have OpenAI's shape."""
+    return path in PATHS or path.startswith("/openai/")
+
+
+def to_error(error: ModelyardError) -> dict[str, Any]:
+    """OpenAI's error object, with the stable code of the error."""
+    status = error.http_status
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    is_name = isinstance(error, ModelNotFound)
+    code = "model_not_found" if is_name else error.code.replace("-", "_")
+    return {"error": {"message": to_message(error), "type": kind, "param": "model" if is_name else None, "code": code}}
+
+
+def encode_error(error: ModelyardError) -> Encoded:
+    """The reply to a call that failed."""
+    extra = tuple(pair for pair in encode_http(error).headers if pair[0] == b"retry-after")
+    return encode_json(to_error(error), error.http_status, extra)
+
+
+def encode_error_event(error: ModelyardError) -> bytes:
+    """The error that ends a stream which has begun."""
+    return b"data: " + dump_json(to_error(error)) + b"\n\n"
