@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 _ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings speak of what it chose, not of what is wrong
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "HF_HUB_OFFLINE": "1",  # the model is a folder here
     # Without a GPU: the cache of keys and values in GiB, and no cores of its own beside other replicas.
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -62,27 +63,17 @@ class Engine:
         Raises:
             ModelLoadError: vLLM refuses the model or the arguments, or there is not enough memory.
         """
-        from ray.serve.llm import LLMConfig
-        from ray.serve.llm.deployment import LLMServer
-
-        from modelyard_deployments._vllm_files import alone
+        from modelyard_deployments._vllm_server import make_server
 
         bundles = _bundles()
+        self._arguments.setdefault("use_tqdm_on_load", False)
         self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
         try:
-            config = LLMConfig(
-                model_loading_config={"model_id": name, "model_source": str(self._path)},
-                engine_kwargs=self._arguments,
-                accelerator_config=None if bundles else {"kind": "cpu"},
-                placement_group_config={"bundles": bundles} if bundles else None,
-                callback_config={"callback_class": "modelyard_deployments._vllm_files.LocalFiles"},
-                log_engine_metrics=True,
-            )
-            if not bundles:
-                alone(config)
-            self._server = LLMServer.sync_init(config)
+            self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
             self._app = await self._server.engine.build_asgi_app()
+            # A client's mistake in a conversation is the client's reply, and no traceback in the log.
+            logging.getLogger("vllm.renderers.hf").setLevel(logging.CRITICAL)
         except Exception as exc:
             # vLLM and its engine's process raise anything; whatever it is, the model cannot be served.
             raise ModelLoadError(f"vLLM: {_to_reason(exc)}") from exc

@@ -208,3 +208,9 @@ def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:
     import vllm  # noqa: F401  # says at once, and not in the engine's own words, that it is not installed
 
     return VLLMModel(path, options, reason)
+
+
+if __name__ == "__main__":
+    from modelyard_deployments._vllm_install import main
+
+    main()
