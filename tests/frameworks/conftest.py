@@ -20,7 +20,13 @@ HERE = Path(__file__).parent
 CASES = HERE / "cases"
 LIGHT = ("custom", "fake", "lightgbm", "sklearn", "xgboost")
 """Tested together, in the process of all other tests; each other framework only where ``--framework`` names it."""
-MODULES = {"onnx": "onnxruntime", "pytorch": "torch", "pmml": "pypmml", "triton": "tritonclient"}
+MODULES = {
+    "huggingface": "transformers",
+    "onnx": "onnxruntime",
+    "pytorch": "torch",
+    "pmml": "pypmml",
+    "triton": "tritonclient",
+}
 """The library's module, where it is not called as the framework."""
 OF_ALL = ("test_conformance.py",)
 """What a run with ``--framework`` collects beside that framework's own folder."""

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speech: WAV files are read by the standard library, others where soundfile is installed.
+
+transformers' own pipeline cuts long recordings and joins what was heard.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import wave
+from typing import Any, Final
+
+import numpy as np
+
+from modelyard.errors import InvalidRequest, ModelLoadError
+from modelyard.model import Model
+from modelyard.signature import Signature, TensorSpec
+from modelyard.tensor import Array, Parameters, Tensors
+from modelyard_deployments._huggingface_load import Loaded, load_part
+from modelyard_deployments._huggingface_options import HuggingFaceOptions
+from modelyard_deployments._huggingface_values import read_parameter, to_files, to_json_array, to_text_array
+
+_AUDIO: Final = "audio"
+_HEADS: Final = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM")
+_RIFF: Final = b"RIFF"
+
+
+def decode_audio(array: Array, rate: int) -> list[Array]:
+    """FP32 ``[samples]`` of each file, one channel at that rate.
+
+    Raises:
+        InvalidRequest: One is no audio, or has another rate and nothing that converts it is installed.
+    """
+    files = to_files(_AUDIO, array, lambda item: item.startswith(_HEADS))
+    return [_decode(f'input "{_AUDIO}"[{row}]', item, rate) for row, item in enumerate(files)]
+
+
+def _decode(where: str, item: bytes, rate: int) -> Array:
+    try:
+        samples, found = _read_wave(item) if item.startswith(_RIFF) else _read_other(item)
+    except (wave.Error, EOFError, ValueError, RuntimeError, ImportError) as exc:
+        raise InvalidRequest(
+            f"{where}: expected a WAV file of 8, 16, 24 or 32 bits, got something else: {exc}"
+        ) from exc
+    if not len(samples):
+        raise InvalidRequest(f"{where}: the recording is empty")
+    return _resample(where, samples.mean(axis=1), found, rate)
+
+
+def _read_wave(item: bytes) -> tuple[Array, int]:
+    """Samples ``[n, channels]`` between -1 and 1, and their rate."""
+    with wave.open(io.BytesIO(item)) as file:
+        width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+        raw = file.readframes(file.getnframes())
+    raw = raw[: len(raw) // (width * channels) * width * channels]
+    if width == 1:
+        samples = (np.frombuffer(raw, dtype=np.uint8).astype(np.float32) - 128) / 128
+    elif width == 3:
+        wide = np.zeros((len(raw) // 3, 4), dtype=np.uint8)
+        wide[:, 1:] = np.frombuffer(raw, dtype=np.uint8).reshape(-1, 3)
+        samples = wide.view("<i4").reshape(-1).astype(np.float32) / 2**31
+    else:
+        samples = np.frombuffer(raw, dtype=f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
+    return samples.reshape(-1, channels), rate
+
+
+def _read_other(item: bytes) -> tuple[Array, int]:
+    import soundfile  # type: ignore[import-not-found,unused-ignore]  # not installed everywhere
+
+    samples, rate = soundfile.read(io.BytesIO(item), dtype="float32", always_2d=True)
+    return samples, int(rate)
+
+
+def _resample(where: str, samples: Array, found: int, rate: int) -> Array:
+    if found == rate:
+        return samples
+    try:
+        from scipy.signal import resample_poly  # type: ignore[import-untyped]  # it has no type information
+    except ImportError:
+        raise InvalidRequest(f"{where}: expected {rate} samples a second, got {found}; install scipy") from None
+    common = math.gcd(found, rate)
+    converted: Array = resample_poly(samples, rate // common, found // common).astype(np.float32)
+    return converted
+
+
+class SpeechRecognition(Model):
+    """What is said in recordings."""
+
+    def __init__(self, loaded: Loaded, options: HuggingFaceOptions, task: str) -> None:
+        from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
+
+        extractor = load_part(loaded.folder, "AutoFeatureExtractor", "the feature extractor", options)
+        tokenizer = load_part(loaded.folder, "AutoTokenizer", "the tokenizer", options)
+        settings: dict[str, Any] = {} if options.chunk_length_s is None else {"chunk_length_s": options.chunk_length_s}
+        self._generates = bool(loaded.model.can_generate())
+        if options.max_new_tokens is not None:
+            if not self._generates:
+                raise ModelLoadError("option max_new_tokens: the model hears sounds one by one, and generates nothing")
+            settings["max_new_tokens"] = options.max_new_tokens
+        self._rate = int(extractor.sampling_rate)
+        self._pipeline = AutomaticSpeechRecognitionPipeline(
+            model=loaded.model,
+            feature_extractor=extractor,
+            tokenizer=tokenizer,
+            device=loaded.model.device,
+            **settings,
+        )
+        self._is_whisper = self._pipeline.type == "seq2seq_whisper"
+        timed = self._is_whisper or self._pipeline.type == "ctc"
+        self._signature = Signature(
+            inputs=(TensorSpec(_AUDIO, "BYTES", (-1,), content_type="base64"),),
+            outputs=(TensorSpec("text", "BYTES", (-1,)),),
+            on_request=(TensorSpec("chunks", "BYTES", (-1,), content_type="json"),) if timed else (),
+            any_input_name=True,
+            example={_AUDIO: _silence(self._rate)},
+        )
+
+    @property
+    def signature(self) -> Signature:
+        """``audio``, a file; ``text``, and when asked for ``chunks`` of it with the seconds they begin and end at."""
+        return self._signature
+
+    def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
+        """Listens to one recording after the other.
+
+        Raises:
+            InvalidRequest: One is no recording, or the model does not know the ``language``.
+        """
+        settings: dict[str, Any] = {}
+        if "chunks" in outputs:
+            settings["return_timestamps"] = True if self._is_whisper else "word"
+        if self._is_whisper and "language" in parameters:
+            settings["generate_kwargs"] = {"language": read_parameter(parameters, "language", str, "")}
+        recordings = decode_audio(inputs[_AUDIO], self._rate)
+        try:
+            heard = [self._pipeline({"raw": one, "sampling_rate": self._rate}, **settings) for one in recordings]
+        except ValueError as exc:
+            if "anguage" not in str(exc):
+                raise
+            raise InvalidRequest(f'parameter "language": {str(exc)[:200]}') from exc
+        answers = {
+            "text": to_text_array([one["text"] for one in heard]),
+            "chunks": to_json_array([one.get("chunks") for one in heard]),
+        }
+        return {name: answers[name] for name in outputs}
+
+
+def _silence(rate: int) -> str:
+    """Some milliseconds of it, as base64 of a WAV file."""
+    import base64
+
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(1)
+        writer.setframerate(rate)
+        writer.writeframes(b"\x80" * (rate // 20))
+    return base64.b64encode(file.getvalue()).decode()

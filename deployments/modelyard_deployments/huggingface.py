@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face: folders that ``save_pretrained`` or sentence-transformers wrote, on transformers.
+
+What a model is for follows from the class its weights were saved from, or from the option ``task``. Tasks that predict
+answer named tensors, and JSON where rows differ in length; embedding models and cross-encoders speak the OpenAI
+protocol as well. Models that generate text are vLLM's where it is installed and has the architecture.
+
+Nothing is fetched: a folder is all there is to a model. No code of it runs unless ``trust_remote_code`` allows it, and
+weights are read as such, be they safetensors or PyTorch's pickles.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeAlias
+
+from modelyard.errors import ModelLoadError
+from modelyard.model import Framework, Model, Options
+from modelyard_deployments._huggingface_answers import QuestionAnswering
+from modelyard_deployments._huggingface_audio import SpeechRecognition
+from modelyard_deployments._huggingface_backends import pick_backend
+from modelyard_deployments._huggingface_classification import TextClassification, ZeroShotClassification
+from modelyard_deployments._huggingface_embeddings import FeatureExtraction
+from modelyard_deployments._huggingface_folder import Folder, read_folder
+from modelyard_deployments._huggingface_images import ImageClassification, ObjectDetection
+from modelyard_deployments._huggingface_load import Loaded, load_weights
+from modelyard_deployments._huggingface_options import HuggingFaceOptions, find_strangers
+from modelyard_deployments._huggingface_sentences import is_sentence_model
+from modelyard_deployments._huggingface_sequences import TextToText
+from modelyard_deployments._huggingface_tasks import GENERATIVE, infer_task
+from modelyard_deployments._huggingface_tokens import FillMask, TokenClassification
+
+_GGUF: Final = ".gguf"
+
+
+class HuggingFaceFramework(Framework):
+    """Loads a folder; one thread is the default."""
+
+    options: ClassVar[type[Options]] = HuggingFaceOptions
+    requires: ClassVar[str] = "huggingface"
+    distribution: ClassVar[str] = "transformers"
+
+    def runs_code(self, options: Mapping[str, Any]) -> bool:
+        """Only where ``trust_remote_code`` lets it."""
+        return bool(options.get("trust_remote_code"))
+
+    def load(self, path: Path, options: HuggingFaceOptions) -> Model:
+        """Loads the model for its task.
+
+        Raises:
+            ModelLoadError: The folder is another kind of thing or damaged, its weights are not all there, or an option
+                does not fit its task.
+        """
+        import transformers  # noqa: F401  # its absence is told before anything else is
+
+        if _is_gguf(path):
+            return _load_generative(path, options.task or "text-generation", (), options)
+        folder = read_folder(path)
+        task = options.task or _find_task(folder)
+        strangers = find_strangers(options, task)
+        if strangers:
+            raise ModelLoadError(f"options {', '.join(strangers)}: the task {task} has none of that name")
+        if task in GENERATIVE:
+            return _load_generative(path, task, folder.architectures, options)
+        loaded = load_weights(folder, task, options)
+        return _MODELS[task.partition("_")[0]](loaded, options, task)
+
+
+def _is_gguf(path: Path) -> bool:
+    if path.is_file():
+        return path.name.lower().endswith(_GGUF)
+    return not (path / "config.json").exists() and any(file.name.lower().endswith(_GGUF) for file in path.iterdir())
+
+
+def _find_task(folder: Folder) -> str:
+    if is_sentence_model(folder):
+        return "feature-extraction"
+    task = infer_task(folder.architectures)
+    if task is None:
+        names = ", ".join(folder.architectures) or "none"
+        raise ModelLoadError(
+            f"config.json: the task does not follow from the architectures {names}; set the option task"
+        )
+    return task
+
+
+def _load_generative(path: Path, task: str, architectures: tuple[str, ...], options: HuggingFaceOptions) -> Model:
+    pick = pick_backend(options.backend, task, architectures)
+    if pick.name == "vllm":
+        module = importlib.import_module("modelyard_deployments._vllm_model")
+        model: Model = module.load_vllm(path, options, pick.reason)
+        return model
+    module = importlib.import_module("modelyard_deployments._generation_model")
+    generation: Model = module.load_generation(path, options, pick.reason)
+    return generation
+
+
+_Loader: TypeAlias = Callable[[Loaded, HuggingFaceOptions, str], Model]
+_MODELS: Final[Mapping[str, _Loader]] = {
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "fill-mask": FillMask,
+    "feature-extraction": FeatureExtraction,
+    "question-answering": QuestionAnswering,
+    "zero-shot-classification": ZeroShotClassification,
+    "summarization": TextToText,
+    "translation": TextToText,
+    "image-classification": ImageClassification,
+    "object-detection": ObjectDetection,
+    "automatic-speech-recognition": SpeechRecognition,
+}
