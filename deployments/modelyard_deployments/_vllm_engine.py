@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelyard.errors import ModelLoadError
+from modelyard.openai import Meter
+from modelyard_deployments._vllm_meter import StatLogger
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +56,12 @@ class Engine:
         self._server: Any = None
         self._app: Any = None
 
-    async def start(self, name: str) -> None:
+    async def start(self, name: str, meter: Meter) -> None:
         """Starts it on this event loop.
 
         Args:
             name: The model's, in requests and answers.
+            meter: Where it tells of its steps.
 
         Raises:
             ModelLoadError: vLLM refuses the model or the arguments, or there is not enough memory.
@@ -72,6 +75,7 @@ class Engine:
             self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
             self._app = await self._server.engine.build_asgi_app()
+            self._client.logger_manager.stat_loggers.append(StatLogger(meter))
             # A client's mistake in a conversation is the client's reply, and no traceback in the log.
             logging.getLogger("vllm.renderers.hf").setLevel(logging.CRITICAL)
         except Exception as exc:

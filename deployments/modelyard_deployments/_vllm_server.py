@@ -25,13 +25,11 @@ class LocalFiles(CallbackBase):
 class Server(LLMServer):
     """Ends when it is told to, not when it is collected: that would be a coroutine which nobody awaits."""
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # type: ignore[override]  # Serve alone calls the other one
         """Does nothing."""
 
 
-def make_server(
-    name: str, source: str, arguments: dict[str, Any], bundles: list[dict[str, float]]
-) -> Server:
+def make_server(name: str, source: str, arguments: dict[str, Any], bundles: list[dict[str, float]]) -> LLMServer:
     """The server, not started.
 
     Args:
@@ -52,5 +50,5 @@ def make_server(
         log_engine_metrics=True,
     )
     if not bundles:
-        config._callback_instance = LocalFiles(llm_config=config)  # noqa: SLF001  # there is no public way
-    return Server.sync_init(config)
+        config._callback_instance = LocalFiles(llm_config=config)  # there is no public way
+    return Server.sync_init(config)  # type: ignore[return-value]  # it is made of the class

@@ -8,7 +8,7 @@ answers is vLLM's own OpenAI server, called in the replica's process. As an ordi
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +23,12 @@ from modelyard.openai import ROUTES, OpenAIModel, OpenAIRequest, Part
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments import _asgi
+from modelyard_deployments._openai_protocol import refusing
 from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
 from modelyard_deployments._vllm_adapters import Adapters
 from modelyard_deployments._vllm_arguments import find_problem
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
-
-logger = logging.getLogger(__name__)
+from modelyard_deployments._vllm_requests import Requests
 
 _CONFIG: Final = "config.json"
 _TENSOR, _PIPELINE = "tensor_parallel_size", "pipeline_parallel_size"
@@ -82,8 +82,9 @@ class VLLMModel(OpenAIModel):
         Raises:
             ModelLoadError: It does not start.
         """
-        await self._engine.start(self.name)
+        await self._engine.start(self.name, self.meter)
         paths = self._engine.paths
+        self._requests = Requests(self._engine.app.routes)
         self.openai_routes = tuple(route for route in ROUTES if _path(route, paths))
         if "embeddings" in self.openai_routes and "completions" not in self.openai_routes:
             self._signature = await self._embedding_signature()
@@ -116,8 +117,16 @@ class VLLMModel(OpenAIModel):
         path = _path(request.route, self._engine.paths)
         if path is None:
             raise InvalidRequest(f'model "{self.name}" does not answer /v1/{request.route}')
+        return refusing(self._answer(request, path))
+
+    async def _answer(self, request: OpenAIRequest, path: str) -> AsyncGenerator[Part]:
+        self._requests.check(request)
         headers = ((b"x-request-id", request.id.encode("latin-1", "replace")),) if request.id else ()
-        return _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
+        async with contextlib.aclosing(
+            _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
+        ) as parts:
+            async for part in parts:
+                yield part
 
     def stream(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> AsyncGenerator[Tensors]:
         """Completes a text."""

@@ -12,7 +12,7 @@ cancellation and counts.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,8 +75,45 @@ class Part:
     content_type: str = JSON
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStep:
+    """What an engine tells of one step: it generates a token for each request that runs.
+
+    Attributes:
+        running: Requests in the batch.
+        waiting: Requests that wait for a place in it.
+        cache_usage: Part of the cache of keys and values that is taken, from 0 to 1.
+        prompt_tokens: Tokens of prompts read in this step.
+        generated_tokens: Tokens generated in it.
+        first_token_s: For each request that got its first token: seconds since it came.
+        between_tokens_s: For each other request: seconds since its last token.
+        prefix_queries: Tokens of prompts that were looked for in the cache.
+        prefix_hits: Those of them that were there.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    cache_usage: float = 0.0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    first_token_s: Sequence[float] = ()
+    between_tokens_s: Sequence[float] = ()
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+class Meter:
+    """Where an engine tells of its steps; this one forgets them."""
+
+    def record(self, step: EngineStep) -> None:
+        """Called after each step, always from the same thread."""
+
+
 class OpenAIModel(Model):
     """A model that answers calls of the OpenAI protocol, beside those of :class:`~modelyard.model.Model`."""
+
+    meter: Meter = Meter()
+    """Where its engine tells of its steps; its replica sets it before ``start``."""
 
     openai_routes: tuple[str, ...] = ROUTES
     """Those of :data:`ROUTES` that it answers; all others are refused before they reach it."""

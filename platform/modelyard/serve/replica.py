@@ -25,6 +25,7 @@ from modelyard.batching import Answer, Call
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, describe, get_framework, load_model, runs_elsewhere
+from modelyard.openai import OpenAIModel
 from modelyard.peers import NEVER_NS, set_peers
 from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
@@ -32,6 +33,7 @@ from modelyard.serve.handle import session_id
 from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
+from modelyard.serve.meter import RayMeter
 from modelyard.serve.peers import ReplicaPeers, watch_controller
 from modelyard.serve.runners import Runners
 from modelyard.signature import Description
@@ -113,6 +115,8 @@ class ModelReplica:
             check_started()
             self._model = _load(spec)
             self._model.name = spec.model
+            if isinstance(self._model, OpenAIModel):
+                self._model.meter = RayMeter(application)
             self._run(self._model.start())
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mistakes in requests that vLLM's server lets pass: it ignores parameters it does not know, and any role will do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, get_args
+
+import orjson
+from pydantic import BaseModel
+
+from modelyard.openai import JSON, ROUTES, OpenAIRequest
+from modelyard_deployments._openai_protocol import Refusal
+
+_ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
+"""Source: OpenAI API reference, "Create chat completion"."""
+
+_NO_EFFECT: Final = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
+"""Parameters of OpenAI's that change no answer: taken, whatever the server does with them."""
+
+
+class Requests:
+    """What vLLM's server knows of the bodies that it takes.
+
+    Args:
+        routes: Those of its FastAPI application.
+    """
+
+    def __init__(self, routes: Iterable[Any]) -> None:
+        bodies = {getattr(route, "path", ""): getattr(route, "dependant", None) for route in routes}
+        self._known: Mapping[str, frozenset[str]] = {
+            name: frozenset(_names(dependant))
+            for name in ROUTES
+            if (dependant := bodies.get(f"/v1/{name}") or bodies.get(f"/{name}")) is not None
+        }
+
+    def check(self, request: OpenAIRequest) -> None:
+        """Checks a JSON body; one that is none is left to vLLM.
+
+        Raises:
+            Refusal: It has a parameter that nobody knows, no messages, or a role that there is not.
+        """
+        if request.content_type != JSON:
+            return
+        try:
+            document = orjson.loads(request.body)
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(document, dict):
+            self._check_names(request.route, document)
+            if request.route == "chat/completions":
+                _check_messages(document.get("messages"))
+
+    def _check_names(self, route: str, document: Mapping[str, Any]) -> None:
+        known = self._known.get(route)
+        for name in document.keys() - (known or document.keys()) - _NO_EFFECT:
+            near = difflib.get_close_matches(name, known or (), n=1, cutoff=0.6)
+            hint = f': did you mean "{near[0]}"?' if near else ""
+            raise Refusal(f'unknown parameter "{name[:80]}"{hint}', name[:80], "unknown_parameter")
+
+
+def _check_messages(messages: Any) -> None:
+    if messages == []:
+        raise Refusal("messages: expected at least one message, got none", "messages", "empty_array")
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        role = message.get("role") if isinstance(message, dict) else None
+        if isinstance(role, str) and role not in _ROLES:
+            expected = ", ".join(_ROLES)
+            raise Refusal(f'messages[{index}].role: expected one of {expected}, got "{role[:80]}"', "messages")
+
+
+def _names(dependant: Any) -> Iterator[str]:
+    """Names of the members of a route's body, which may be one of several classes."""
+    for parameter in dependant.body_params:
+        annotation = parameter.field_info.annotation
+        for kind in get_args(annotation) or (annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                for name, field in kind.model_fields.items():
+                    yield name
+                    if field.alias:
+                        yield field.alias
