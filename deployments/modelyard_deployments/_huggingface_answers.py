@@ -95,7 +95,7 @@ class QuestionAnswering(Model):
         settings: dict[str, Any] = {"return_offsets_mapping": True}
         if encoder.max_length is not None:
             settings |= {"return_overflowing_tokens": True, "stride": min(128, encoder.max_length // 4)}
-        encoded = encoder.tokenize(f'input "{_QUESTION}"', questions, contexts, truncation="only_second", **settings)
+        encoded = encoder.tokenize(f'input "{_QUESTION}"', questions, contexts, cut="only_second", **settings)
         owners = encoded.get("overflow_to_sample_mapping", range(len(questions)))
         logits = encoder.run(encoder.to_rows(encoded), _take_spans)
         found: list[list[Span]] = [[] for _ in questions]

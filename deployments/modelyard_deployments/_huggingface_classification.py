@@ -129,7 +129,7 @@ class ZeroShotClassification(Model):
         premises = [text for text in texts for _ in range(count)]
         hypotheses = [template.replace("{}", name) for name in classes.reshape(-1).tolist()]
         with self._encoder.lock:
-            encoded = self._encoder.tokenize(f'input "{_TEXT}"', premises, hypotheses, truncation="only_first")
+            encoded = self._encoder.tokenize(f'input "{_TEXT}"', premises, hypotheses, cut="only_first")
             logits = np.stack(self._encoder.run(self._encoder.to_rows(encoded), take_logits)).reshape(rows, count, -1)
         if not is_multiple:
             return softmax(logits[..., self._entailment])
@@ -138,10 +138,10 @@ class ZeroShotClassification(Model):
 
 
 def _find_entailment(config: Any) -> int:
-    for name, index in config.label2id.items():
+    for index, name in config.id2label.items():
         if str(name).lower().startswith("entail"):
             return int(index)
-    names = ", ".join(map(str, config.label2id))
+    names = ", ".join(map(str, config.id2label.values()))
     raise ModelLoadError(
         f'task zero-shot-classification: expected a model with a label "entailment", got the labels {names}'
     )

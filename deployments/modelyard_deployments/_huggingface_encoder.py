@@ -43,21 +43,33 @@ class TextEncoder:
         # Models find the end of a text, or number its positions, by the padding's id: both have to mean the same.
         self._can_pad = padding is not None and padding == getattr(loaded.config, "pad_token_id", None)
 
-    def tokenize(self, where: str, texts: Sequence[str], pairs: Sequence[str] | None = None, **settings: Any) -> Any:
+    def tokenize(
+        self,
+        where: str,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        cut: str = "longest_first",
+        limit: int | None = None,
+        **settings: Any,
+    ) -> Any:
         """The tokens of each text, or of each pair, as transformers' ``BatchEncoding`` of lists.
 
         Args:
             where: The input, for messages.
             texts: One for each row.
             pairs: The second text of each row.
-            settings: Of the tokenizer; ``truncation`` says which of a pair is cut.
+            cut: Which of a pair is cut, in transformers' words.
+            limit: Tokens to cut to; 0 cuts nothing, None does as the option ``truncation`` says.
+            settings: Of the tokenizer.
 
         Raises:
             InvalidRequest: A text is too long, or has no tokens.
         """
-        truncation = settings.pop("truncation", True) if self._truncates and self.max_length else False
-        if truncation:
-            settings["max_length"] = self.max_length
+        if limit is None:
+            limit = self.max_length if self._truncates else 0
+        truncation: str | bool = cut if limit else False
+        if limit:
+            settings["max_length"] = limit
         try:
             encoded = self.tokenizer(
                 list(texts), None if pairs is None else list(pairs), truncation=truncation, **settings
@@ -65,7 +77,7 @@ class TextEncoder:
         except Exception as exc:  # the tokenizers library raises plain exceptions
             if "Truncation error" not in str(exc) and "too short" not in str(exc):
                 raise
-            raise InvalidRequest(f"{where}: the second text alone is longer than {self.max_length} tokens") from exc
+            raise InvalidRequest(f"{where}: one text alone is longer than {limit} tokens") from exc
         self.check_lengths(where, [len(ids) for ids in encoded["input_ids"]])
         return encoded
 
@@ -80,7 +92,8 @@ class TextEncoder:
                 raise InvalidRequest(f"{where}[{row}]: the text has no tokens")
             if self.max_length is not None and length > self.max_length:
                 raise InvalidRequest(
-                    f"{where}[{row}]: expected at most {self.max_length} tokens, got {length}; shorten the text"
+                    f"{where}[{row}]: expected at most {self.max_length} tokens, got {length}: "
+                    "please reduce the length of the input"
                 )
 
     def to_rows(self, encoded: Any) -> list[dict[str, list[int]]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,15 @@ def find_device(wanted: str) -> str:
     return "cuda" if has_gpu() and torch.cuda.is_available() else "cpu"
 
 
+def limit_threads(count: int) -> None:
+    """Gives PyTorch and tokenizers so many threads, tokenizers unless the replica's environment says otherwise."""
+    import torch
+
+    torch.set_num_threads(count)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if count > 1 else "false")
+    os.environ.setdefault("RAYON_NUM_THREADS", str(count))
+
+
 def load_weights(folder: Folder, task: str, options: HuggingFaceOptions) -> Loaded:
     """The model with all its weights.
 
@@ -90,8 +100,8 @@ def load_weights(folder: Folder, task: str, options: HuggingFaceOptions) -> Load
 
     device = find_device(options.device)
     dtype: Any = options.dtype if options.dtype != "auto" or device != "cpu" else "float32"
+    limit_threads(options.threads)
     with quiet(), reasons(folder.model, "the model"):
-        torch.set_num_threads(options.threads)
         config = transformers.AutoConfig.from_pretrained(
             folder.model, local_files_only=True, trust_remote_code=options.trust_remote_code
         )
@@ -103,6 +113,7 @@ def load_weights(folder: Folder, task: str, options: HuggingFaceOptions) -> Load
             trust_remote_code=options.trust_remote_code,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
         )
     _check_weights(info, task, type(model).__name__)
     return Loaded(folder, model.to(device).eval().requires_grad_(False), device)
@@ -117,9 +128,14 @@ def load_part(folder: Folder, kind: str, what: str, options: HuggingFaceOptions)
     import transformers
 
     with quiet(), reasons(folder.model, what):
-        return getattr(transformers, kind).from_pretrained(
+        part = getattr(transformers, kind).from_pretrained(
             folder.model, local_files_only=True, trust_remote_code=options.trust_remote_code
         )
+    files = getattr(part, "vocab_files_names", {}).values()
+    # Without any of them some tokenizers come without words, and know no text.
+    if files and not any((folder.model / name).exists() for name in files):
+        raise ModelLoadError(f"{folder.model.name}: expected a tokenizer in {', '.join(files)}, got none of them")
+    return part
 
 
 def _find_class(config: Any, folder: Folder, task: str) -> Any:

@@ -108,10 +108,12 @@ class TextToText(Model):
         return {"forced_bos_token_id": self._find_language(target)} if target else {}
 
     def _find_language(self, name: str) -> int | None:
-        """The token that stands for a language: its name itself, or that between underscores."""
-        vocabulary = self._encoder.tokenizer.get_vocab()
-        found = [vocabulary[token] for token in (name, f"__{name}__") if token in vocabulary]
-        return found[0] if found else None
+        """The token that stands for a language: that of its name, or what the tokenizer says (M2M100)."""
+        tokenizer = self._encoder.tokenizer
+        if hasattr(tokenizer, "get_lang_id"):
+            return int(tokenizer.get_lang_id(name)) if name in tokenizer.lang_code_to_token else None
+        token = tokenizer.convert_tokens_to_ids(name)
+        return None if token in (None, tokenizer.unk_token_id) else int(token)
 
 
 def _read_task(config: Any, task: str) -> dict[str, Any]:

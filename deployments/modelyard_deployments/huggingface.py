@@ -22,10 +22,10 @@ from modelyard_deployments._huggingface_answers import QuestionAnswering
 from modelyard_deployments._huggingface_audio import SpeechRecognition
 from modelyard_deployments._huggingface_backends import pick_backend
 from modelyard_deployments._huggingface_classification import TextClassification, ZeroShotClassification
-from modelyard_deployments._huggingface_embeddings import FeatureExtraction
 from modelyard_deployments._huggingface_folder import Folder, read_folder
 from modelyard_deployments._huggingface_images import ImageClassification, ObjectDetection
 from modelyard_deployments._huggingface_load import Loaded, load_weights
+from modelyard_deployments._huggingface_openai import CrossEncoder, EmbeddingModel
 from modelyard_deployments._huggingface_options import HuggingFaceOptions, find_strangers
 from modelyard_deployments._huggingface_sentences import is_sentence_model
 from modelyard_deployments._huggingface_sequences import TextToText
@@ -97,12 +97,17 @@ def _load_generative(path: Path, task: str, architectures: tuple[str, ...], opti
     return generation
 
 
+def _make_classifier(loaded: Loaded, options: HuggingFaceOptions, task: str) -> Model:
+    kind = CrossEncoder if loaded.config.num_labels == 1 else TextClassification
+    return kind(loaded, options, task)
+
+
 _Loader: TypeAlias = Callable[[Loaded, HuggingFaceOptions, str], Model]
 _MODELS: Final[Mapping[str, _Loader]] = {
-    "text-classification": TextClassification,
+    "text-classification": _make_classifier,
     "token-classification": TokenClassification,
     "fill-mask": FillMask,
-    "feature-extraction": FeatureExtraction,
+    "feature-extraction": EmbeddingModel,
     "question-answering": QuestionAnswering,
     "zero-shot-classification": ZeroShotClassification,
     "summarization": TextToText,
