@@ -66,7 +66,7 @@ def _read_wave(item: bytes) -> tuple[Array, int]:
 
 
 def _read_other(item: bytes) -> tuple[Array, int]:
-    import soundfile  # type: ignore[import-not-found,unused-ignore]  # not installed everywhere
+    import soundfile  # not installed everywhere
 
     samples, rate = soundfile.read(io.BytesIO(item), dtype="float32", always_2d=True)
     return samples, int(rate)
@@ -76,7 +76,7 @@ def _resample(where: str, samples: Array, found: int, rate: int) -> Array:
     if found == rate:
         return samples
     try:
-        from scipy.signal import resample_poly  # type: ignore[import-untyped]  # it has no type information
+        from scipy.signal import resample_poly
     except ImportError:
         raise InvalidRequest(f"{where}: expected {rate} samples a second, got {found}; install scipy") from None
     common = math.gcd(found, rate)

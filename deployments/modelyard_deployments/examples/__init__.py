@@ -14,16 +14,41 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from modelyard_deployments.examples import custom, mlflow, onnx, paddle, pmml, pytorch, tables, tensorflow, triton
+from modelyard_deployments.examples import (
+    custom,
+    huggingface,
+    mlflow,
+    onnx,
+    paddle,
+    pmml,
+    pytorch,
+    tables,
+    tensorflow,
+    triton,
+)
 from modelyard_deployments.examples.example import Example
 
-_MODULES: Final[tuple[ModuleType, ...]] = (tables, mlflow, onnx, pytorch, tensorflow, paddle, pmml, custom, triton)
+_MODULES: Final[tuple[ModuleType, ...]] = (
+    tables,
+    mlflow,
+    onnx,
+    pytorch,
+    tensorflow,
+    paddle,
+    pmml,
+    custom,
+    triton,
+    huggingface,
+)
 """Each trains in a process of its own: some of their libraries cannot be imported into one."""
 
 EXAMPLES: Final[Mapping[str, Example]] = {name: one for module in _MODULES for name, one in module.EXAMPLES.items()}
 
 PLATFORM: Final = tuple(tables.EXAMPLES)
 """Names of the models of ``configs/platform.yaml``."""
+
+FRAMEWORKS: Final = tuple(name for name in EXAMPLES if name not in huggingface.EXAMPLES)
+"""Names of the models of ``configs/frameworks.yaml``; the others come in packages of their own."""
 
 
 def find_missing(directory: Path, names: Sequence[str]) -> list[str]:

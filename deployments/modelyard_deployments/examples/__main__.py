@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import modelyard_deployments.examples as package
-from modelyard_deployments.examples import EXAMPLES, PLATFORM, make_examples_apart
+from modelyard_deployments.examples import EXAMPLES, FRAMEWORKS, PLATFORM, make_examples_apart
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,9 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=tuple(EXAMPLES), default=PLATFORM, metavar="NAME", help="those of platform.yaml"
     )
-    parser.add_argument("--all", action="store_true", help="of every framework; their extras must be installed")
+    parser.add_argument("--all", action="store_true", help="those of frameworks.yaml; their extras must be installed")
     parsed = parser.parse_args(arguments)
-    for path in make_examples_apart(parsed.directory, tuple(EXAMPLES) if parsed.all else parsed.only):
+    for path in make_examples_apart(parsed.directory, FRAMEWORKS if parsed.all else parsed.only):
         sys.stdout.write(f"trained {path}\n")
 
 
