@@ -9,7 +9,7 @@ BIN := .venv/bin
 # The extras that configs/platform.yaml needs.
 RUN_EXTRAS := sklearn,xgboost,lightgbm
 # Frameworks that are tested each in a process of its own.
-HEAVY := mlflow onnx paddle pytorch pmml triton tensorflow
+HEAVY := huggingface mlflow onnx paddle pytorch pmml triton tensorflow
 
 .PHONY: run run-llm test check bench format
 
