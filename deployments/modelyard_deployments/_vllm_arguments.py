@@ -22,7 +22,9 @@ _SOURCES: Final = {
 """Where the classes are. Source: vLLM 0.29."""
 
 _REGISTRY: Final = "model_executor/models/registry.py"
-_PAST: Final = "_PREVIOUSLY_SUPPORTED_MODELS"
+_NOT_SERVED: Final = ("_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS")
+"""Tables there of models that older versions, or plug-ins, serve."""
+
 
 OURS: Final = {
     "model": "uri",
@@ -52,14 +54,14 @@ def find_architectures() -> frozenset[str]:
     return frozenset(
         key.value
         for node in _parse(_REGISTRY).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and not _is_past(node)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and not _is_not_served(node)
         for key in node.value.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
     )
 
 
-def _is_past(node: ast.Assign) -> bool:
-    return isinstance(node.targets[0], ast.Name) and node.targets[0].id == _PAST
+def _is_not_served(node: ast.Assign) -> bool:
+    return isinstance(node.targets[0], ast.Name) and node.targets[0].id in _NOT_SERVED
 
 
 def _parse(file: str) -> ast.Module:

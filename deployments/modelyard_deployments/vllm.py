@@ -88,9 +88,18 @@ class VLLMModel(OpenAIModel):
         self.openai_routes = tuple(route for route in ROUTES if _path(route, paths))
         if "embeddings" in self.openai_routes and "completions" not in self.openai_routes:
             self._signature = await self._embedding_signature()
+        if "completions" in self.openai_routes:
+            await self._warm_up()
         if self._folder is not None:
             self._adapters = Adapters(self._folder, self._engine.models)
             await self._adapters.start()
+
+    async def _warm_up(self) -> None:
+        """One answer, for what vLLM makes with its first request; a model that cannot answer never gets ready."""
+        body = orjson.dumps({"model": self.name, "prompt": "a", "max_tokens": 2})
+        parts = [part async for part in self.answer(OpenAIRequest("completions", body))]
+        if parts[0].status != 200:
+            raise ModelLoadError(f"vLLM: {parts[0].data.decode(errors='replace')}")
 
     async def _embedding_signature(self) -> Signature:
         vectors = await self._embed(["a"])

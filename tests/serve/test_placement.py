@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a replica asks the cluster for: its own process's resources, or a placement group for several workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelyard.config import ModelSpec, Runtime
+from modelyard.serve.applications import RevisionDeployment
+
+
+def _deployment(framework: str, resources: dict[str, Any], **options: Any) -> Any:
+    spec = ModelSpec.model_validate(
+        {"name": "m", "framework": framework, "uri": "models/m", "options": options, "resources": resources}
+    )
+    one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
+    return one.to_target("platform").target._bound_deployment
+
+
+def test_a_model_of_one_process_has_no_placement_group() -> None:
+    made = _deployment("sklearn", {"num_cpus": 0.5, "num_gpus": 1, "accelerator_type": "L4"})
+    assert made._replica_config.placement_group_bundles is None
+    assert made.ray_actor_options["num_gpus"] == 1
+    assert made.ray_actor_options["accelerator_type"] == "L4"
+
+
+def test_an_engine_without_a_gpu_lives_in_the_replica() -> None:
+    made = _deployment("vllm", {"num_cpus": 2})
+    assert made._replica_config.placement_group_bundles is None
+    assert (made.ray_actor_options["num_cpus"], made.ray_actor_options["num_gpus"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "engine", "gpus"),
+    [
+        (1, {}, [1]),
+        (0.4, {}, [0.4]),
+        (4, {"tensor_parallel_size": 4}, [1, 1, 1, 1]),
+        (4, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, [1, 1, 1, 1]),
+    ],
+)
+def test_an_engines_gpus_are_those_of_its_workers(num_gpus: float, engine: dict[str, int], gpus: list[float]) -> None:
+    resources = {"num_cpus": 2, "num_gpus": num_gpus, "accelerator_type": "H100", "memory_mb": 1000}
+    made = _deployment("vllm", resources, engine=engine)
+    first, *others = made._replica_config.placement_group_bundles
+    assert [bundle["GPU"] for bundle in (first, *others)] == gpus
+    assert {bundle["accelerator_type:H100"] for bundle in (first, *others)} == {0.001}
+    assert (first["CPU"], first["memory"]) == (2, 1000 * 1024 * 1024)
+    assert all("CPU" not in bundle for bundle in others)
+    # The process itself takes none of the workers' GPUs.
+    assert (made.ray_actor_options["num_cpus"], made.ray_actor_options["num_gpus"]) == (2, 0)
+    assert "accelerator_type" not in made.ray_actor_options
