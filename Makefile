@@ -2,6 +2,7 @@
 # make run-llm the platform with language models on a CPU: vLLM, transformers, embeddings
 # make test    everything the tests need, then the whole suite
 # make check   format, lint, types, imports: what CI runs before the tests
+# make bench-llm  tokens a second beside vllm serve and ray.serve.llm
 # make bench   the platform beside MLServer, KServe's Python server and Triton
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ RUN_EXTRAS := sklearn,xgboost,lightgbm
 # Frameworks that are tested each in a process of its own.
 HEAVY := huggingface mlflow onnx paddle pytorch pmml triton tensorflow
 
-.PHONY: run run-llm test check bench format
+.PHONY: run run-llm test check bench bench-llm format
 
 run: .venv/run.installed
 	@$(BIN)/python -m modelyard_deployments.examples models
@@ -42,6 +43,10 @@ bench: .venv/dev.installed
 	$(BIN)/python -m load_tests
 	$(BIN)/python -m load_tests.binary
 	$(BIN)/python -m load_tests.frameworks
+
+bench-llm: .venv/dev.installed .venv/llm.installed
+	$(BIN)/python -m modelyard_deployments.examples models smollm2
+	$(BIN)/python -m load_tests.llm
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
