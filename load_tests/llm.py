@@ -29,7 +29,13 @@ ROOT = Path(__file__).parents[1]
 MODEL, TRANSFORMERS = "smollm2", "smollm2-transformers"
 STREAMS = (1, 16)
 READY_S = 900
-CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+# One thread for each engine, as Ray gives a replica of less than two CPUs: the clients need the other core.
+CPU = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 ENVIRONMENT = {**CPU, "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "RAY_AUTH_MODE": "disabled"}
 ENGINE = {"max_model_len": 2048, "enforce_eager": True, "gpu_memory_utilization": 0.2}
 
