@@ -109,7 +109,7 @@ class RevisionDeployment:
         placement: dict[str, Any] = {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}
         deployment = serve.deployment(
             name=DEPLOYMENT_NAME,
-            max_ongoing_requests=_SERVE_CALLS_PER_REPLICA,
+            max_ongoing_requests=max(_SERVE_CALLS_PER_REPLICA, self.spec.max_ongoing_requests),
             max_constructor_retry_count=_CONSTRUCTOR_ATTEMPTS,
             max_surge_percent=100,
             graceful_shutdown_wait_loop_s=0.2,
