@@ -15,13 +15,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
 
 from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
+from modelyard.openai import EngineStep, Meter
 from modelyard_deployments._generation_rows import NO_REUSE, Prefill, PromptLogits, Rows, find_reuse
 from modelyard_deployments._generation_sampling import Chosen, Mask, Sampler, Sampling, report
 
@@ -47,34 +48,27 @@ class Step:
 
 @dataclass(slots=True)
 class Counts:
-    """What the engine does and did; the names are those of vLLM's metrics without ``vllm:``.
+    """What the engine does and did.
 
     Attributes:
-        num_requests_running: Sequences in the batch.
-        num_requests_waiting: Sequences that wait for a place in it.
-        cache_used_tokens: Tokens in the key-value cache.
-        cache_total_tokens: Most token places of the cache.
-        prefix_cache_queries: Prompt tokens that could have been in the cache.
-        prefix_cache_hits: Those that were, and were not computed again.
+        running: Sequences in the batch, and those that are about to join it.
+        waiting: Sequences that wait for a place in it.
+        cache_tokens: Tokens in the key-value cache.
+        prefix_queries: Prompt tokens that could have been in the cache.
+        prefix_hits: Those that were, and were not computed again.
         prompt_tokens: Of all requests that began.
-        generation_tokens: Of all answers.
-        num_preemptions: Sequences that had to leave the batch for want of cache, and were computed again.
+        generated_tokens: Of all answers.
+        preemptions: Sequences that had to leave the batch for want of cache, and were computed again.
     """
 
-    num_requests_running: int = 0
-    num_requests_waiting: int = 0
-    cache_used_tokens: int = 0
-    cache_total_tokens: int = 0
-    prefix_cache_queries: int = 0
-    prefix_cache_hits: int = 0
+    running: int = 0
+    waiting: int = 0
+    cache_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
     prompt_tokens: int = 0
-    generation_tokens: int = 0
-    num_preemptions: int = 0
-
-    @property
-    def kv_cache_usage_perc(self) -> float:
-        """The part of the cache in use, 0 to 1."""
-        return self.cache_used_tokens / self.cache_total_tokens if self.cache_total_tokens else 0.0
+    generated_tokens: int = 0
+    preemptions: int = 0
 
 
 class Generation:
@@ -94,12 +88,13 @@ class Generation:
         self.prompt_logprobs: list[Chosen] = []
         self.cached_tokens = 0
         self.began_at = time.monotonic()
+        self.last_token_at = 0.0
         self.is_cancelled = False
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._steps: asyncio.Queue[Step | ModelyardError] = asyncio.Queue()
 
-    async def steps(self) -> AsyncIterator[Step]:
+    async def steps(self) -> AsyncGenerator[Step]:
         """The tokens as they come; closing it ends the generation.
 
         Raises:
@@ -171,6 +166,10 @@ class _Sequence:
 class Engine:
     """Runs one model.
 
+    Attributes:
+        counts: What it does and did.
+        meter: Where it tells of its steps.
+
     Args:
         rows: The model's side of the batch.
         ends: The model's own tokens that end an answer.
@@ -179,7 +178,7 @@ class Engine:
         max_waiting: Most sequences before it.
         prefill_tokens: Most prompt tokens between two steps.
         threads: Threads of one step; None leaves it to torch.
-        cache_tokens: For :attr:`counts`.
+        cache_tokens: Most token places of the cache.
     """
 
     def __init__(
@@ -207,7 +206,12 @@ class Engine:
         self._waiting: deque[_Sequence] = deque()
         self._prefilling: tuple[list[_Sequence], Prefill] | None = None
         self._running: list[_Sequence] = []
-        self.counts = Counts(cache_total_tokens=cache_tokens)
+        self._places = cache_tokens
+        self._told = Counts()
+        self._first_token_s: list[float] = []
+        self._between_tokens_s: list[float] = []
+        self.counts = Counts()
+        self.meter = Meter()
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
@@ -230,7 +234,7 @@ class Engine:
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} sequences wait for their turn, which is the most that may")
             self._waiting.append(_Sequence(generation, mask))
-            self.counts.num_requests_waiting = len(self._waiting)
+            self.counts.waiting = len(self._waiting)
             self._changed.notify()
         return generation
 
@@ -318,18 +322,18 @@ class Engine:
         group = self._take_group()
         if not group:
             return None
-        # The last token of each row is not in the cache yet.
-        cached = [one.tokens[:-1] for one in self._running]
         first = group[0]
         each = _PromptLogprobs(first.generation) if first.wants_prompt else None
+        # The last token of each row is not in the cache yet.
+        cached = [one.tokens[:-1] for one in self._running] if self._rows.reuses_beginnings else []
         reuse = find_reuse(first.tokens, cached) if len(group) == 1 and each is None else NO_REUSE
         prefill = self._rows.prefill([one.tokens for one in group], each, reuse)
         for sequence in group:
-            self.counts.prefix_cache_queries += len(sequence.tokens)
+            self.counts.prefix_queries += len(sequence.tokens)
             if not sequence.answer:
                 sequence.generation.cached_tokens = prefill.reused
                 self.counts.prompt_tokens += len(sequence.generation.prompt)
-        self.counts.prefix_cache_hits += prefill.reused
+        self.counts.prefix_hits += prefill.reused
         return group, prefill
 
     def _take_group(self) -> list[_Sequence]:
@@ -355,7 +359,10 @@ class Engine:
         if sequence.wants_prompt or group[0].wants_prompt:
             return False
         # What has a beginning in common is computed after the other, and copies it.
-        return not find_reuse(sequence.tokens, [one.tokens for one in (*group, *self._running)]).length
+        return (
+            not self._rows.reuses_beginnings
+            or not find_reuse(sequence.tokens, [one.tokens for one in (*group, *self._running)]).length
+        )
 
     def _join(self, group: Sequence[_Sequence], logits: torch.Tensor) -> None:
         first = len(self._running)
@@ -392,7 +399,8 @@ class Engine:
             self._fail(sequence, exc)
             return
         sequence.answer.append(chosen.token)
-        self.counts.generation_tokens += 1
+        self.counts.generated_tokens += 1
+        self._time(generation)
         step = self._to_step(sequence, chosen)
         if step.finish is not None:
             self._leave(index)
@@ -415,7 +423,7 @@ class Engine:
         self._leave(index)
         with self._changed:
             self._waiting.appendleft(sequence)
-        self.counts.num_preemptions += 1
+        self.counts.preemptions += 1
 
     def _leave(self, index: int) -> None:
         self._rows.leave(index)
@@ -442,7 +450,28 @@ class Engine:
         self._count()
 
     def _count(self) -> None:
-        counts = self.counts
-        counts.num_requests_running = len(self._running) + (len(self._prefilling[0]) if self._prefilling else 0)
-        counts.num_requests_waiting = len(self._waiting)
-        counts.cache_used_tokens = self._rows.used_tokens
+        counts, told = self.counts, self._told
+        counts.running = len(self._running) + (len(self._prefilling[0]) if self._prefilling else 0)
+        counts.waiting = len(self._waiting)
+        counts.cache_tokens = self._rows.used_tokens
+        self.meter.record(
+            EngineStep(
+                counts.running,
+                counts.waiting,
+                counts.cache_tokens / self._places,
+                counts.prompt_tokens - told.prompt_tokens,
+                counts.generated_tokens - told.generated_tokens,
+                self._first_token_s,
+                self._between_tokens_s,
+                counts.prefix_queries - told.prefix_queries,
+                counts.prefix_hits - told.prefix_hits,
+            )
+        )
+        self._told = replace(counts)
+        self._first_token_s, self._between_tokens_s = [], []
+
+    def _time(self, generation: Generation) -> None:
+        now = time.monotonic()
+        into = self._between_tokens_s if generation.last_token_at else self._first_token_s
+        into.append(now - (generation.last_token_at or generation.began_at))
+        generation.last_token_at = now

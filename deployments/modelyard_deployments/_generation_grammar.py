@@ -8,6 +8,7 @@ no other (7 MB; xgrammar asks for Triton's compiler), and one that vLLM has as w
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -71,9 +72,10 @@ class Grammars:
         self._vocabulary = vocabulary
         self._ends = ends
         self._tokenizer: Any = None
+        self._lock = threading.Lock()
 
     def check(self, grammar: str) -> None:
-        """Refuses what cannot be enforced, before anything is generated.
+        """Refuses what cannot be enforced, before anything is generated; takes its time, and may run in any thread.
 
         Raises:
             InvalidRequest: With the library's reason.
@@ -93,14 +95,15 @@ class Grammars:
 
     def _load(self) -> Any:
         """The tokenizer in the library's form, which takes a second, so only where a request needs it."""
-        if self._tokenizer is None:
-            from llguidance import hf
+        with self._lock:
+            if self._tokenizer is None:
+                from llguidance import hf
 
-            try:
-                self._tokenizer = hf.from_tokenizer(self._source, self._vocabulary, sorted(self._ends) or None)
-            except ValueError as exc:
-                raise Unsupported(f"this model's tokenizer cannot keep to a grammar: {exc}") from exc
-        return self._tokenizer
+                try:
+                    self._tokenizer = hf.from_tokenizer(self._source, self._vocabulary, sorted(self._ends) or None)
+                except ValueError as exc:
+                    raise Unsupported(f"this model's tokenizer cannot keep to a grammar: {exc}") from exc
+            return self._tokenizer
 
 
 class GrammarMask:

@@ -89,6 +89,9 @@ class Rows(ABC):
     groups_prompts: bool = False
     """Several prompts can be computed at once."""
 
+    reuses_beginnings: bool = False
+    """What a running row has of a prompt need not be computed again."""
+
     @property
     @abstractmethod
     def used_tokens(self) -> int:
@@ -237,6 +240,7 @@ class SharedRows(Rows):
     """
 
     groups_prompts = True
+    reuses_beginnings = True
 
     def __init__(self, model: Any, places: int) -> None:
         self._decoder = Decoder(model)

@@ -1,42 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a generative model runs; the names are those of the framework's options."""
+"""How a generative model runs: the framework's options, and what ``engine`` says besides."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
-Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from modelyard.errors import ModelLoadError
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationSettings:
-    """Limits and choices of one generative model.
+class GenerationOptions(Protocol):
+    """Those options of ``framework: huggingface`` that a generative model reads."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def engine(self) -> dict[str, Any]: ...
+    @property
+    def model_fields_set(self) -> set[str]: ...
+
+
+class EngineSettings(BaseModel):
+    """The option ``engine``.
 
     Attributes:
-        dtype: What it computes in; ``auto`` is the file's own on a GPU, and FP32 on a CPU, which is the fastest there
-            for few rows.
-        device: Where it computes, ``cpu`` or ``cuda``; empty is CUDA where the replica has a GPU, else the CPU.
-        threads: Threads of one step; None takes what ``OMP_NUM_THREADS`` says, which Ray sets to the replica's CPUs.
-        max_model_len: Most tokens of prompt and answer together; None takes the model's own limit.
         max_running: Most sequences in the batch at once.
         max_waiting: Most sequences that wait for a place in the batch; more are refused with 429.
+        max_model_len: As the option ``max_length``, under the name that vLLM has for it.
         cache_tokens: Most token places of the key-value cache, those that pad shorter sequences counted; None takes
             32768, or the model's limit where that is more.
         prefill_tokens: Most prompt tokens computed between two steps of those that already run.
-        trust_remote_code: Run Python code that comes with the model.
+        attention: Which attention of transformers; None leaves it the choice.
         chat_template: A Jinja template instead of the tokenizer's own; a text, not a file's name.
-        default_max_tokens: For answers whose request sets none over v2; OpenAI's routes have their own rules.
+        default_max_tokens: Length of answers over v2 whose request says none; OpenAI's routes have their own rules.
     """
 
-    dtype: Dtype = "auto"
-    device: str = ""
-    threads: int | None = None
-    max_model_len: int | None = None
-    max_running: int = 16
-    max_waiting: int = 256
-    cache_tokens: int | None = None
-    prefill_tokens: int = 512
-    trust_remote_code: bool = False
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_running: PositiveInt = 16
+    max_waiting: PositiveInt = 256
+    max_model_len: PositiveInt | None = None
+    cache_tokens: PositiveInt | None = None
+    prefill_tokens: PositiveInt = 512
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     chat_template: str | None = None
-    default_max_tokens: int = 256
+    default_max_tokens: PositiveInt = 256
+
+
+def read_settings(engine: Mapping[str, Any]) -> EngineSettings:
+    """The option ``engine``, checked.
+
+    Raises:
+        ModelLoadError: With the nearest name for one that is unknown.
+    """
+    known = list(EngineSettings.model_fields)
+    for name in engine:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0) or known
+            raise ModelLoadError(
+                f'option engine: the transformers backend has no "{name}"; did you mean "{near[0]}"? '
+                f"It has {', '.join(known)}"
+            )
+    try:
+        return EngineSettings.model_validate(engine)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        raise ModelLoadError(f"option engine.{'.'.join(map(str, error['loc']))}: {error['msg']}") from exc

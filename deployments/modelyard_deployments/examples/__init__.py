@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the example models that the configurations and the README serve.
 
-Run ``python -m modelyard_deployments.examples [DIR] [--only NAME ...]``. Uses the data scikit-learn carries and
+Run ``python -m modelyard_deployments.examples [DIR] [NAME ...]``. Uses the data scikit-learn carries and
 generated tables, fixed seeds, no network. Models that exist are left alone, and when all do no library is imported.
 """
 

@@ -16,12 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing."""
     parser = argparse.ArgumentParser(prog=f"python -m {package.__name__}", description=package.__doc__)
     parser.add_argument("directory", nargs="?", type=Path, default=Path("models"), help="where the models go")
-    parser.add_argument(
-        "--only", nargs="+", choices=tuple(EXAMPLES), default=PLATFORM, metavar="NAME", help="those of platform.yaml"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; by default those of platform.yaml")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="the same")
     parser.add_argument("--all", action="store_true", help="those of frameworks.yaml; their extras must be installed")
     parsed = parser.parse_args(arguments)
-    for path in make_examples_apart(parsed.directory, FRAMEWORKS if parsed.all else parsed.only):
+    names = FRAMEWORKS if parsed.all else (*parsed.names, *parsed.only) or PLATFORM
+    if unknown := sorted(set(names) - EXAMPLES.keys()):
+        parser.error(f"expected some of {', '.join(EXAMPLES)}, got {', '.join(unknown)}")
+    for path in make_examples_apart(parsed.directory, names):
         sys.stdout.write(f"trained {path}\n")
 
 
