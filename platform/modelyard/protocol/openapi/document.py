@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from modelyard.errors import InternalError, ModelyardError, UnsupportedMediaType
-from modelyard.protocol.openapi.operations import BINARY, EVENT, JSON, OPERATIONS, Fault, Operation
+from modelyard.protocol.openapi.operations import BINARY, EVENT, FORM, JSON, OPENAI, OPERATIONS, Fault, Operation
 from modelyard.protocol.openapi.schemas import HEADERS, PARAMETERS, SCHEMAS, Schema, ref, text
 
 OPENAPI: Final = "3.1.1"
@@ -22,7 +22,8 @@ _ABOUT: Final = """\
 One server for every trained model: the Open Inference Protocol (v2), KServe's and TensorFlow Serving's v1, and the
 routes that manage models. Each model has a page of its own with a request that it answers: `/v2/models/{model}/docs`.
 
-* Every answer carries `x-request-id`. Every error is JSON with `error`, one sentence; below `/mlflow`, MLflow's.
+* Every answer carries `x-request-id`. Every error is JSON with `error`, one sentence; below `/mlflow`,
+  MLflow's, and on OpenAI's routes OpenAI's.
 * An unknown path is 404 and another method than those listed 405, with `allow`. `HEAD` works where `GET` does, and a
   path may end in a slash.
 * JSON is read whatever text type it is sent as, curl's default included. Bodies may be compressed with gzip or deflate,
@@ -37,6 +38,7 @@ _PATH: Final = {
 }
 _PREFIXES: Final = {"/platform/": "AdminError", "/mlflow/": "MLflowError"}
 """The schema of errors by how the path begins."""
+_OPENAI_ERROR: Final = "OpenAIError"
 
 
 def build_document(
@@ -92,6 +94,8 @@ def describe_operation(operation: Operation, name: str) -> dict[str, Any]:
         found["requestBody"] = {"required": operation.body_required, "content": content}
     responses = {str(status): _answer(operation, status, schema) for status, schema in operation.answers.items()}
     prefix = next((schema for start, schema in _PREFIXES.items() if operation.path.startswith(start)), "Error")
+    if operation.tag == OPENAI:
+        prefix = _OPENAI_ERROR
     faults: tuple[Fault, ...] = (*operation.faults, InternalError)
     for fault in faults:
         responses.setdefault(str(fault.http_status), ref(f"{prefix}{fault.http_status}", "responses"))
@@ -112,7 +116,7 @@ def _path_item(path: str, models: Sequence[str]) -> dict[str, Any]:
 
 
 def _content(kind: str, schema: str) -> dict[str, Any]:
-    if kind == JSON:
+    if kind in (JSON, FORM):
         return {"schema": ref(schema)}
     if kind == EVENT:
         return {"schema": ref("CloudEvent")}
@@ -129,7 +133,7 @@ def _answer(operation: Operation, status: int, schema: str) -> dict[str, Any]:
     return found
 
 
-_ERRORS: Final = ("Error", *_PREFIXES.values())
+_ERRORS: Final = ("Error", _OPENAI_ERROR, *_PREFIXES.values())
 
 
 def _error_response(status: int, schema: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from modelyard.errors import (
     Unsupported,
     UnsupportedMediaType,
 )
+from modelyard.openai import ROUTES
+from modelyard.protocol.openai import BARE, PREFIXES
 
 Fault: TypeAlias = type[ModelyardError]
 
@@ -32,10 +34,23 @@ BINARY: Final = "application/octet-stream"
 HTML: Final = "text/html"
 EVENT: Final = "application/cloudevents+json"
 EVENT_STREAM: Final = "text/event-stream"
+FORM: Final = "multipart/form-data"
 CSV: Final = "text/csv"
 
 V1_VARIANTS: Final = ("", "/versions/{version}", "/labels/{version}")
 V2_VARIANTS: Final = ("", "/versions/{version}")
+_OPENAI_SUMMARIES: Final = {
+    "chat/completions": "Continue a conversation",
+    "completions": "Continue a text",
+    "embeddings": "Vectors of texts",
+    "rerank": "Documents in the order in which they fit a query",
+    "score": "How well texts fit each other",
+    "responses": "Continue a conversation, OpenAI's newer way",
+    "audio/transcriptions": "Speech to text",
+    "audio/translations": "Speech to English text",
+    "tokenize": "Tokens of a text",
+    "detokenize": "The text of tokens",
+}
 
 _FIND: Final[tuple[Fault, ...]] = (ModelNotFound, ModelNotReady)
 _BODY: Final[tuple[Fault, ...]] = (InvalidRequest, TooLarge, UnsupportedMediaType)
@@ -47,6 +62,7 @@ _OIP: Final = "Open Inference Protocol"
 _V1: Final = "KServe v1 and TensorFlow Serving"
 _MLFLOW: Final = "MLflow"
 _REPOSITORY: Final = "Model repository"
+OPENAI: Final = "OpenAI"
 NOT_THERE: Final = "Not supported"
 _DEADLINE: Final = "Timeout"
 _JSON_LENGTH: Final = "JsonLength"
@@ -116,7 +132,45 @@ _UNSUPPORTED: Final = (
     ("log settings", "/v2/logging", ("GET", "POST")),
 )
 
+
+def _openai_operation(route: str) -> Operation:
+    is_form = route.startswith("audio/")
+    return Operation(
+        method="POST",
+        path=f"*/{route}",
+        name=f"openai_{route.replace('/', '_')}",
+        tag=OPENAI,
+        summary=_OPENAI_SUMMARIES[route],
+        description="The name in the body picks the model; a model that does not answer this route says so with 400.",
+        variants=(*PREFIXES, *(("",) if route in BARE else ())),
+        body="OpenAIForm" if is_form else "OpenAIRequest",
+        body_types=(FORM,) if is_form else (JSON,),
+        answers={200: "OpenAIResponse"},
+        answer_types=(JSON, EVENT_STREAM),
+        parameters=(_DEADLINE,),
+        faults=_INFER,
+    )
+
+
 OPERATIONS: Final[tuple[Operation, ...]] = (
+    *map(_openai_operation, ROUTES),
+    Operation(
+        method="GET",
+        path="/openai/v1/models",
+        name="openai_models",
+        tag=OPENAI,
+        summary="The models that speak the protocol",
+        answers={200: "OpenAIResponse"},
+    ),
+    Operation(
+        method="GET",
+        path="/openai/v1/models/{model}",
+        name="openai_model",
+        tag=OPENAI,
+        summary="One of them",
+        answers={200: "OpenAIResponse"},
+        faults=_FIND,
+    ),
     Operation(
         method="POST",
         path=f"{_MODEL_V2}*/infer",

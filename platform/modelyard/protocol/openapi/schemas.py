@@ -85,6 +85,28 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         required=("error", "code"),
     ),
+    "OpenAIError": object_of(
+        {
+            "error": object_of(
+                {
+                    "message": text("One sentence: what, where, expected, got."),
+                    "type": text("Kind of error, in OpenAI's words."),
+                    "param": {"type": ["string", "null"], "description": "Which member of the body."},
+                    "code": {"description": "Names the kind of error; stable where the platform has found it."},
+                },
+            )
+        },
+    ),
+    "OpenAIRequest": object_of(
+        {
+            "model": text("A model, `model:revision`, `model:label` or an adapter.", minLength=1),
+            "stream": {"type": "boolean", "description": "Answer with server-sent events."},
+        },
+        required=("model",),
+        description="Besides, whatever the route takes in OpenAI's API and the model's backend knows.",
+    ),
+    "OpenAIForm": object_of({"model": text(minLength=1), "file": text(format="binary")}, required=("model", "file")),
+    "OpenAIResponse": {"type": "object", "description": "As in OpenAI's API."},
     "MLflowError": object_of(
         {
             "error_code": text("MLflow's name of the kind of error."),
