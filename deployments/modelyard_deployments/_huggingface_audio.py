@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import wave
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -33,10 +35,15 @@ def decode_audio(array: Array, rate: int) -> list[Array]:
         InvalidRequest: One is no audio, or has another rate and nothing that converts it is installed.
     """
     files = to_files(_AUDIO, array, lambda item: item.startswith(_HEADS))
-    return [_decode(f'input "{_AUDIO}"[{row}]', item, rate) for row, item in enumerate(files)]
+    return [decode_file(f'input "{_AUDIO}"[{row}]', item, rate) for row, item in enumerate(files)]
 
 
-def _decode(where: str, item: bytes, rate: int) -> Array:
+def decode_file(where: str, item: bytes, rate: int) -> Array:
+    """FP32 ``[samples]`` of one file; ``where`` is what messages call it.
+
+    Raises:
+        InvalidRequest: As for :func:`decode_audio`.
+    """
     try:
         samples, found = _read_wave(item) if item.startswith(_RIFF) else _read_other(item)
     except (wave.Error, EOFError, ValueError, RuntimeError, ImportError) as exc:
@@ -84,8 +91,29 @@ def _resample(where: str, samples: Array, found: int, rate: int) -> Array:
     return converted
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is wanted of a recording.
+
+    Attributes:
+        language: Which is spoken, for Whisper; None where it has to find out.
+        translates: To English, Whisper only.
+        is_timed: With the moments at which parts of the text begin and end.
+    """
+
+    language: str | None = None
+    translates: bool = False
+    is_timed: bool = False
+
+
 class SpeechRecognition(Model):
-    """What is said in recordings."""
+    """What is said in recordings.
+
+    Attributes:
+        rate: Samples a second that the model hears.
+        is_whisper: It is Whisper, which knows languages.
+        tells_times: It knows when what was said.
+    """
 
     def __init__(self, loaded: Loaded, options: HuggingFaceOptions, task: str) -> None:
         from transformers.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
@@ -93,12 +121,12 @@ class SpeechRecognition(Model):
         extractor = load_part(loaded.folder, "AutoFeatureExtractor", "the feature extractor", options)
         tokenizer = load_part(loaded.folder, "AutoTokenizer", "the tokenizer", options)
         settings: dict[str, Any] = {} if options.chunk_length_s is None else {"chunk_length_s": options.chunk_length_s}
-        self._generates = bool(loaded.model.can_generate())
         if options.max_new_tokens is not None:
-            if not self._generates:
+            if not loaded.model.can_generate():
                 raise ModelLoadError("option max_new_tokens: the model hears sounds one by one, and generates nothing")
             settings["max_new_tokens"] = options.max_new_tokens
-        self._rate = int(extractor.sampling_rate)
+        self.rate = int(extractor.sampling_rate)
+        self._lock = threading.Lock()
         self._pipeline = AutomaticSpeechRecognitionPipeline(
             model=loaded.model,
             feature_extractor=extractor,
@@ -106,14 +134,14 @@ class SpeechRecognition(Model):
             device=loaded.model.device,
             **settings,
         )
-        self._is_whisper = self._pipeline.type == "seq2seq_whisper"
-        timed = self._is_whisper or self._pipeline.type == "ctc"
+        self.is_whisper = self._pipeline.type == "seq2seq_whisper"
+        self.tells_times = self.is_whisper or self._pipeline.type == "ctc"
         self._signature = Signature(
             inputs=(TensorSpec(_AUDIO, "BYTES", (-1,), content_type="base64"),),
             outputs=(TensorSpec("text", "BYTES", (-1,)),),
-            on_request=(TensorSpec("chunks", "BYTES", (-1,), content_type="json"),) if timed else (),
+            on_request=(TensorSpec("chunks", "BYTES", (-1,), content_type="json"),) if self.tells_times else (),
             any_input_name=True,
-            example={_AUDIO: _silence(self._rate)},
+            example={_AUDIO: _silence(self.rate)},
         )
 
     @property
@@ -127,23 +155,40 @@ class SpeechRecognition(Model):
         Raises:
             InvalidRequest: One is no recording, or the model does not know the ``language``.
         """
-        settings: dict[str, Any] = {}
-        if "chunks" in outputs:
-            settings["return_timestamps"] = True if self._is_whisper else "word"
-        if self._is_whisper and "language" in parameters:
-            settings["generate_kwargs"] = {"language": read_parameter(parameters, "language", str, "")}
-        recordings = decode_audio(inputs[_AUDIO], self._rate)
-        try:
-            heard = [self._pipeline({"raw": one, "sampling_rate": self._rate}, **settings) for one in recordings]
-        except ValueError as exc:
-            if "anguage" not in str(exc):
-                raise
-            raise InvalidRequest(f'parameter "language": {str(exc)[:200]}') from exc
+        language = read_parameter(parameters, "language", str, "") or None
+        settings = Settings(language, is_timed="chunks" in outputs)
+        heard = [self.hear(one, settings) for one in decode_audio(inputs[_AUDIO], self.rate)]
         answers = {
             "text": to_text_array([one["text"] for one in heard]),
             "chunks": to_json_array([one.get("chunks") for one in heard]),
         }
         return {name: answers[name] for name in outputs}
+
+    def hear(self, samples: Array, settings: Settings) -> dict[str, Any]:
+        """The ``text`` of a recording, and with times its ``chunks``.
+
+        Raises:
+            InvalidRequest: The model does not know the language, or none at all.
+        """
+        if settings.language and not self.is_whisper:
+            raise InvalidRequest(
+                f'language: the model knows one language and no names of any, got "{settings.language}"'
+            )
+        wanted: dict[str, Any] = {}
+        if settings.is_timed:
+            wanted["return_timestamps"] = True if self.is_whisper else "word"
+        generation = {"language": settings.language} if settings.language else {}
+        generation |= {"task": "translate"} if settings.translates else {}
+        if generation:
+            wanted["generate_kwargs"] = generation
+        try:
+            with self._lock:
+                heard: dict[str, Any] = self._pipeline({"raw": samples, "sampling_rate": self.rate}, **wanted)
+        except ValueError as exc:
+            if "language" not in str(exc).lower():
+                raise
+            raise InvalidRequest(f"language: {str(exc)[:200]}") from exc
+        return heard
 
 
 def _silence(rate: int) -> str:

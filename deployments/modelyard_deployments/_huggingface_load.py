@@ -20,7 +20,8 @@ _CLASSES: Final = {
     "zero-shot-classification": ("AutoModelForSequenceClassification",),
     "token-classification": ("AutoModelForTokenClassification",),
     "fill-mask": ("AutoModelForMaskedLM",),
-    "feature-extraction": ("AutoModel",),
+    # Of encoder-decoders the first is the encoder alone, which is what makes embeddings.
+    "feature-extraction": ("AutoModelForTextEncoding", "AutoModel"),
     "question-answering": ("AutoModelForQuestionAnswering",),
     "summarization": ("AutoModelForSeq2SeqLM",),
     "translation": ("AutoModelForSeq2SeqLM",),

@@ -11,18 +11,18 @@ weights are read as such, be they safetensors or PyTorch's pickles.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
+from pydantic import ValidationError
+
 from modelyard.errors import ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard_deployments._huggingface_answers import QuestionAnswering
-from modelyard_deployments._huggingface_audio import SpeechRecognition
-from modelyard_deployments._huggingface_backends import pick_backend
+from modelyard_deployments._huggingface_backends import looks_generative, pick_backend
 from modelyard_deployments._huggingface_classification import TextClassification, ZeroShotClassification
-from modelyard_deployments._huggingface_folder import Folder, read_folder
+from modelyard_deployments._huggingface_folder import Folder, read_folder, read_json
 from modelyard_deployments._huggingface_images import ImageClassification, ObjectDetection
 from modelyard_deployments._huggingface_load import Loaded, load_weights
 from modelyard_deployments._huggingface_openai import CrossEncoder, EmbeddingModel
@@ -31,6 +31,7 @@ from modelyard_deployments._huggingface_sentences import is_sentence_model
 from modelyard_deployments._huggingface_sequences import TextToText
 from modelyard_deployments._huggingface_tasks import GENERATIVE, infer_task
 from modelyard_deployments._huggingface_tokens import FillMask, TokenClassification
+from modelyard_deployments._huggingface_transcriptions import SpeechModel
 
 _GGUF: Final = ".gguf"
 
@@ -44,7 +45,16 @@ class HuggingFaceFramework(Framework):
 
     def runs_code(self, options: Mapping[str, Any]) -> bool:
         """Only where ``trust_remote_code`` lets it."""
-        return bool(options.get("trust_remote_code"))
+        engine = options.get("engine")
+        return bool(
+            options.get("trust_remote_code") or (isinstance(engine, Mapping) and engine.get("trust_remote_code"))
+        )
+
+    def workers(self, path: Path, options: HuggingFaceOptions) -> int:
+        """Where vLLM generates, its own: tensor times pipeline parallel."""
+        if not _picks_vllm(path, options):
+            return 0
+        return int(options.engine.get("tensor_parallel_size", 1)) * int(options.engine.get("pipeline_parallel_size", 1))
 
     def load(self, path: Path, options: HuggingFaceOptions) -> Model:
         """Loads the model for its task.
@@ -56,16 +66,29 @@ class HuggingFaceFramework(Framework):
         import transformers  # noqa: F401  # its absence is told before anything else is
 
         if _is_gguf(path):
-            return _load_generative(path, options.task or "text-generation", (), options)
+            return _load_generative(path, (), options)
         folder = read_folder(path)
         task = options.task or _find_task(folder)
         strangers = find_strangers(options, task)
         if strangers:
             raise ModelLoadError(f"options {', '.join(strangers)}: the task {task} has none of that name")
         if task in GENERATIVE:
-            return _load_generative(path, task, folder.architectures, options)
+            return _load_generative(path, folder.architectures, options)
         loaded = load_weights(folder, task, options)
         return _MODELS[task.partition("_")[0]](loaded, options, task)
+
+
+def _picks_vllm(path: Path, options: HuggingFaceOptions) -> bool:
+    if options.backend == "vllm":
+        return True
+    try:
+        config = read_json(path / "config.json")
+    except ModelLoadError:  # the replica says what is wrong with it
+        return False
+    generates = options.task in GENERATIVE if options.task else looks_generative(config)
+    return (
+        generates and pick_backend(options.backend, tuple(map(str, config.get("architectures") or ()))).name == "vllm"
+    )
 
 
 def _is_gguf(path: Path) -> bool:
@@ -86,15 +109,28 @@ def _find_task(folder: Folder) -> str:
     return task
 
 
-def _load_generative(path: Path, task: str, architectures: tuple[str, ...], options: HuggingFaceOptions) -> Model:
-    pick = pick_backend(options.backend, task, architectures)
-    if pick.name == "vllm":
-        module = importlib.import_module("modelyard_deployments._vllm_model")
-        model: Model = module.load_vllm(path, options, pick.reason)
-        return model
-    module = importlib.import_module("modelyard_deployments._generation_model")
-    generation: Model = module.load_generation(path, options, pick.reason)
-    return generation
+def _load_generative(path: Path, architectures: tuple[str, ...], options: HuggingFaceOptions) -> Model:
+    pick = pick_backend(options.backend, architectures)
+    if pick.name == "transformers":
+        from modelyard_deployments._generation_model import load_generation
+
+        return load_generation(path, options, pick.reason)
+    from modelyard_deployments.vllm import VLLMOptions, load_vllm
+
+    try:
+        return load_vllm(path, VLLMOptions(engine=_to_vllm_arguments(options)), pick.reason)
+    except ValidationError as exc:
+        raise ModelLoadError(f"option engine: {exc.errors()[0]['msg']}") from exc
+
+
+def _to_vllm_arguments(options: HuggingFaceOptions) -> dict[str, Any]:
+    """Arguments of vLLM's engine: those given as such, and what the other options mean there."""
+    meant = {
+        "max_model_len": options.max_length,
+        "dtype": None if options.dtype == "auto" else options.dtype,
+        "trust_remote_code": options.trust_remote_code or None,
+    }
+    return {name: value for name, value in meant.items() if value is not None} | options.engine
 
 
 def _make_classifier(loaded: Loaded, options: HuggingFaceOptions, task: str) -> Model:
@@ -114,5 +150,5 @@ _MODELS: Final[Mapping[str, _Loader]] = {
     "translation": TextToText,
     "image-classification": ImageClassification,
     "object-detection": ObjectDetection,
-    "automatic-speech-recognition": SpeechRecognition,
+    "automatic-speech-recognition": SpeechModel,
 }

@@ -28,7 +28,7 @@ FRAMEWORK = get_framework("huggingface")
         ("embeddings_of_a_bare_model", "EmbeddingModel"),
         ("images", "ImageClassification"),
         ("objects", "ObjectDetection"),
-        ("speech", "SpeechRecognition"),
+        ("speech", "SpeechModel"),
     ],
 )
 def test_the_task_follows_from_the_folder(case: str, task: str, load: Any) -> None:

@@ -67,6 +67,13 @@ def test_prompts_are_theirs(includes: bool, saved: Any, load: Any, predict: Any,
         load(tmp_path, prompt_name="x")
 
 
+def test_of_an_encoder_decoder_the_encoder_is_used(saved: Any, load: Any, predict: Any, tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    theirs = _save(saved("summaries"), tmp_path, Pooling(32))
+    np.testing.assert_allclose(predict(load(tmp_path), BODY)["embedding"], theirs.encode(TEXTS), atol=1e-5)
+
+
 def test_token_embeddings_are_the_pipelines(load: Any, predict: Any) -> None:
     from transformers import FeatureExtractionPipeline
 
