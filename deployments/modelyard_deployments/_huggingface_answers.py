@@ -18,7 +18,7 @@ from modelyard.errors import ModelLoadError
 from modelyard.model import Model
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors
-from modelyard_deployments._huggingface_encoder import TextEncoder
+from modelyard_deployments._huggingface_encoder import Place, TextEncoder
 from modelyard_deployments._huggingface_load import Loaded
 from modelyard_deployments._huggingface_options import HuggingFaceOptions
 from modelyard_deployments._huggingface_scores import softmax
@@ -104,8 +104,8 @@ class QuestionAnswering(Model):
         return [sorted(spans, key=lambda span: -span.score)[:top_k] or [Span(0, 0, 0.0)] for spans in found]
 
 
-def _take_spans(outputs: Any, place: int, length: int) -> tuple[Array, Array]:
-    start, end = outputs.start_logits[place, :length], outputs.end_logits[place, :length]
+def _take_spans(outputs: Any, place: Place) -> tuple[Array, Array]:
+    start, end = outputs.start_logits[place.index, : place.length], outputs.end_logits[place.index, : place.length]
     return start.float().numpy(force=True), end.float().numpy(force=True)
 
 

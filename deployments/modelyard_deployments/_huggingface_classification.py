@@ -12,7 +12,7 @@ from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Model
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors
-from modelyard_deployments._huggingface_encoder import TextEncoder
+from modelyard_deployments._huggingface_encoder import Place, TextEncoder
 from modelyard_deployments._huggingface_load import Loaded
 from modelyard_deployments._huggingface_options import HuggingFaceOptions
 from modelyard_deployments._huggingface_scores import ScoreHead, softmax
@@ -24,9 +24,9 @@ _CANDIDATES: Final = "candidate_labels"
 _EXAMPLE: Final = "A most enjoyable evening."
 
 
-def take_logits(outputs: Any, place: int, length: int) -> Array:
+def take_logits(outputs: Any, place: Place) -> Array:
     """One row's logits, FP32 ``[classes]``."""
-    logits: Array = outputs.logits[place].float().numpy(force=True)
+    logits: Array = outputs.logits[place.index].float().numpy(force=True)
     return logits
 
 

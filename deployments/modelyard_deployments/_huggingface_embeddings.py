@@ -12,7 +12,7 @@ from modelyard.errors import InvalidRequest
 from modelyard.model import Model
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors
-from modelyard_deployments._huggingface_encoder import TextEncoder
+from modelyard_deployments._huggingface_encoder import Place, TextEncoder
 from modelyard_deployments._huggingface_load import Loaded
 from modelyard_deployments._huggingface_options import HuggingFaceOptions
 from modelyard_deployments._huggingface_sentences import Recipe, pool, read_recipe
@@ -92,9 +92,10 @@ class Embedder:
 
         skips = [skipped] * len(rows) if isinstance(skipped, int) else skipped
         with self.encoder.lock, torch.inference_mode():
-            tokens = self.encoder.run(rows, _take_tokens)
             embedded = torch.stack(
-                [pool(one, self.recipe.pooling, skip) for one, skip in zip(tokens, skips, strict=True)]
+                self.encoder.run(
+                    rows, lambda outputs, at: pool(_take_tokens(outputs, at), self.recipe.pooling, skips[at.row])
+                )
             )
             for layer in self.recipe.layers:
                 embedded = layer(embedded)
@@ -106,7 +107,7 @@ class Embedder:
     def embed_tokens(self, rows: Sequence[Tokens]) -> list[Array]:
         """FP32 ``[tokens, dimensions]`` of each text, as the model gives them."""
         with self.encoder.lock:
-            return [one.numpy(force=True) for one in self.encoder.run(rows, _take_tokens)]
+            return self.encoder.run(rows, lambda outputs, at: _take_tokens(outputs, at).numpy(force=True).copy())
 
     def _count_prompt(self, prompt: str) -> int:
         """Its tokens, with those that stand before every text and without the one that ends it."""
@@ -115,9 +116,9 @@ class Embedder:
         return len(ids) - (1 if ids and ids[-1] in tokenizer.all_special_ids else 0)
 
 
-def _take_tokens(outputs: Any, place: int, length: int) -> Any:
+def _take_tokens(outputs: Any, place: Place) -> Any:
     """One row's last hidden states without padding."""
-    return outputs.last_hidden_state[place, :length].float()
+    return outputs.last_hidden_state[place.index, : place.length].float()
 
 
 def cut(embeddings: Array, dimensions: int) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from modelyard.errors import InvalidRequest, ModelLoadError
@@ -17,6 +18,21 @@ _UNLIMITED: Final = 10**9
 """``model_max_length`` of a tokenizer that does not know; transformers' own number has thirty digits."""
 _COUNTED_FROM_PADDING: Final = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text", "esm", "luke", "ibert")
 """Types of models, or their endings, that number positions from the padding's id on, so that two of them are unused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row is while it is computed.
+
+    Attributes:
+        row: Its number among all rows.
+        index: Its number in its batch.
+        length: Its tokens; those behind them are padding.
+    """
+
+    row: int
+    index: int
+    length: int
 
 
 class TextEncoder:
@@ -103,18 +119,18 @@ class TextEncoder:
             dict(zip(names, values, strict=True)) for values in zip(*(encoded[name] for name in names), strict=True)
         ]
 
-    def run(self, rows: Sequence[Mapping[str, list[int]]], take: Callable[[Any, int, int], T]) -> list[T]:
+    def run(self, rows: Sequence[Mapping[str, list[int]]], take: Callable[[Any, Place], T]) -> list[T]:
         """One answer for each row, in their order.
 
         Args:
             rows: Of :meth:`to_rows`.
-            take: Makes a row's answer of its batch's: what the model gave, the row's place, and its length.
+            take: Makes a row's answer of what the model gave its batch, which is let go of then.
         """
         answers: dict[int, T] = {}
         for batch, inputs in self.batches(rows):
             outputs = self.forward(inputs)
-            for place, row in enumerate(batch):
-                answers[row] = take(outputs, place, len(rows[row]["input_ids"]))
+            for index, row in enumerate(batch):
+                answers[row] = take(outputs, Place(row, index, len(rows[row]["input_ids"])))
         return [answers[row] for row in range(len(rows))]
 
     def batches(self, rows: Sequence[Mapping[str, list[int]]]) -> Iterator[tuple[list[int], dict[str, Any]]]:

@@ -13,7 +13,7 @@ from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Model
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors
-from modelyard_deployments._huggingface_encoder import TextEncoder
+from modelyard_deployments._huggingface_encoder import Place, TextEncoder
 from modelyard_deployments._huggingface_load import Loaded
 from modelyard_deployments._huggingface_options import HuggingFaceOptions
 from modelyard_deployments._huggingface_scores import softmax, to_labels
@@ -21,6 +21,8 @@ from modelyard_deployments._huggingface_values import read_count, read_parameter
 
 _TEXT: Final = "text"
 _FILLINGS: Final = 5
+_NUMBERS: Final = 2**26
+"""Logits of one batch, a quarter of a gigabyte."""
 _STRATEGIES: Final = ("none", "simple", "first", "average", "max")
 
 
@@ -109,9 +111,14 @@ class TokenClassification(Model):
         return tokens
 
 
-def _take_all(outputs: Any, place: int, length: int) -> Any:
+def _take_all(outputs: Any, place: Place) -> Any:
     """One row's logits without those of the padding, a tensor ``[tokens, classes]`` on the CPU."""
-    return outputs.logits[place, :length].float().cpu()
+    return outputs.logits[place.index, : place.length].float().cpu().clone()
+
+
+def _take_some(outputs: Any, place: Place, tokens: list[int]) -> Array:
+    """Probabilities of the whole vocabulary for some of a row's tokens, FP32 ``[tokens, vocabulary]``."""
+    return softmax(outputs.logits[place.index, tokens].float().numpy(force=True))
 
 
 class FillMask(Model):
@@ -121,7 +128,9 @@ class FillMask(Model):
     """
 
     def __init__(self, loaded: Loaded, options: HuggingFaceOptions, task: str) -> None:
-        self._encoder = TextEncoder(loaded, options)
+        # A batch has a number for each word of the vocabulary and each token.
+        most = max(1, min(options.max_batch_tokens, _NUMBERS // loaded.config.vocab_size))
+        self._encoder = TextEncoder(loaded, options.model_copy(update={"max_batch_tokens": most}))
         self._tokenizer = self._encoder.tokenizer
         if self._tokenizer.mask_token is None:
             raise ModelLoadError("task fill-mask: expected a tokenizer with a mask token, got one without")
@@ -157,10 +166,10 @@ class FillMask(Model):
                     raise InvalidRequest(
                         f'input "{_TEXT}"[{row}]: expected a mask, {self._tokenizer.mask_token}, got none'
                     )
-            logits = self._encoder.run(rows, _take_all)
+            scores = self._encoder.run(rows, lambda outputs, at: _take_some(outputs, at, places[at.row]))
             filled = [
-                self._fill(row["input_ids"], found, softmax(logits[index][found].numpy()), top_k, targets)
-                for index, (row, found) in enumerate(zip(rows, places, strict=True))
+                self._fill(row["input_ids"], found, chances, top_k, targets)
+                for row, found, chances in zip(rows, places, scores, strict=True)
             ]
         return {"fillings": to_json_array(filled)}
 

@@ -56,6 +56,8 @@ def _to_file(where: str, item: bytes, is_file: Callable[[bytes], bool]) -> bytes
     if is_file(item):
         return item
     encoded = item.partition(b",")[2] if item.startswith(b"data:") else item
+    if not item.isascii():  # of a kind that is not known by its first bytes
+        return item
     try:
         return base64.b64decode(b"".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as exc:

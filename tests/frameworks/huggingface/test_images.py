@@ -43,6 +43,12 @@ def test_formats_and_colours_are_pillows(load: Any, predict: Any) -> None:
     assert predict(model, body)["label"].shape == (3, 7)
 
 
+def test_bytes_of_any_kind_are_taken(load: Any) -> None:
+    array = np.empty(1, dtype=object)
+    array[0] = _png(format="ICO")
+    assert load("images").predict({"image": array}, ("label",), {})["label"].shape == (1, 5)
+
+
 @pytest.mark.parametrize("content", [b"no image", _png()[:60], b"%PDF-1.4"])
 def test_what_is_no_image_is_the_clients_mistake(content: bytes, load: Any, predict: Any) -> None:
     with pytest.raises(InvalidRequest, match=r'input "image"\[0\]: expected an image'):
