@@ -114,7 +114,9 @@ class TextEncoder:
 
     def to_rows(self, encoded: Any) -> list[dict[str, list[int]]]:
         """What of the tokens the model takes, by row."""
-        names = [name for name in encoded if name in self._names]
+        own = self.tokenizer.model_input_names
+        # A class of the artifact's own may name none of its arguments.
+        names = [name for name in encoded if name in self._names] or [name for name in encoded if name in own]
         return [
             dict(zip(names, values, strict=True)) for values in zip(*(encoded[name] for name in names), strict=True)
         ]

@@ -231,3 +231,35 @@ def test_loading_and_predicting_print_nothing_ask_nobody_and_start_no_thread(cas
     command = [sys.executable, "-W", "error::UserWarning", "-c", PROGRAM, str(saved(case))]
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
+OWN_CODE = """
+from transformers import BertForSequenceClassification
+
+class Mine(BertForSequenceClassification):
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        outputs.logits = outputs.logits * 0 + 7
+        return outputs
+"""
+LOAD = """
+import json, pathlib, sys
+import numpy as np
+from modelyard.model import load_model
+
+model = load_model("huggingface", pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))
+rows = model.signature.bind({"text": np.array([b"Nice."], dtype=object)})
+print(set(model.predict(rows, ("logits",), {})["logits"].ravel().tolist()) == {7.0})
+"""
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_artifacts_own_class_is_used_where_it_is_allowed(allowed: bool, copied: Any, tmp_path: Path) -> None:
+    folder = copied("text_classification")
+    (folder / "modeling_mine.py").write_text(OWN_CODE)
+    _change(folder, auto_map={"AutoModelForSequenceClassification": "modeling_mine.Mine"})
+    # transformers copies the code to its cache before it imports it.
+    command = [sys.executable, "-c", LOAD, str(folder), json.dumps({"trust_remote_code": allowed})]
+    settings = os.environ | {"HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.stdout, done.stderr) == (f"{allowed}\n", "")
