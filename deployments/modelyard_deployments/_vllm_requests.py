@@ -10,11 +10,13 @@ from typing import Any, Final, get_args
 import orjson
 from pydantic import BaseModel
 
-from modelyard.openai import JSON, ROUTES, OpenAIRequest
+from modelyard.openai import JSON, ROUTES, OpenAIRequest, Part
 from modelyard_deployments._openai_protocol import Refusal
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 """Source: OpenAI API reference, "Create chat completion"."""
+
+_ERROR_EVENT: Final = b'data: {"error"'
 
 _NO_EFFECT: Final = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 """Parameters of OpenAI's that change no answer: taken, whatever the server does with them."""
@@ -58,6 +60,15 @@ class Requests:
             near = difflib.get_close_matches(name, known or (), n=1, cutoff=0.6)
             hint = f': did you mean "{near[0]}"?' if near else ""
             raise Refusal(f'unknown parameter "{name[:80]}"{hint}', name[:80], "unknown_parameter")
+
+
+def to_refusal(first: Part) -> Part:
+    """The first part of a reply; an event with an error, which comes with status 200, becomes a reply of its own."""
+    if not first.data.startswith(_ERROR_EVENT):
+        return first
+    document = first.data.removeprefix(b"data: ").partition(b"\n")[0]
+    status = orjson.loads(document)["error"].get("code")
+    return Part(document, status if isinstance(status, int) and 400 <= status < 600 else 400)
 
 
 def _check_messages(messages: Any) -> None:

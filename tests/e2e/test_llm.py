@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ WEATHER = {
     },
 }
 
+KILLED = {r"\(raylet\) A worker died or was killed while executing a task": "a test kills a replica"}
+
 each_backend = pytest.mark.parametrize("model", [VLLM, TRANSFORMERS])
 
 
@@ -76,7 +78,7 @@ def llm() -> Iterator[PlatformProcess]:
     with running(process, timeout_s=420):
         yield process
         assert process.stop() == 0
-        assert process.unexplained(KNOWN_OUTPUT) == []
+        assert process.unexplained(KNOWN_OUTPUT | KILLED) == []
     shutil.rmtree(folder)
 
 
@@ -183,9 +185,10 @@ def test_a_named_tool_is_called(client: openai.OpenAI, model: str) -> None:
         messages=[{"role": "user", "content": "How is the weather in Rome?"}],
         tools=[WEATHER],
         tool_choice={"type": "function", "function": {"name": "get_weather"}},
-        max_tokens=40,
+        max_tokens=100,
         temperature=0,
     )
+    assert reply.choices[0].message.tool_calls, reply
     (call,) = reply.choices[0].message.tool_calls
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
@@ -321,43 +324,36 @@ def test_revisions_are_names_and_the_index_has_all(client: openai.OpenAI, http: 
 # -- what README says
 
 
-def _is_answered(ask: Callable[[], Any]) -> bool:
-    try:
-        ask()
-    except InferenceServerException as exc:
-        assert exc.status() in ("400", "501", "StatusCode.INVALID_ARGUMENT", "StatusCode.UNIMPLEMENTED")
-        return False
-    except httpx.HTTPStatusError as exc:
-        assert exc.response.status_code in (400, 501)
-        return False
-    return True
-
-
 def _observe(llm: PlatformProcess, http: httpx.Client, model: str) -> dict[str, str]:
     """The cells of one row of README's table, as they should be."""
     (spec,) = http.get(f"/v2/models/{model}").json()["inputs"]
     name, texts, shape = spec["name"], ["hello"], [1]
 
-    def post(path: str, body: dict[str, Any]) -> None:
-        http.post(path, json=body).raise_for_status()
+    def post(path: str, **body: Any) -> int:
+        return http.post(path, json=body).status_code
 
-    def infer(module: Any, address: str) -> None:
+    def infer(module: Any, address: str) -> int:
         tensor = module.InferInput(name, shape, "BYTES").set_data_from_numpy(np.array(texts, object))
         with module.InferenceServerClient(address) as client:
-            client.infer(model, [tensor])
+            try:
+                client.infer(model, [tensor])
+            except InferenceServerException as exc:
+                return {"400": 400, "501": 501, "StatusCode.UNIMPLEMENTED": 501}[exc.status()]
+        return 200
 
     tensor = {"name": name, "shape": shape, "datatype": "BYTES", "data": texts}
     predict = f"/v1/models/{model}:predict"
-    asked: list[Callable[[], None]] = [
-        lambda: post(predict, {"instances": texts}),
-        lambda: post(f"/v2/models/{model}/infer", {"inputs": [tensor]}),
-        lambda: infer(tritonclient.http, llm.host),
-        lambda: infer(tritonclient.grpc, llm.grpc),
-        lambda: post(predict, {"instances": texts, "outputs": ["predict_proba"]}),
-        lambda: post(f"/v1/models/{model}:explain", {"instances": texts}),
-        lambda: post(predict, {"instances": [{"a": "hello", "b": "world"}]}),
+    statuses = [
+        post(predict, instances=texts),
+        post(f"/v2/models/{model}/infer", inputs=[tensor]),
+        infer(tritonclient.http, llm.host),
+        infer(tritonclient.grpc, llm.grpc),
+        post(predict, instances=texts, outputs=["predict_proba"]),
+        post(f"/v1/models/{model}:explain", instances=texts),
+        post(predict, instances=[{"a": "hello", "b": "world"}]),
     ]
-    return {column: "yes" if _is_answered(ask) else "no" for column, ask in zip(COLUMNS, asked, strict=True)}
+    assert set(statuses) <= {200, 400, 501}
+    return {column: "yes" if status == 200 else "no" for column, status in zip(COLUMNS, statuses, strict=True)}
 
 
 @pytest.mark.parametrize(("framework", "model"), [("huggingface", MINILM), ("vllm", VLLM)])
@@ -442,29 +438,26 @@ def is_idle(llm: PlatformProcess, model: str) -> bool:
 
 @each_backend
 def test_clients_that_hang_up_free_what_they_had(llm: PlatformProcess, client: openai.OpenAI, model: str) -> None:
-    def ask(number: int) -> str | None:
+    def ask(number: int) -> int | None:
+        """How many tokens it got; None where it hung up."""
         with client.completions.create(
             model=model,
             prompt=f"{number} and",
             max_tokens=24,
             temperature=0,
             stream=True,
+            stream_options={"include_usage": True},
             extra_body={"ignore_eos": True},
         ) as stream:
-            texts: list[str] = []
-            for chunk in stream:
-                texts.append(chunk.choices[0].text)
-                if number % 2 and len(texts) == 2:
+            generated = 0
+            for place, chunk in enumerate(stream):
+                if number % 2 and place == 2:
                     return None
-                reason = chunk.choices[0].finish_reason
-            assert reason == "length"
-            return "".join(texts)
+                generated = chunk.usage.completion_tokens if chunk.usage else 0
+            return generated
 
-    alone = {number: ask(number) for number in (0, 30)}
     with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(ask, range(32)))
-    assert [answer is None for answer in answers] == [bool(number % 2) for number in range(32)]
-    assert {number: answers[number] for number in alone} == alone
+        assert list(pool.map(ask, range(32))) == [None if number % 2 else 24 for number in range(32)]
     generated = metrics(llm, "modelyard_llm_generated_tokens_total").get(model, 0)
     wait_until(lambda: is_idle(llm, model), 60, "the running requests to return to zero")
     later = metrics(llm, "modelyard_llm_generated_tokens_total")[model]
