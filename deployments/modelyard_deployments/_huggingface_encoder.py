@@ -16,6 +16,9 @@ from modelyard_deployments._huggingface_options import HuggingFaceOptions
 T = TypeVar("T")
 _UNLIMITED: Final = 10**9
 """``model_max_length`` of a tokenizer that does not know; transformers' own number has thirty digits."""
+_BATCH_TOKENS: Final = 1024
+"""256 texts of 3 to 120 words on MiniLM, one core: 5.7 s in batches of 512 to 1024 tokens, 7.4 s in those of 8192."""
+_GPU_BATCH_TOKENS: Final = 16384
 _COUNTED_FROM_PADDING: Final = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text", "esm", "luke", "ibert")
 """Types of models, or their endings, that number positions from the padding's id on, so that two of them are unused."""
 
@@ -53,7 +56,7 @@ class TextEncoder:
         self.max_length = find_max_length(self.tokenizer, loaded.config, options.max_length, max_length)
         self.lock = threading.RLock()
         self._truncates = options.truncation
-        self._max_batch_tokens = options.max_batch_tokens
+        self._max_batch_tokens = find_batch_tokens(options, loaded.device)
         self._names = named(loaded.model.forward)
         padding = self.tokenizer.pad_token_id
         # Models find the end of a text, or number its positions, by the padding's id: both have to mean the same.
@@ -164,6 +167,11 @@ class TextEncoder:
             )
             for name in rows[0]
         }
+
+
+def find_batch_tokens(options: HuggingFaceOptions, device: str) -> int:
+    """Tokens of one batch, by the option or as measured."""
+    return options.max_batch_tokens or (_BATCH_TOKENS if device == "cpu" else _GPU_BATCH_TOKENS)
 
 
 def find_max_length(tokenizer: Any, config: Any, wanted: int | None, own: int | None) -> int | None:

@@ -41,8 +41,10 @@ class HuggingFaceOptions(Options):
         default=None, description="Tokens of one text; the model's own limit unless given."
     )
     truncation: bool = Field(default=True, description="Cut texts that are longer; false refuses them.")
-    max_batch_tokens: PositiveInt = Field(
-        default=8192, description="Tokens of one batch with their padding; more rows are computed in several."
+    max_batch_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Tokens of one batch with their padding, more rows are computed in several; 1024 on a CPU, where "
+        "large ones are slower, and 16384 on a GPU unless given.",
     )
     top_k: TopK | None = Field(
         default=None, description="How many answers: classes, fillings, spans; `all` are all classes."

@@ -13,7 +13,7 @@ from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Model
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors
-from modelyard_deployments._huggingface_encoder import Place, TextEncoder
+from modelyard_deployments._huggingface_encoder import Place, TextEncoder, find_batch_tokens
 from modelyard_deployments._huggingface_load import Loaded
 from modelyard_deployments._huggingface_options import HuggingFaceOptions
 from modelyard_deployments._huggingface_scores import softmax, to_labels
@@ -129,7 +129,7 @@ class FillMask(Model):
 
     def __init__(self, loaded: Loaded, options: HuggingFaceOptions, task: str) -> None:
         # A batch has a number for each word of the vocabulary and each token.
-        most = max(1, min(options.max_batch_tokens, _NUMBERS // loaded.config.vocab_size))
+        most = max(1, min(find_batch_tokens(options, loaded.device), _NUMBERS // loaded.config.vocab_size))
         self._encoder = TextEncoder(loaded, options.model_copy(update={"max_batch_tokens": most}))
         self._tokenizer = self._encoder.tokenizer
         if self._tokenizer.mask_token is None:
