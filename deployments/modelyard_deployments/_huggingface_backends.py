@@ -6,17 +6,13 @@ Nothing is imported for it: the controller asks, too, and stays free of both.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from modelyard.errors import ModelLoadError
+from modelyard_deployments._vllm_arguments import find_architectures
 
-_REGISTRY: Final = Path("model_executor", "models", "registry.py")
 _WRITERS: Final = ("ForCausalLM", "LMHeadModel")
 
 
@@ -57,26 +53,10 @@ def looks_generative(config: Mapping[str, Any]) -> bool:
 
 
 def _find_reason_against_vllm(architectures: Sequence[str]) -> str:
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or spec.origin is None:
+    known = find_architectures()
+    if not known:
         return "vLLM is not installed"
     if not architectures:
         return "the artifact names no architecture"
-    known = _read_architectures(Path(spec.origin).parent / _REGISTRY)
     unknown = [name for name in architectures if name not in known]
     return f"this vLLM does not have {', '.join(unknown)}" if unknown else ""
-
-
-@cache
-def _read_architectures(registry: Path) -> frozenset[str]:
-    """The keys of its tables: ``"LlamaForCausalLM": ("llama", "LlamaForCausalLM")``.
-
-    Source: vLLM ``model_executor/models/registry.py``.
-    """
-    tables = [node for node in ast.walk(ast.parse(registry.read_text())) if isinstance(node, ast.Dict)]
-    return frozenset(
-        key.value
-        for table in tables
-        for key, value in zip(table.keys, table.values, strict=True)
-        if isinstance(key, ast.Constant) and isinstance(key.value, str) and isinstance(value, ast.Tuple)
-    )
