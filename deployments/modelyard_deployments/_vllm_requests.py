@@ -62,10 +62,10 @@ class Requests:
             raise Refusal(f'unknown parameter "{name[:80]}"{hint}', name[:80], "unknown_parameter")
 
 
-def to_refusal(first: Part) -> Part:
-    """The first part of a reply; an event with an error, which comes with status 200, becomes a reply of its own."""
+def find_refusal(first: Part) -> Part | None:
+    """The reply in place of a stream that begins with an error, which vLLM gives the status 200."""
     if not first.data.startswith(_ERROR_EVENT):
-        return first
+        return None
     document = first.data.removeprefix(b"data: ").partition(b"\n")[0]
     status = orjson.loads(document)["error"].get("code")
     return Part(document, status if isinstance(status, int) and 400 <= status < 600 else 400)

@@ -28,7 +28,7 @@ from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
 from modelyard_deployments._vllm_adapters import Adapters
 from modelyard_deployments._vllm_arguments import find_problem
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
-from modelyard_deployments._vllm_requests import Requests, to_refusal
+from modelyard_deployments._vllm_requests import Requests, find_refusal
 
 _CONFIG: Final = "config.json"
 _TENSOR, _PIPELINE = "tensor_parallel_size", "pipeline_parallel_size"
@@ -134,10 +134,14 @@ class VLLMModel(OpenAIModel):
         async with contextlib.aclosing(
             _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
         ) as parts:
-            is_first = True
+            first = await anext(parts)
+            refusal = find_refusal(first)
+            if refusal is not None:
+                yield refusal
+                return
+            yield first
             async for part in parts:
-                yield to_refusal(part) if is_first else part
-                is_first = False
+                yield part
 
     def stream(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> AsyncGenerator[Tensors]:
         """Completes a text."""
