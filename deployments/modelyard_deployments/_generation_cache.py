@@ -170,7 +170,8 @@ class BatchCache:
         self._window.rows = self._window.start = self._window.end = 0
         self._size = (0, 0)
         for layer in self._layers:
-            layer.keys = layer.values = layer.keys.new_empty(0)
+            if layer.is_initialized:
+                layer.keys = layer.values = layer.keys.new_empty(0)
 
     def make_room(self) -> None:
         """Call before each step: there is a free column afterwards."""

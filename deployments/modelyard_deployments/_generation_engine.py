@@ -206,6 +206,7 @@ class Engine:
         self._waiting: deque[_Sequence] = deque()
         self._prefilling: tuple[list[_Sequence], Prefill] | None = None
         self._running: list[_Sequence] = []
+        self._unfinished: set[Generation] = set()
         self._places = cache_tokens
         self._told = Counts()
         self._first_token_s: list[float] = []
@@ -233,6 +234,7 @@ class Engine:
                 raise ModelNotReady("", "its generation has stopped")
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} sequences wait for their turn, which is the most that may")
+            self._unfinished.add(generation)
             self._waiting.append(_Sequence(generation, mask))
             self.counts.waiting = len(self._waiting)
             self._changed.notify()
@@ -288,6 +290,7 @@ class Engine:
     def _drop_cancelled(self) -> None:
         with self._changed:
             self._waiting = deque(one for one in self._waiting if not one.generation.is_cancelled)
+            self._unfinished = {one for one in self._unfinished if not one.is_cancelled}
         if self._prefilling and all(one.generation.is_cancelled for one in self._prefilling[0]):
             self._prefilling = None
         for index in range(len(self._running) - 1, -1, -1):
@@ -310,8 +313,7 @@ class Engine:
                     prefill.join()
             except Exception as exc:  # noqa: BLE001  # whatever the model raises concerns these prompts alone
                 self._prefilling = None
-                for sequence in group:
-                    self._fail(sequence, exc)
+                self._fail(group, exc)
                 continue
             if logits is not None:
                 self._prefilling = None
@@ -327,7 +329,11 @@ class Engine:
         # The last token of each row is not in the cache yet.
         cached = [one.tokens[:-1] for one in self._running] if self._rows.reuses_beginnings else []
         reuse = find_reuse(first.tokens, cached) if len(group) == 1 and each is None else NO_REUSE
-        prefill = self._rows.prefill([one.tokens for one in group], each, reuse)
+        try:
+            prefill = self._rows.prefill([one.tokens for one in group], each, reuse)
+        except Exception as exc:  # noqa: BLE001  # as below, where they are computed
+            self._fail(group, exc)
+            return None
         for sequence in group:
             self.counts.prefix_queries += len(sequence.tokens)
             if not sequence.answer:
@@ -378,8 +384,7 @@ class Engine:
         except Exception as exc:  # noqa: BLE001  # whatever the model raises concerns all that took the step, and nobody else
             failed, self._running = self._running, []
             self._rows.clear()
-            for sequence in failed:
-                self._fail(sequence, exc)
+            self._fail(failed, exc)
             return
         for index in range(len(self._running) - 1, -1, -1):
             self._choose(index, logits[index])
@@ -396,7 +401,7 @@ class Engine:
             chosen = sequence.sampler.choose(logits)
         except Exception as exc:  # noqa: BLE001  # a grammar that went wrong, a parameter that the device refuses
             self._leave(index)
-            self._fail(sequence, exc)
+            self._fail([sequence], exc)
             return
         sequence.answer.append(chosen.token)
         self.counts.generated_tokens += 1
@@ -404,6 +409,7 @@ class Engine:
         step = self._to_step(sequence, chosen)
         if step.finish is not None:
             self._leave(index)
+            self._unfinished.discard(generation)
         generation.deliver(step)
 
     def _to_step(self, sequence: _Sequence, chosen: Chosen) -> Step:
@@ -430,22 +436,23 @@ class Engine:
         self._running[index] = self._running[-1]
         self._running.pop()
 
-    def _fail(self, sequence: _Sequence, exc: Exception) -> None:
-        if isinstance(exc, ModelyardError):
-            sequence.generation.deliver(exc)
-            return
-        _LOG.error("a generation failed", exc_info=exc)
-        sequence.generation.deliver(ModelFailed("", f"{type(exc).__name__}: {exc}"))
+    def _fail(self, sequences: Sequence[_Sequence], exc: Exception) -> None:
+        error = exc if isinstance(exc, ModelyardError) else ModelFailed("", f"{type(exc).__name__}: {exc}")
+        if error is not exc:
+            _LOG.error("generation failed", exc_info=exc)
+        for sequence in sequences:
+            self._unfinished.discard(sequence.generation)
+            sequence.generation.deliver(error)
 
     def _fail_all(self, error: ModelyardError) -> None:
         with self._changed:
             self._is_closing = True
-            left = [*self._waiting, *self._running, *(self._prefilling[0] if self._prefilling else [])]
+            left, self._unfinished = self._unfinished, set()
             self._waiting.clear()
         self._prefilling = None
         self._running.clear()
-        for sequence in left:
-            sequence.generation.deliver(error)
+        for generation in left:
+            generation.deliver(error)
         self._rows.clear()
         self._count()
 

@@ -42,7 +42,7 @@ async def answer_responses(runtime: Runtime, request: OpenAIRequest) -> AsyncGen
     body = decode(request, ResponsesRequest)
     ask = await _to_ask(runtime, body)
     (answering,) = runtime.start(ask)
-    response = _Response(runtime, body, to_id("resp", request), ask, answering)
+    response = _Response(runtime, body, to_id("resp", request).replace("-", "_", 1), ask, answering)
     async with aclosing(response.events()) as events:
         async for event in events:
             if body.stream:

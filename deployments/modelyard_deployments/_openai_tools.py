@@ -155,6 +155,7 @@ class CallReader:
     def __init__(self, names: Iterable[str], is_required: bool = False) -> None:
         self._names = frozenset(names)
         self._held = ""
+        self._has_called = False
         self._is_bare: bool | None = True if is_required else None
 
     def add(self, text: str) -> list[Found]:
@@ -173,7 +174,7 @@ class CallReader:
         before, opened, inside = held.partition(_OPEN)
         calls = _to_calls(inside, None) if opened else None  # the closing tag may be the token that ended the answer
         if calls is None:
-            return [held] if held else []
+            return [held] if held.strip() or (held and not self._has_called) else []
         return [*([before] if before.strip() else []), *calls]
 
     def _read(self) -> list[Found]:
@@ -183,12 +184,18 @@ class CallReader:
             inside, _, self._held = rest.partition(_CLOSE)
             if before.strip():
                 found.append(before)
-            found += _to_calls(inside, None) or [f"{_OPEN}{inside}{_CLOSE}"]
-        if _OPEN in self._held:
+            calls = _to_calls(inside, None)
+            self._has_called = self._has_called or calls is not None
+            found += calls or [f"{_OPEN}{inside}{_CLOSE}"]
+        # White space behind a call is mostly what separates it from the next.
+        if _OPEN in self._held or (self._has_called and not self._held.strip()):
             return found
         kept = _overlap(self._held)
-        shown, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
-        return [*found, shown] if shown else found
+        shown = self._held[: len(self._held) - kept]
+        if not shown or (self._has_called and not shown.strip()):
+            return found
+        self._held = self._held[len(shown) :]
+        return [*found, shown]
 
 
 def _overlap(text: str) -> int:

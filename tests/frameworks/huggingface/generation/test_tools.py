@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls are found in what models say, however it comes."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard_deployments._openai_tools import Call, CallReader, Found, NamedReader
+
+CALL = '{"name": "f", "arguments": {"x": 1}}'
+WANTED = ("f", {"x": 1})
+
+
+def seen(found: list[Found]) -> list[object]:
+    """Calls without their ids, and neighbouring texts as one."""
+    result: list[object] = []
+    for one in found:
+        if isinstance(one, Call):
+            result.append((one.name, json.loads(one.arguments)))
+        elif isinstance(one, str) and result and isinstance(result[-1], str):
+            result[-1] += one
+        else:
+            result.append(one)
+    return result
+
+
+def read(reader: CallReader, chunks: list[str]) -> list[object]:
+    found = [one for chunk in chunks for one in reader.add(chunk)]
+    return seen([*found, *reader.flush()])
+
+
+TEXTS = {
+    "tagged": (f"<tool_call>\n{CALL}\n</tool_call>", [WANTED]),
+    "two": (f"<tool_call>{CALL}</tool_call>\n<tool_call>{CALL}</tool_call>", [WANTED, WANTED]),
+    "after words": (f"Let me see.<tool_call>{CALL}</tool_call>", ["Let me see.", WANTED]),
+    "without an end": (f"<tool_call>\n{CALL}", [WANTED]),
+    "bare": (CALL, [WANTED]),
+    "bare parameters": ('{"name": "f", "parameters": {"x": 1}}', [WANTED]),
+    "bare list": (f"[{CALL}, {CALL}]", [WANTED, WANTED]),
+    "none": ("2 < 3, and <tool is no call", ["2 < 3, and <tool is no call"]),
+    "broken": ("<tool_call>{nonsense}</tool_call>", ["<tool_call>{nonsense}</tool_call>"]),
+    "other JSON": ('{"name": "g", "arguments": {}}', ['{"name": "g", "arguments": {}}']),
+    "nothing": ("", []),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@given(sizes=st.lists(st.integers(1, 9), max_size=30))
+def test_calls_are_found_in_any_chunks(name: str, sizes: list[int]) -> None:
+    text, wanted = TEXTS[name]
+    chunks, rest = [], text
+    for size in sizes:
+        chunks.append(rest[:size])
+        rest = rest[size:]
+    assert read(CallReader(["f"]), [*chunks, rest]) == wanted
+
+
+def test_words_are_shown_at_once() -> None:
+    assert CallReader(["f"]).add("The answer") == ["The answer"]
+
+
+def test_of_a_named_function_the_arguments_come_as_they_are() -> None:
+    reader = NamedReader("f")
+    first, more = [*reader.add('{"x"'), *reader.add(": 1}")]
+    assert isinstance(first, Call)
+    assert (first.name, first.arguments + more.arguments) == ("f", '{"x": 1}')  # type: ignore[union-attr]
