@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -12,6 +13,11 @@ from modelyard.openai import Part
 
 _WINDOW: Final = 16
 """Chunks that may wait; then the application does."""
+
+_LEAVE_S: Final = 1.0
+"""How long an application has to notice that its client went away; then it is cancelled."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 Message: TypeAlias = MutableMapping[str, Any]
 Application: TypeAlias = Callable[
@@ -34,55 +40,71 @@ async def call(
         headers: Others, lower case.
 
     Raises:
-        InternalError: The application failed without a reply.
+        InternalError: The application failed before its reply was whole.
     """
     exchange = _Exchange(body)
-    task = asyncio.create_task(exchange.run(app, _scope(path, len(body), content_type, headers)))
+    task = asyncio.ensure_future(app(_scope(path, len(body), content_type, headers), exchange.receive, exchange.send))
+    task.add_done_callback(lambda _: exchange.parts.put_nowait(None))
     try:
-        while (item := await exchange.parts.get()) is not None:
-            if isinstance(item, Exception):
-                raise InternalError(f"{type(item).__name__}: {item}") from item
-            yield item
+        while (part := await exchange.parts.get()) is not None:
+            exchange.room.release()
+            yield part
     finally:
+        exchange.gone.set()
+        await asyncio.wait({task}, timeout=_LEAVE_S)  # who listens for it ends its work, and what it has begun
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _LOG.warning("%s failed", path, exc_info=error)
+    if not exchange.is_whole:
+        raise InternalError(type(error).__name__ if error is not None else "the reply has no end")
 
 
 class _Exchange:
-    """The server's side of one request."""
+    """The server's side of one request.
+
+    Attributes:
+        parts: Of the reply; None at its end.
+        room: For more of them.
+        gone: The client has gone away.
+        is_whole: The last part has been sent.
+    """
 
     def __init__(self, body: bytes) -> None:
-        self.parts: asyncio.Queue[Part | Exception | None] = asyncio.Queue(_WINDOW)
+        self.parts: asyncio.Queue[Part | None] = asyncio.Queue()
+        self.room = asyncio.Semaphore(_WINDOW)
+        self.gone = asyncio.Event()
+        self.is_whole = False
         self._body: bytes | None = body
         self._status = 200
         self._content_type = ""
 
-    async def run(self, app: Application, scope: Message) -> None:
-        try:
-            await app(scope, self._receive, self._send)
-        except Exception as exc:  # noqa: BLE001  # whatever a library raises is its reply
-            await self.parts.put(exc)
-        await self.parts.put(None)
-
-    async def _receive(self) -> Message:
+    async def receive(self) -> Message:
+        """The body, and then, when it happens, that the client went away."""
         if self._body is None:
-            await asyncio.Event().wait()  # the client stays; where it goes, the task is cancelled
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
         body, self._body = self._body, None
         return {"type": "http.request", "body": body}
 
-    async def _send(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """Takes what the application answers."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             kinds = [value for name, value in message["headers"] if name == b"content-type"]
             self._content_type = kinds[0].decode("latin-1") if kinds else ""
-        elif message["type"] == "http.response.body" and message.get("body"):
-            await self.parts.put(Part(bytes(message["body"]), self._status, self._content_type))
+        elif message["type"] == "http.response.body":
+            if message.get("body"):
+                await self.room.acquire()
+                self.parts.put_nowait(Part(bytes(message["body"]), self._status, self._content_type))
+            self.is_whole = not message.get("more_body", False)
 
 
 def _scope(path: str, length: int, content_type: str, headers: tuple[tuple[bytes, bytes], ...]) -> Message:
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",
