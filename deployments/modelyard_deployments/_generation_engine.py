@@ -28,6 +28,9 @@ from modelyard_deployments._generation_sampling import Chosen, Mask, Sampler, Sa
 
 _LOG: Final = logging.getLogger(__name__)
 
+_BROKEN_DEVICE: Final = (torch.AcceleratorError,)
+"""After one of these every later call of the device fails too: the engine ends, and its replica is replaced."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -169,6 +172,7 @@ class Engine:
     Attributes:
         counts: What it does and did.
         meter: Where it tells of its steps.
+        name: The model's, for messages.
 
     Args:
         rows: The model's side of the batch.
@@ -213,6 +217,7 @@ class Engine:
         self._between_tokens_s: list[float] = []
         self.counts = Counts()
         self.meter = Meter()
+        self.name = ""
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
@@ -231,7 +236,7 @@ class Engine:
         generation = Generation(prompt, sampling, self._wake)
         with self._changed:
             if self._is_closing or self._failure is not None:
-                raise ModelNotReady("", "its generation has stopped")
+                raise ModelNotReady(self.name, "its generation has stopped")
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} sequences wait for their turn, which is the most that may")
             self._unfinished.add(generation)
@@ -239,6 +244,11 @@ class Engine:
             self.counts.waiting = len(self._waiting)
             self._changed.notify()
         return generation
+
+    @property
+    def most_at_once(self) -> int:
+        """Sequences that may be submitted in one go."""
+        return self._max_waiting
 
     def check_health(self) -> None:
         """Raises where nothing will be generated any more.
@@ -309,15 +319,13 @@ class Engine:
             budget -= count * len(group)
             try:
                 logits = prefill.advance(count)
-                if logits is not None:
-                    prefill.join()
             except Exception as exc:  # noqa: BLE001  # whatever the model raises concerns these prompts alone
                 self._prefilling = None
                 self._fail(group, exc)
                 continue
             if logits is not None:
                 self._prefilling = None
-                self._join(group, logits)
+                self._join(group, prefill, logits)
 
     def _begin(self) -> tuple[list[_Sequence], Prefill] | None:
         """The next ones that wait, where the batch has room for them."""
@@ -370,7 +378,12 @@ class Engine:
             or not find_reuse(sequence.tokens, [one.tokens for one in (*group, *self._running)]).length
         )
 
-    def _join(self, group: Sequence[_Sequence], logits: torch.Tensor) -> None:
+    def _join(self, group: Sequence[_Sequence], prefill: Prefill, logits: torch.Tensor) -> None:
+        try:
+            prefill.join()
+        except Exception as exc:  # noqa: BLE001  # the cache of all rows may be half changed
+            self._fail_running(exc, group)
+            return
         first = len(self._running)
         self._running += group
         for place in range(len(group) - 1, -1, -1):
@@ -382,9 +395,7 @@ class Engine:
         try:
             logits = self._rows.step([sequence.answer[-1] for sequence in self._running])
         except Exception as exc:  # noqa: BLE001  # whatever the model raises concerns all that took the step, and nobody else
-            failed, self._running = self._running, []
-            self._rows.clear()
-            self._fail(failed, exc)
+            self._fail_running(exc)
             return
         for index in range(len(self._running) - 1, -1, -1):
             self._choose(index, logits[index])
@@ -436,13 +447,20 @@ class Engine:
         self._running[index] = self._running[-1]
         self._running.pop()
 
+    def _fail_running(self, exc: Exception, joining: Sequence[_Sequence] = ()) -> None:
+        failed, self._running = [*self._running, *joining], []
+        self._rows.clear()
+        self._fail(failed, exc)
+
     def _fail(self, sequences: Sequence[_Sequence], exc: Exception) -> None:
-        error = exc if isinstance(exc, ModelyardError) else ModelFailed("", f"{type(exc).__name__}: {exc}")
+        error = exc if isinstance(exc, ModelyardError) else ModelFailed(self.name, f"{type(exc).__name__}: {exc}")
         if error is not exc:
             _LOG.error("generation failed", exc_info=exc)
         for sequence in sequences:
             self._unfinished.discard(sequence.generation)
             sequence.generation.deliver(error)
+        if isinstance(exc, _BROKEN_DEVICE):
+            raise exc
 
     def _fail_all(self, error: ModelyardError) -> None:
         with self._changed:

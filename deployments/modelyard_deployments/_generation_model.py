@@ -86,8 +86,8 @@ class GenerationModel(OpenAIModel):
         return {"backend": "transformers", **({"backend_reason": self._reason} if self._reason else {})}
 
     async def start(self) -> None:
-        """Tells the engine where to count."""
-        self._runtime.engine.meter = self.meter
+        """Tells the engine where to count, and its name."""
+        self._runtime.engine.meter, self._runtime.engine.name = self.meter, self.name
 
     @property
     def counts(self) -> Counts:
@@ -156,11 +156,14 @@ class GenerationModel(OpenAIModel):
         (answer,) = self._runtime.start(
             Ask(prompt, self._to_sampling(asked, max_tokens), TextRules((asked.stop,) if asked.stop else ()))
         )
-        if not asked.exclude_input_in_output:
-            yield Piece(text, ())
-        async with aclosing(answer.pieces) as pieces:
-            async for piece in pieces:
-                yield piece
+        try:
+            if not asked.exclude_input_in_output:
+                yield Piece(text, ())
+            async with aclosing(answer.pieces) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            answer.generation.cancel()
 
     def _to_sampling(self, asked: _V2Parameters, max_tokens: int) -> Sampling:
         members = asked.model_dump(

@@ -60,8 +60,8 @@ class Prompts:
             Refusal: With the first of them.
         """
         for token in tokens:
-            if token >= self._vocabulary:
-                raise Refusal(f"{param}: expected tokens below {self._vocabulary}, got {token}", param)
+            if not 0 <= token < self._vocabulary:
+                raise Refusal(f"{param}: expected tokens from 0 to {self._vocabulary - 1}, got {token}", param)
 
     async def from_messages(
         self,

@@ -7,6 +7,7 @@ Log-probabilities that are reported are the model's own, from before all of thes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -159,11 +160,14 @@ class Sampler:
                 logits[last] = -torch.inf
         if len(self._biased):
             logits[self._biased] += self._bias
-        if not torch.isfinite(logits.max()):
+        best = float(logits.max())
+        if best == -math.inf:
             raise InvalidRequest(
                 f"no token may follow the {len(self._answer)} of the answer: what the request allows and forbids, "
                 "taken together, leaves none"
             )
+        if not math.isfinite(best):
+            raise ArithmeticError(f"the model gave {best} for a token: its weights or its dtype do not do")
 
     def _penalise(self, logits: torch.Tensor) -> None:
         sampling = self._sampling

@@ -17,7 +17,7 @@ from modelyard_deployments._generation_answers import Piece, Whole, collect, mer
 from modelyard_deployments._generation_runtime import Answering, Ask, Runtime
 from modelyard_deployments._generation_sampling import Chosen
 from modelyard_deployments._openai_logprobs import CompletionLogprobs, TokenNames
-from modelyard_deployments._openai_protocol import decode, encode, encode_done, encode_event, to_id, to_usage
+from modelyard_deployments._openai_protocol import Refusal, decode, encode, encode_done, encode_event, to_id, to_usage
 from modelyard_deployments._openai_requests import CompletionRequest
 from modelyard_deployments._openai_sampling import check_grammar, name_form, to_grammar, to_rules, to_sampling
 
@@ -46,6 +46,9 @@ async def answer_completions(runtime: Runtime, request: OpenAIRequest) -> AsyncG
 
 
 def _start(runtime: Runtime, asks: Sequence[Ask]) -> list[Answering]:
+    count, most = sum(ask.count for ask in asks), runtime.engine.most_at_once
+    if count > most:
+        raise Refusal(f"prompt, n, best_of: expected at most {most} answers in one request, got {count}", "prompt")
     started: list[Answering] = []
     try:
         for ask in asks:

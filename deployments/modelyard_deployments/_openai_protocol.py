@@ -9,6 +9,7 @@ Source: the OpenAI API reference, "Errors" and "Streaming".
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import AsyncGenerator
@@ -99,7 +100,7 @@ def _to_refusal(exc: ValidationError, body: bytes) -> Refusal:
         return Refusal(
             f"the body is not valid JSON: {error['msg'].removeprefix('Invalid JSON: ')}", None, "invalid_json"
         )
-    param = _to_param(error["loc"], error["type"], orjson.loads(body))
+    param = _to_param(error["loc"], error["type"], json.loads(body))  # which may hold NaN
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return Refusal(f'unknown parameter "{param}"', param, "unknown_parameter")

@@ -71,7 +71,7 @@ class FunctionTool(Part):
     """A function that the model may call."""
 
     type: Literal["function"]
-    name: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.:-]+$")]
     description: str | None = None
     parameters: Schema | None = None
     strict: bool | None = None
@@ -132,6 +132,12 @@ class ResponsesRequest(Sampled):
             raise ValueError("tool_choice needs tools")
         if isinstance(self.tool_choice, NamedFunctionTool) and self.tool_choice.name not in names:
             raise ValueError(f'tool_choice: expected one of {", ".join(names)}, got "{self.tool_choice.name}"')
+        form = self.text.format if self.text is not None else None
+        forms = [self.structured_outputs is not None, form is not None and form.type != "text"]
+        if any(forms) and (self.tool_choice == "required" or isinstance(self.tool_choice, NamedFunctionTool)):
+            raise ValueError("a tool has to be called, so the answer cannot have another form")
+        if all(forms):
+            raise ValueError("text.format and structured_outputs: expected one of them, got both")
         if self.n not in (None, 1):
             raise ValueError("a response is one answer, so n can only be 1")
         return self

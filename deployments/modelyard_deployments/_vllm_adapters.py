@@ -29,7 +29,7 @@ class Adapters:
     def __init__(self, folder: Path, models: Any) -> None:
         self._folder = folder
         self._models = models
-        self._refused: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, int]] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -52,27 +52,24 @@ class Adapters:
             await asyncio.sleep(_LOOK_S)
             try:
                 await self._follow()
-            except OSError as exc:
-                logger.warning("the folder of adapters cannot be read: %s", exc)
+            except Exception as exc:  # noqa: BLE001  # vLLM's, or a folder that goes away just now: the next look may do
+                logger.warning("adapters are not followed: %s: %s", type(exc).__name__, exc)
 
     async def _follow(self) -> None:
         found = await asyncio.to_thread(_find, self._folder)
-        for name in set(self.names) - found.keys():
+        changed = {name for name, (_, stamp) in found.items() if self._seen.get(name) != stamp}
+        for name in set(self.names) & (changed | (set(self.names) - found.keys())):
             await self._unload(name)
-        for name, path in found.items():
-            changed = (path / _CONFIG).stat().st_mtime
-            if name not in self.names and self._refused.get(name) != changed:
-                await self._load(name, path, changed)
+        self._seen = {name: stamp for name, (_, stamp) in found.items()}
+        for name in sorted(changed):
+            await self._load(name, found[name][0])
 
-    async def _load(self, name: str, path: Path, changed: float) -> None:
+    async def _load(self, name: str, path: Path) -> None:
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
         request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
         answer = await self._models.load_lora_adapter(request)
-        if isinstance(answer, str):
-            self._refused.pop(name, None)
-        else:
-            self._refused[name] = changed
+        if not isinstance(answer, str):
             logger.error('adapter "%s" cannot be loaded: %s', name, answer.error.message)
 
     async def _unload(self, name: str) -> None:
@@ -81,5 +78,11 @@ class Adapters:
         await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
 
 
-def _find(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.iterdir()) if (path / _CONFIG).is_file()}
+def _find(folder: Path) -> dict[str, tuple[Path, tuple[float, int]]]:
+    """Each adapter's folder, and what changes with its files: while it is being copied, for example."""
+    return {path.name: (path, _stamp(path)) for path in sorted(folder.iterdir()) if (path / _CONFIG).is_file()}
+
+
+def _stamp(folder: Path) -> tuple[float, int]:
+    files = [path.stat() for path in folder.iterdir()]
+    return max(one.st_mtime for one in files), sum(one.st_size for one in files)

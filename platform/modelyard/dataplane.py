@@ -19,6 +19,7 @@ from modelyard.batching import MAX_PRIORITY, Call
 from modelyard.classes import to_top_classes
 from modelyard.errors import InvalidRequest, Unsupported
 from modelyard.inference import InferenceRequest, InferenceResponse
+from modelyard.openai import MEMBER
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.signature import Signature
 from modelyard.statistics import Statistics
@@ -126,6 +127,7 @@ class DataPlane:
         """
         if request.parameters and _SIGNATURE_NAME in request.parameters:
             revision, signature, request = _choose_signature(revision, signature, request)
+        _check_adapter(revision)
         if signature.decoupled:
             raise Unsupported(
                 f'model "{revision.model}" answers with a stream: use generate_stream (HTTP) or ModelStreamInfer (gRPC)'
@@ -159,6 +161,7 @@ class DataPlane:
         """
         if request.parameters and _SIGNATURE_NAME in request.parameters:
             revision, signature, request = _choose_signature(revision, signature, request)
+        _check_adapter(revision)
         if not signature.decoupled:
             yield await self.infer(revision, signature, request, timeout_s)
             return
@@ -183,6 +186,16 @@ class DataPlane:
             ModelNotReady: They cannot be asked.
         """
         return await self._transport.statistics(revision)
+
+
+def _check_adapter(revision: RevisionRoute) -> None:
+    """An adapter is a name of the OpenAI protocol: under it the model itself must not answer in another one.
+
+    Raises:
+        Unsupported: It would.
+    """
+    if revision.adapter and revision.member != MEMBER:
+        raise Unsupported(f'adapter "{revision.adapter}" answers the OpenAI protocol alone')
 
 
 def _choose_signature(

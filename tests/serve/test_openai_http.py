@@ -10,10 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 import httpx
+import numpy as np
 import pytest
 
 from modelyard.dataplane import DataPlane
-from modelyard.errors import ModelFailed, Overloaded
+from modelyard.errors import ModelFailed, Overloaded, Unsupported
+from modelyard.inference import InferenceRequest
 from modelyard.model import describe
 from modelyard.openai import EVENTS, OpenAIModel, OpenAIRequest, Part
 from modelyard.protocol.openai import PATHS
@@ -22,7 +24,7 @@ from modelyard.serve.http import make_app
 from modelyard.serve.openai import OpenAIHandlers
 from modelyard.serve.runners import Runners
 from modelyard.signature import Signature, TensorSpec
-from modelyard.tensor import Parameters, Tensors
+from modelyard.tensor import Parameters, Tensors, to_bytes_array
 
 CHAT = "/v1/chat/completions"
 TEXT = Signature((TensorSpec("x", "BYTES", (1,)),), (TensorSpec("y", "BYTES", (1,)),), batch_axis=False)
@@ -90,7 +92,7 @@ async def _lifespan(_app: object) -> AsyncIterator[None]:
 class Edge:
     def __init__(self, parrot: Parrot, runners: Runners, keep_alive_s: float) -> None:
         self.parrot = parrot
-        plane = DataPlane(RunnersTransport(runners))  # type: ignore[arg-type]  # nothing else is asked here
+        plane = self.plane = DataPlane(RunnersTransport(runners))  # type: ignore[arg-type]  # nothing else is asked here
         known = describe(parrot)
         first = RevisionRoute(
             "parrot", "1", "parrot@1", "fake", "ready", signature=TEXT, openai_routes=known.openai_routes
@@ -157,6 +159,13 @@ async def test_events_pass_as_they_are(make_edge):
 )
 async def test_revisions_labels_and_adapters_are_names(make_edge, name, known_as):
     assert (await make_edge().say("hi", model=name)).json()["model"] == known_as
+
+
+async def test_an_adapter_answers_the_openai_protocol_alone(make_edge):
+    plane = make_edge().plane
+    route, signature = plane.get_ready("pirate")
+    with pytest.raises(Unsupported, match='adapter "pirate" answers the OpenAI protocol alone'):
+        await plane.infer(route, signature, InferenceRequest({"x": to_bytes_array(np.array(["a"]))}))
 
 
 async def test_the_models_own_refusal_passes_as_it_is(make_edge):

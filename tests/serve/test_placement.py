@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modelyard.config import ModelSpec, Runtime
+from modelyard.errors import InvalidConfig
 from modelyard.serve.applications import RevisionDeployment
 
 
@@ -30,6 +31,12 @@ def test_an_engine_without_a_gpu_lives_in_the_replica() -> None:
     made = _deployment("vllm", {"num_cpus": 2})
     assert made._replica_config.placement_group_bundles is None
     assert (made.ray_actor_options["num_cpus"], made.ray_actor_options["num_gpus"]) == (2, 0)
+
+
+@pytest.mark.parametrize("num_gpus", [1, 6])
+def test_gpus_that_the_workers_cannot_share_equally_are_refused(num_gpus: float) -> None:
+    with pytest.raises(InvalidConfig, match=r"resources\.num_gpus: expected a multiple of 4, its workers"):
+        _deployment("vllm", {"num_gpus": num_gpus}, engine={"tensor_parallel_size": 4})
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from modelyard.catalog import ModelRecord, RevisionRecord
 from modelyard.config import ModelSpec, Runtime
 from modelyard.environments.overlay import Overlay
+from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.replica import ModelReplica, RevisionSpec
@@ -156,6 +157,10 @@ class RevisionDeployment:
         workers = framework.workers(resolve(self.content["uri"]), options)
         if not workers:
             return []
+        if workers > 1 and resources.num_gpus % workers:
+            raise InvalidConfig(
+                (f"resources.num_gpus: expected a multiple of {workers}, its workers, got {resources.num_gpus:g}",)
+            )
         each: dict[str, float] = {"GPU": resources.num_gpus / workers}
         if resources.accelerator_type is not None:
             each[f"accelerator_type:{resources.accelerator_type}"] = _ANY_OF_THE_TYPE

@@ -513,7 +513,13 @@ class Controller:
         for deployment in deployments:
             try:
                 targets.append(deployment.to_target(self._application))
-            except (KeyError, TypeError, ValueError) as exc:  # must not keep the others from being deployed
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                OSError,
+                ModelyardError,
+            ) as exc:  # the others are deployed all the same
                 logger.warning("%s cannot be deployed: %s", deployment.application, exc)
                 self._failures[deployment.application] = f"{_UNUSABLE}: {exc}; register it again"
         if not targets:

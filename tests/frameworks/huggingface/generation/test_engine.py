@@ -125,6 +125,7 @@ class Breaking(SharedRows):
 
     fails_at_step = -1
     fails_at_length = -1
+    fails_to_join = -1
     taken = 0
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -136,7 +137,14 @@ class Breaking(SharedRows):
     def prefill(self, prompts: Sequence[Sequence[int]], *rest: Any) -> Any:
         if any(len(prompt) == self.fails_at_length for prompt in prompts):
             raise RuntimeError("no such prompt")
-        return super().prefill(prompts, *rest)
+        made = super().prefill(prompts, *rest)
+        if any(len(prompt) == self.fails_to_join for prompt in prompts):
+            made.join = self._break  # type: ignore[method-assign]
+        return made
+
+    @staticmethod
+    def _break() -> None:
+        raise RuntimeError("no room for it")
 
 
 async def test_a_failed_step_fails_those_in_it_and_no_other(
@@ -160,6 +168,36 @@ async def test_a_failed_prompt_fails_alone(tiny: Any, engine: Start, generate: A
     with pytest.raises(ModelFailed, match="no such prompt"):
         await read(running.submit(PROMPTS[2], greedy(8)))
     assert (await first)[:8] == generate("llama", PROMPTS[0], 8)
+
+
+async def test_a_prompt_that_cannot_join_fails_all_whose_cache_it_has_touched(
+    tiny: Any, engine: Start, generate: Any, read: Read, greedy: Greedy
+) -> None:
+    rows = Breaking(tiny("llama"), 4096)
+    rows.fails_to_join = len(PROMPTS[2])
+    running = engine(rows)
+    first = asyncio.create_task(read(running.submit(PROMPTS[0], greedy(300, ignore_eos=True))))
+    await wait_until(lambda: running.counts.generated_tokens > 0)
+    for one in (read(running.submit(PROMPTS[2], greedy(8))), first):
+        with pytest.raises(ModelFailed, match="no room for it"):
+            await one
+    assert await read(running.submit(PROMPTS[1], greedy(8))) == generate("llama", PROMPTS[1], 8)
+    assert rows.used_tokens == 0
+
+
+class Broken(SharedRows):
+    """Stands for a device of which every later call fails too."""
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        raise torch.AcceleratorError("device-side assert")
+
+
+async def test_a_broken_device_is_told_to_health(tiny: Any, engine: Start, read: Read, greedy: Greedy) -> None:
+    running = engine(Broken(tiny("llama"), 4096))
+    with pytest.raises(ModelFailed, match="device-side assert"):
+        await read(running.submit(PROMPTS[0], greedy(8)))
+    with pytest.raises(RuntimeError, match="generation has stopped"):
+        await wait_until(lambda: running.check_health() is not None)
 
 
 class Dying(SharedRows):

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from modelyard.openai import OpenAIRequest
 from modelyard_deployments._generation_model import GenerationModel
 
 Ask = Callable[..., Awaitable[Any]]
@@ -274,6 +275,7 @@ async def test_a_response_that_calls(ask: Ask) -> None:
 # -- mistakes
 
 CHAT = {"messages": CAPITAL}
+TOOL = {"tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}], "tool_choice": "required"}
 MISTAKES = [
     ("chat/completions", {}, "messages"),
     ("chat/completions", {"messages": []}, "messages"),
@@ -287,6 +289,7 @@ MISTAKES = [
     ("chat/completions", {**CHAT, "tool_choice": "required"}, None),
     ("chat/completions", {**CHAT, "max_tokens": 2000}, "messages"),
     ("chat/completions", {**CHAT, "logit_bias": {"99999999": 1}}, "logit_bias"),
+    ("chat/completions", {**CHAT, "logit_bias": {"-1": 1}}, "logit_bias"),
     (
         "chat/completions",
         {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}},
@@ -298,7 +301,10 @@ MISTAKES = [
     ("completions", {"prompt": [99999999]}, "prompt"),
     ("completions", {"prompt": "x " * 1100}, "prompt"),
     ("responses", {"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
+    ("completions", {"prompt": ["x"] * 300}, "prompt"),
     ("responses", {"input": []}, "input"),
+    ("responses", {"input": "x", "tools": [{"type": "function", "name": "my func"}]}, "tools[0].name"),
+    ("responses", {"input": "x", **TOOL, "text": {"format": {"type": "json_object"}}}, None),
     ("detokenize", {"tokens": [99999999]}, "tokens"),
 ]
 
@@ -312,6 +318,13 @@ async def test_a_mistake_is_a_400_that_names_it(
     error = json.loads(part.data)["error"]
     assert error["type"] == "invalid_request_error"
     assert (error["param"] or "").startswith(param or "")
+
+
+@pytest.mark.parametrize("member", ["temperature", "bogus"])
+async def test_a_number_that_is_none_is_a_mistake_too(model: GenerationModel, member: str) -> None:
+    body = b'{"model": "smollm2", "prompt": "x", "%b": NaN}' % member.encode()
+    (part,) = [part async for part in model.answer(OpenAIRequest("completions", body))]
+    assert (part.status, json.loads(part.data)["error"]["param"]) == (400, member)
 
 
 async def test_too_long_a_prompt_is_told_the_limit_and_the_count(ask: Ask) -> None:
