@@ -46,6 +46,7 @@ class Call:
         member: Which of the model's members it is for; empty for the model itself.
         deadline_ns: When nobody waits for any part any more, on this host's ``time.monotonic_ns``.
         via: As ``InferenceRequest.via``; what any of the parts has come by.
+        affinity: As ``InferenceRequest.affinity``; of streams, which are never merged.
     """
 
     inputs: Tensors
@@ -57,6 +58,7 @@ class Call:
     member: str = ""
     deadline_ns: int = NEVER_NS
     via: tuple[str, ...] = ()
+    affinity: int = 0
 
 
 @dataclass(frozen=True, slots=True)

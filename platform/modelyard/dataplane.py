@@ -232,9 +232,9 @@ def _to_call(member: str, signature: Signature, request: InferenceRequest) -> Ca
         raise InvalidRequest("inputs: expected at least one, which says how many rows there are, got none")
     rows = next(iter(inputs.values())).shape[0] if signature.batch_axis else 0
     if not request.parameters:
-        return Call(inputs, (rows,), names, {}, member=member, via=request.via)
+        return Call(inputs, (rows,), names, {}, member=member, via=request.via, affinity=request.affinity)
     parameters, priority = _model_parameters(request.parameters), _priority(request.parameters)
-    return Call(inputs, (rows,), names, parameters, priority, member=member, via=request.via)
+    return Call(inputs, (rows,), names, parameters, priority, member=member, via=request.via, affinity=request.affinity)
 
 
 async def _classify(outputs: dict[str, Array], request: InferenceRequest, signature: Signature) -> dict[str, Array]:

@@ -31,6 +31,8 @@ class InferenceRequest:
         parameters: The request's own parameters, as sent.
         input_parameters: Parameters of single inputs, by input name; only inputs that carry some.
         via: The applications whose models have called one another to make it, outermost first; see ``peers.Origin``.
+        affinity: Streams with the same number go to the same replica where they may: it remembers something of the
+            others. 0 for any replica.
     """
 
     inputs: Tensors
@@ -39,6 +41,7 @@ class InferenceRequest:
     parameters: Parameters = field(default_factory=dict)
     input_parameters: Mapping[str, Parameters] = field(default_factory=dict)
     via: tuple[str, ...] = ()
+    affinity: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from modelyard.errors import ModelFailed, Overloaded, Unsupported
 from modelyard.inference import InferenceRequest
 from modelyard.model import describe
 from modelyard.openai import EVENTS, OpenAIModel, OpenAIRequest, Part
-from modelyard.protocol.openai import PATHS
+from modelyard.protocol.openai import PATHS, to_affinity
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.http import make_app
 from modelyard.serve.openai import OpenAIHandlers
@@ -146,6 +146,19 @@ async def test_a_body_and_its_answer_pass_as_they_are(make_edge):
 @pytest.mark.parametrize("path", [CHAT, "/openai/v1/chat/completions"])
 async def test_both_prefixes_answer(make_edge, path):
     assert (await make_edge().say("yes", path=path)).json()["said"] == ["yes"]
+
+
+def test_calls_whose_prompts_begin_alike_have_one_affinity():
+    system, first = {"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}
+    turn = {"messages": [system, first]}
+    later = {
+        "messages": [system, first, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "why?"}]
+    }
+    other = {"messages": [system, {"role": "user", "content": "bye"}]}
+    assert to_affinity(turn) == to_affinity(later) != to_affinity(other)
+    assert to_affinity({"prompt": "a" * 3000}) == to_affinity({"prompt": "a" * 4000}) != to_affinity({"prompt": "b"})
+    assert to_affinity({"input": "a", "instructions": "x"}) != to_affinity({"input": "a", "instructions": "y"})
+    assert [to_affinity(one) for one in ({}, {"messages": []}, {"messages": 7}, {"prompt": ""})] == [0, 0, 0, 0]
 
 
 async def test_events_pass_as_they_are(make_edge):

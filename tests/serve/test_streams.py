@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,32 @@ async def test_streams_share_a_lane_without_mixing(connect, make_call) -> None:
     caller, _ = await connect(_streaming(answers=50))
     found = await asyncio.gather(*(_read(caller.stream(make_call(float(i)), 10)) for i in range(8)))
     assert found == [[4.0 * i + step for step in range(50)] for i in range(8)]
+
+
+async def test_streams_of_one_affinity_share_a_replica_unless_it_is_much_busier(connect, make_call) -> None:
+    caller, servers = await connect(*(_streaming(answers=100_000, latency_s=0.001) for _ in range(2)))
+    begun: list[AsyncGenerator[Tensors]] = []
+
+    async def begin(affinity: int, count: int) -> list[int]:
+        """Streams that each replica has now."""
+        for _ in range(count):
+            begun.append(caller.stream(replace(make_call(1.0), affinity=affinity), 10))
+            await anext(begun[-1])
+        return sorted(server._runner.ongoing for server in servers)
+
+    assert await begin(7, 4) == [0, 4]
+    assert await begin(7, 4) == [1, 7]
+    for stream in begun:
+        await stream.aclose()
+
+
+async def test_affinities_spread_over_the_replicas(connect, make_call) -> None:
+    caller, servers = await connect(_streaming(), _streaming())
+    for affinity in range(1, 41):
+        await _read(caller.stream(replace(make_call(1.0), affinity=affinity), 10))
+    counts = [server._runner.statistics.success.count for server in servers]
+    assert sum(counts) == 40
+    assert min(counts) >= 8
 
 
 async def test_a_slow_reader_holds_the_model_back(connect, make_call, until) -> None:

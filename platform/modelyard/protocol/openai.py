@@ -8,6 +8,7 @@ Source: OpenAI API reference.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,9 @@ PATHS: Final = frozenset(f"{prefix}/{route}" for prefix in PREFIXES for route in
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 """A comment that clients skip. Source: HTML standard, "Server-sent events", "Authoring notes"."""
+
+_BEGINNING: Final = 2000
+"""Characters; two conversations that begin with as many alike share most of what a replica remembers."""
 
 _TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -67,6 +71,22 @@ def check_model(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise expected("model", "the name of a model", name) if name else InvalidRequest("model: it is missing")
     return name
+
+
+def to_affinity(document: Mapping[str, Any]) -> int:
+    """Equal for calls whose prompts begin alike, so that one replica computes that beginning once; 0 without one.
+
+    The beginning is that of a conversation, its first two messages: the system's and what the user asked first, which
+    are the same in every later turn. Of a text it is the first characters.
+    """
+    begin = document.get("messages") or document.get("prompt") or document.get("input")
+    if isinstance(begin, list):
+        begin = begin[:2]
+    if not isinstance(begin, str | list) or not begin:
+        return 0
+    text = begin if isinstance(begin, str) else dump_json(begin).decode()
+    instructions = document.get("instructions") or ""
+    return zlib.crc32(f"{instructions}{text}"[:_BEGINNING].encode("utf-8", "replace")) or 1
 
 
 def rename(addressee: Addressee, name: str) -> bytes:

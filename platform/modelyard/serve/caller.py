@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from modelyard.tensor import Tensors
 logger = logging.getLogger(__name__)
 
 _CALLS_BY_HANDLE: Final = 8
+_AFFINITY_SLACK: Final = 4
 _MAX_ATTEMPTS: Final = 2
 _NS: Final = 1_000_000_000
 
@@ -381,7 +383,7 @@ class RevisionCaller:
             self._close_stream(stream)
 
     def _open_stream(self, stream: _Stream) -> None:
-        stream.lane = lane = self._find_stream_lane()
+        stream.lane = lane = self._find_stream_lane(stream.call.affinity)
         if lane is None:
             stream.task = self._loop.create_task(self._read_by_handle(stream))
             return
@@ -394,12 +396,20 @@ class RevisionCaller:
             _with_wait(stream.call, monotonic_ns() - stream.arrived_ns, stream.call.deadline_ns),
         )
 
-    def _find_stream_lane(self) -> _Lane | None:
-        """The lane with the fewest streams, unless replicas without a lane have still fewer."""
+    def _find_stream_lane(self, affinity: int) -> _Lane | None:
+        """The lane with the fewest streams, unless replicas without a lane have still fewer.
+
+        What has an affinity goes where the others of its kind go, unless that replica has much more to do. Which one
+        that is follows from the replicas' names alone: every ingress replica finds the same one.
+        """
         usable = [lane for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open]
         if not usable:
             return None
         best = min(usable, key=lambda lane: len(lane.streams))
+        if affinity and len(usable) > 1:
+            own = max(usable, key=lambda lane: zlib.crc32(b"%d %b" % (affinity, lane.path.name.encode())))
+            if len(own.streams) <= _AFFINITY_SLACK + 2 * len(best.streams):
+                return own
         elsewhere = self._route.replicas - len(usable)
         return None if elsewhere > 0 and len(best.streams) * elsewhere > self._handle_streams else best
 
@@ -557,4 +567,5 @@ def _with_wait(call: Call, waited_ns: int, deadline_ns: int) -> Call:
         call.member,
         deadline_ns,
         call.via,
+        call.affinity,
     )

@@ -40,6 +40,7 @@ from modelyard.protocol.openai import (
     decode_addressee,
     encode_error_event,
     rename,
+    to_affinity,
     to_model,
 )
 from modelyard.protocol.v1 import encode_model_list
@@ -90,8 +91,8 @@ class OpenAIHandlers:
         return encode_json(to_model(name, known.created_s))
 
     async def _call(self, route: str, request: HttpRequest) -> Encoded | Streamed:
-        call, revision, is_stream = await self._decode(route, request)
-        inputs = InferenceRequest(request_to_tensors(call), call.id)
+        call, revision, is_stream, affinity = await self._decode(route, request)
+        inputs = InferenceRequest(request_to_tensors(call), call.id, affinity=affinity)
         answers = self._plane.stream(revision.for_member(MEMBER), SIGNATURE, inputs, request.timeout_s())
         first = asyncio.ensure_future(_next(answers))
         try:
@@ -109,8 +110,8 @@ class OpenAIHandlers:
         length = b"%d" % len(body)
         return Encoded(part.status, body, ((b"content-type", part.content_type.encode()), (b"content-length", length)))
 
-    async def _decode(self, route: str, request: HttpRequest) -> tuple[OpenAIRequest, RevisionRoute, bool]:
-        """The call, who answers it, and whether with events.
+    async def _decode(self, route: str, request: HttpRequest) -> tuple[OpenAIRequest, RevisionRoute, bool, int]:
+        """The call, who answers it, whether with events, and its affinity.
 
         Raises:
             InvalidRequest: Its body is damaged or names no model, or the model does not answer such calls.
@@ -119,6 +120,7 @@ class OpenAIHandlers:
         """
         content_type = request.headers.get(b"content-type", b"").decode("latin-1")
         ident = request.scope.get(SHORT_WAY) or request.headers.get(b"x-request-id", b"")
+        affinity = 0
         if route.startswith("audio/"):
             body = await request.raw_body()
             name, is_stream = await _decode_form(content_type, body)
@@ -130,6 +132,7 @@ class OpenAIHandlers:
             body = await request.body()
             addressee = decode_addressee(body)
             is_stream = addressee.is_stream
+            affinity = to_affinity(addressee.document)
             revision = find_revision(self._plane.table, addressee.model)
             if addressee.model != revision.model:
                 body = rename(addressee, revision.model)
@@ -139,7 +142,7 @@ class OpenAIHandlers:
                 f'model "{revision.model}" does not answer /v1/{route}: '
                 + (f"it answers {known}" if known else f"it is no language model, but one of {revision.framework}")
             )
-        return OpenAIRequest(route, body, content_type, ident.decode("latin-1")), revision, is_stream
+        return OpenAIRequest(route, body, content_type, ident.decode("latin-1")), revision, is_stream, affinity
 
 
 def find_revision(table: RouteTable, name: str) -> RevisionRoute:
