@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _SHARE: Final = 0.92
 _CPU_SHARE: Final = 0.2
 """Of a machine's memory: vLLM's own check refuses to start where less than its share is free."""
 _REASON: Final = 300
+_SETTLE_S: Final = 1.0
 
 
 def prepare_environment() -> None:
@@ -55,6 +57,7 @@ class Engine:
             self._arguments["enable_lora"] = True
         self._server: Any = None
         self._app: Any = None
+        self._settling: asyncio.Task[None] | None = None
 
     async def start(self, name: str, meter: Meter) -> None:
         """Starts it on this event loop.
@@ -75,12 +78,20 @@ class Engine:
             self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
             self._app = await self._server.engine.build_asgi_app()
-            self._client.logger_manager.stat_loggers.append(StatLogger(meter))
+            self._logger = StatLogger(meter)
+            self._client.logger_manager.stat_loggers.append(self._logger)
+            self._settling = asyncio.create_task(self._settle())
             # A client's mistake in a conversation is the client's reply, and no traceback in the log.
             logging.getLogger("vllm.renderers.hf").setLevel(logging.CRITICAL)
         except Exception as exc:
             # vLLM and its engine's process raise anything; whatever it is, the model cannot be served.
             raise ModelLoadError(f"vLLM: {_to_reason(exc)}") from exc
+
+    async def _settle(self) -> None:
+        while True:
+            await asyncio.sleep(_SETTLE_S)
+            if not self._client.output_processor.has_unfinished_requests():
+                self._logger.settle()
 
     @property
     def app(self) -> Any:
@@ -117,6 +128,8 @@ class Engine:
 
     def close(self) -> None:
         """Ends its processes."""
+        if self._settling is not None:
+            self._settling.get_loop().call_soon_threadsafe(self._settling.cancel)
         if self._client is not None:
             self._client.shutdown()
 

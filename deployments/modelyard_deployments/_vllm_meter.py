@@ -17,6 +17,13 @@ class StatLogger:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
+        self._is_busy = False
+
+    def settle(self) -> None:
+        """Nothing runs any more. vLLM tells of steps only, and where the last requests were cancelled there is none."""
+        if self._is_busy:
+            self._is_busy = False
+            self._meter.record(EngineStep())
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
@@ -24,6 +31,7 @@ class StatLogger:
         """Called by vLLM with what one step gave."""
         if scheduler_stats is None:
             return
+        self._is_busy = True
         prefix = scheduler_stats.prefix_cache_stats
         tokens = iteration_stats
         self._meter.record(

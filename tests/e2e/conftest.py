@@ -19,6 +19,7 @@ from platform_process import PlatformProcess, base_document, running
 KNOWN_OUTPUT = {
     r"authentication_token_setup\.py.* Token authentication is enabled": "Ray found a token of this user and says so",
     r"WARNING: \d+ PYTHON worker processes have been started": "Ray's advice where many models share few cores",
+    r"Failed to get queue length from Replica": "Serve asks again where a busy machine is late with an answer",
     r"Task ServeController\.graceful_shutdown failed\. There are infinite retries": "how Serve ends its own controller",
 }
 """Lines that Ray itself prints in a clean run, and why."""
