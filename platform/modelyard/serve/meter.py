@@ -65,7 +65,7 @@ class RayMeter(Meter):
         self._cache = gauge("cache_usage_ratio")
         self._queries = counter("prefix_cache_queries")
         self._hits = counter("prefix_cache_hits")
-        self._last = EngineStep(running=-1, waiting=-1, cache_usage=-1)
+        self._last = EngineStep()
 
     def record(self, step: EngineStep) -> None:
         """See the base class."""
@@ -81,11 +81,11 @@ class RayMeter(Meter):
         ):
             if amount:
                 metric.inc(amount)
-        for level, value, last in (
-            (self._running, step.running, self._last.running),
-            (self._waiting, step.waiting, self._last.waiting),
-            (self._cache, step.cache_usage, self._last.cache_usage),
-        ):
-            if value != last:
-                level.set(value)
         self._last = step
+
+    def refresh(self) -> None:
+        """Sets the gauges to what the last step told; from any thread. Ray forgets gauges that are not set for long."""
+        step = self._last
+        self._running.set(step.running)
+        self._waiting.set(step.waiting)
+        self._cache.set(step.cache_usage)

@@ -115,8 +115,9 @@ class ModelReplica:
             check_started()
             self._model = _load(spec)
             self._model.name = spec.model
+            self._meter: RayMeter | None = None
             if isinstance(self._model, OpenAIModel):
-                self._model.meter = RayMeter(application)
+                self._model.meter = self._meter = RayMeter(application)
             self._run(self._model.start())
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.
@@ -217,7 +218,9 @@ class ModelReplica:
         return self._replica, counts
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it periodically."""
+        """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it every two seconds."""
+        if self._meter is not None:
+            self._meter.refresh()
         backlog = self._server.backlog if self._server is not None else 0
         return {"ongoing": float(self._runners.ongoing + backlog)}
 
