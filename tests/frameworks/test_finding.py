@@ -13,7 +13,7 @@ from modelyard.model import get_framework, list_frameworks, load_model, refresh_
 
 LIBRARIES = (
     *("sklearn", "xgboost", "lightgbm", "onnx", "onnxruntime", "torch", "pypmml", "jpype", "paddle", "tensorflow"),
-    *("keras", "mlflow", "pandas", "joblib", "skops", "scipy", "threadpoolctl", "ray"),
+    *("keras", "mlflow", "pandas", "joblib", "skops", "scipy", "threadpoolctl", "ray", "transformers", "vllm"),
 )
 
 
@@ -22,7 +22,8 @@ def test_importing_framework_modules_imports_no_library() -> None:
 import pkgutil, importlib, sys
 import modelyard_deployments
 for module in pkgutil.iter_modules(modelyard_deployments.__path__):
-    importlib.import_module("modelyard_deployments." + module.name)
+    if not module.name.startswith("_"):  # some of these are imported when a model is loaded, and not before
+        importlib.import_module("modelyard_deployments." + module.name)
 import modelyard.testing
 assert not set({LIBRARIES}) & set(sys.modules), set({LIBRARIES}) & set(sys.modules)
 """
