@@ -223,7 +223,7 @@ def python_every_type(folder: Path) -> Case:
         return pd.DataFrame(
             {
                 "sum": table["integer"] + table["long"] + table["double"] + table["float"] + table["boolean"],
-                "text": table["string"].str.upper() + table["binary"].map(lambda item: item.hex()),
+                "text": table["string"].map(str.upper) + table["binary"].map(lambda item: item.hex()),
                 "day": table["datetime"].dt.day_name(),
                 "at": table["datetime"],
                 "bytes": table["binary"],

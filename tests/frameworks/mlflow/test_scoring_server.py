@@ -178,7 +178,7 @@ class _Direct:
 
 
 class _Route:
-    model, version, member, request_timeout_s = "m", "1", "", 60.0
+    model, version, member, adapter, request_timeout_s = "m", "1", "", "", 60.0
 
 
 def _to_body(request: Any) -> tuple[bytes, str]:
