@@ -42,7 +42,6 @@ class RevisionRoute:
         openai_routes: What it answers of the OpenAI protocol; see ``openai.OpenAIModel``.
         adapters: Names of its adapters.
         adapter: Which of them this is the route of; empty for the model itself.
-        properties: What else there is to know of it.
     """
 
     model: str
@@ -65,7 +64,6 @@ class RevisionRoute:
     openai_routes: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     adapter: str = ""
-    properties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:

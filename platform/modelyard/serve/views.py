@@ -79,7 +79,6 @@ def _revision_route(
         concurrency=description.concurrency if description else 1,
         openai_routes=description.openai_routes if description else (),
         adapters=description.adapters if description else (),
-        properties=description.properties if description else {},
     )
 
 
