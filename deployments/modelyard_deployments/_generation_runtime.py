@@ -74,7 +74,7 @@ class Runtime:
                 mask = self.grammars.make(ask.grammar) if ask.grammar else None
                 generation = self.engine.submit(ask.prompt, replace(ask.sampling, seed=seed), mask)
                 started.append(Answering(generation, read_pieces(generation, self.tokenizer, ask.rules)))
-        except Exception:
+        except Exception:  # raised again; what has begun must not go on for nobody
             for one in started:
                 one.generation.cancel()
             raise

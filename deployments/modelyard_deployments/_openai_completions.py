@@ -53,7 +53,7 @@ def _start(runtime: Runtime, asks: Sequence[Ask]) -> list[Answering]:
     try:
         for ask in asks:
             started += runtime.start(ask)
-    except Exception:
+    except Exception:  # raised again; what has begun must not go on for nobody
         for one in started:
             one.generation.cancel()
         raise

@@ -57,8 +57,8 @@ CONDA = {"channels": ["conda-forge"], "dependencies": ["python=3.11"]}
         ({"image_uri": "team/model:1"}, {"image_uri": "team/model:1"}),
         ({"image_uri": "a:1", "env_vars": {"A": "1"}}, {"image_uri": "a:1", "env_vars": {"A": "1"}}),
         (
-            {"py_executable": "/opt/a/bin/python -O"},
-            {"py_executable": py_executable(), "env_vars": {PYTHON_VARIABLE: "/opt/a/bin/python -O"}},
+            {"py_executable": "/envs/a/bin/python -O"},
+            {"py_executable": py_executable(), "env_vars": {PYTHON_VARIABLE: "/envs/a/bin/python -O"}},
         ),
         (
             {"conda": "models", "env_vars": {"A": "1"}},
@@ -80,7 +80,7 @@ def test_a_conda_folder_has_to_be_there() -> None:
 
 
 def test_ray_starts_the_check_inside_the_conda_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONDA_EXE", "/opt/conda/bin/conda")
+    monkeypatch.setenv("CONDA_EXE", "/conda/bin/conda")
     found, context = runtime_env(conda="models"), RuntimeEnvContext()
     for plugin in (CondaPlugin(str(tmp_path)), PyExecutablePlugin()):  # in the order of Ray's agent
         plugin.modify_context([], found, context)
@@ -138,14 +138,14 @@ NO_CONDA = """The deployment failed to start 2 times in a row. Error:
 Exception when allocating Replica(id='j', deployment='Model', app='m@1'): Failed to set up runtime environment.
 Could not create the actor because its associated runtime env failed to be created.
 [Node 192.0.2.2] Traceback (most recent call last):
-  File "/opt/ray/conda_utils.py", line 193, in get_conda_info_json
+  File "ray/conda_utils.py", line 193, in get_conda_info_json
     exec_cmd([conda_path, "--help"], throw_on_error=False)
 FileNotFoundError: [Errno 2] No such file or directory: 'conda'
 
 During handling of the above exception, another exception occurred:
 
 Traceback (most recent call last):
-  File "/opt/ray/conda_utils.py", line 195, in get_conda_info_json
+  File "ray/conda_utils.py", line 195, in get_conda_info_json
     raise ValueError(f"Could not find Conda executable at {conda_path}.")
 ValueError: Could not find Conda executable at /opt/conda/bin/conda.
 """

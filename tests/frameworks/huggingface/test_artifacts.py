@@ -201,7 +201,7 @@ def test_a_gpu_that_is_not_there_is_said(load: Any) -> None:
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(ModelLoadError, match="option device: PyTorch finds no CUDA device"):
         load("text_classification", device="cuda")
 

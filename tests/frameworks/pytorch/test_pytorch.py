@@ -226,7 +226,7 @@ def test_what_has_no_datatype_is_no_output() -> None:
 
 def test_gpu_that_is_not_there_is_refused(load: Any) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("this machine has a GPU")
     with pytest.raises(ModelLoadError, match=r"option device: PyTorch finds no CUDA device; .*num_gpus"):
         load("exported", device="cuda")
 
@@ -234,7 +234,7 @@ def test_gpu_that_is_not_there_is_refused(load: Any) -> None:
 def test_replica_without_gpu_computes_on_the_cpu(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("this machine has a GPU")
     assert _predict(load("exported"), x=np.ones((1, 4), "f"))["output-0"].shape == (1, 3)
 
 
