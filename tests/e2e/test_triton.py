@@ -32,6 +32,11 @@ def triton_processes(platform: PlatformProcess) -> dict[int, str]:
     return {pid: found for pid, found in platform.processes().items() if any(mark in found for mark in marks)}
 
 
+def regions() -> set[str]:
+    """Names of the shared memory of all servers that replicas have started."""
+    return {path.name for path in Path("/dev/shm").glob("modelyard_triton_*")}
+
+
 def server_pid(platform: PlatformProcess) -> int:
     (pid,) = [pid for pid, found in triton_processes(platform).items() if "/bin/tritonserver " in found]
     return pid
@@ -42,6 +47,7 @@ def repository(platform: PlatformProcess) -> Iterator[None]:
     """The example's, with a model that fails to load."""
     if not triton_server.INSTALLED.is_installed:
         pytest.skip(triton_server.NOT_INSTALLED)
+    others = regions()  # whose servers were killed together with their guards, or still run
     make_examples(platform.folder / "models", ["triton-demo"])
     folder = platform.folder / "models" / "triton-demo"
     shutil.copytree(triton_server.REPOSITORY / "unloadable", folder / "unloadable")
@@ -51,8 +57,7 @@ def repository(platform: PlatformProcess) -> Iterator[None]:
         yield
         client.unregister(NAME, wait=True)
     wait_until(lambda: not triton_processes(platform), 30, "the server to end")
-    regions = Path("/dev/shm").glob
-    wait_until(lambda: not list(regions("modelyard_triton_*")), 30, "its shared memory to be removed")
+    wait_until(lambda: not regions() - others, 30, "its shared memory to be removed")
     shutil.rmtree(folder)
 
 

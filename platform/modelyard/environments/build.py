@@ -15,6 +15,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -23,7 +24,9 @@ from modelyard.environments.installers import INSTALLERS, explain
 from modelyard.environments.overlay import OVERLAY_VARIABLE, Overlay, locked, platform_packages, remove_unused
 from modelyard.errors import ModelLoadError
 
-_OWN = "modelyard"
+_OWN: Final = "modelyard"
+_RAY_IMPORTS: Final = ("pyarrow",)
+"""What each of Ray's workers imports where it is there: it goes on without it, but not where its import fails."""
 
 
 def build(overlay: Overlay) -> None:
@@ -54,6 +57,22 @@ def _make(overlay: Overlay, lock: int) -> None:
     misfit = find_misfit(companions(overlay.extra), [str(overlay.packages), *platform_packages()])
     if misfit:
         raise ModelLoadError(f"the environment does not fit together: {misfit}; add {misfit.split()[0]} to it")
+    _hide_what_fails(overlay)
+
+
+def _hide_what_fails(overlay: Overlay) -> None:
+    """Hides the platform's packages that no replica could start with: pyarrow 26 beside the overlay's numpy 1, say.
+
+    Their metadata does not say that they do not fit, so no installer replaces them.
+    """
+    for name in _RAY_IMPORTS:
+        if _find(name, [str(overlay.packages)]) or not _find(name, platform_packages()):
+            continue
+        command = [str(overlay.python), "-P", "-c", f"import {name}"]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603  # its own Python
+        if done.returncode:
+            reason = f"the platform's {name} is hidden here: {done.stderr.strip().rpartition(chr(10))[2]}"
+            (overlay.packages / f"{name}.py").write_text(f"raise ModuleNotFoundError({reason!r}, name={name!r})\n")
 
 
 def _install(overlay: Overlay, lock: int) -> None:

@@ -110,6 +110,18 @@ def test_a_package_that_no_longer_fits_is_found_through_others(tmp_path: Path) -
     assert find_misfit(["library", "absent"], [str(own), str(platform)]) == expected
 
 
+def test_what_ray_would_import_and_cannot_is_hidden(
+    tiny: Overlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(tmp_path, "pyarrow", "99.0")
+    (tmp_path / "pyarrow.py").write_text("raise ImportError('needs another numpy')")
+    platform = module.platform_packages()
+    monkeypatch.setattr(module, "platform_packages", lambda: (str(tmp_path), *platform))
+    build(tiny)
+    code = "import ray\ntry: import pyarrow\nexcept ModuleNotFoundError as exc: print(exc)"
+    assert run(tiny, code) == "the platform's pyarrow is hidden here: ImportError: needs another numpy"
+
+
 def test_the_platform_keeps_what_it_needs() -> None:
     lines = constraints()
     assert {f"{name}=={module.importlib.metadata.version(name)}" for name in ("ray", "modelyard")} <= set(lines)
