@@ -24,6 +24,7 @@ run-llm: .venv/llm.installed
 
 test: .venv/dev.installed .venv/llm.installed
 	$(BIN)/python tests/e2e/install_clients.py
+	$(BIN)/python tests/install_postgres.py
 	$(BIN)/python -m modelyard_deployments.triton install
 	$(BIN)/python -m pytest
 	for name in $(HEAVY); do $(BIN)/python -m pytest -q tests/frameworks --framework $$name || exit; done

@@ -6,12 +6,13 @@ No I/O: ``serve/`` implements the verbs inside the cluster, ``client`` over HTTP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from modelyard.inference import InferenceRequest, InferenceResponse
+from modelyard.rollout import Rollout, Shadow
 from modelyard.signature import TensorSpec
 
 
@@ -45,7 +46,7 @@ class ModelStatus:
         owner: ``declared`` in the configuration file, ``registered`` at run time, or ``reloaded`` from a list of models
             that a client of TensorFlow Serving has sent.
         state: State of the revision named by ``version``.
-        reason: Why it is in this state; empty when ready.
+        reason: Why it is in this state; empty when ready, unless it is scaled to zero.
         version: Number of the active revision; empty before there is one.
         replicas_ready: Replicas that can answer.
         replicas_wanted: Replicas there should be now.
@@ -59,6 +60,10 @@ class ModelStatus:
         members: Names of its members: further signatures, or the models of a repository; empty for most.
         adapters: Further names that it answers to in the OpenAI protocol.
         properties: What else there is to know of it: which backend was picked, and why.
+        traffic: Percent by revision; those with 0 run for who asks for them.
+        labels: Revision by label.
+        rollout: The one on its way, or the last one.
+        shadow: Which revision gets copies of the requests.
     """
 
     name: str
@@ -80,6 +85,10 @@ class ModelStatus:
     members: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
+    traffic: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rollout: Rollout | None = None
+    shadow: Shadow | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of the admin API."""
@@ -103,6 +112,10 @@ class ModelStatus:
             "members": list(self.members),
             "adapters": list(self.adapters),
             "properties": dict(self.properties),
+            "traffic": dict(self.traffic),
+            "labels": dict(self.labels),
+            "rollout": self.rollout.to_dict() if self.rollout is not None else None,
+            "shadow": self.shadow.to_dict() if self.shadow is not None else None,
         }
 
     @classmethod
@@ -118,6 +131,8 @@ class ModelStatus:
         known["inputs"] = tuple(_tensor_from_dict(item) for item in data.get("inputs", ()))
         known["outputs"] = tuple(_tensor_from_dict(item) for item in data.get("outputs", ()))
         known |= {key: tuple(data.get(key, ())) for key in ("members", "adapters")}
+        known["rollout"] = Rollout.from_dict(data["rollout"]) if data.get("rollout") else None
+        known["shadow"] = Shadow.from_dict(data["shadow"]) if data.get("shadow") else None
         for key in ("name", "framework", "uri", "owner"):
             known[key] = data[key]
         return cls(**known)
@@ -142,6 +157,148 @@ class IndexEntry:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision in the history of a model.
+
+    Attributes:
+        number: What the protocols call version.
+        digest: Identity of what it is made of.
+        created_at: ISO 8601, UTC.
+        actor: Who made it.
+        message: Why.
+        promoted_at: When it last got all traffic, ISO 8601, UTC; empty before it ever did.
+        traffic: Percent it has; None for one that does not run.
+        labels: Those that point at it.
+        state: A value of :class:`ModelState` for one that runs; empty for the others.
+        reason: Why it is not ready.
+        changed: What differs from the revision before, by key: before and after. What may hold secrets has neither.
+    """
+
+    number: int
+    digest: str
+    created_at: str
+    actor: str = ""
+    message: str = ""
+    promoted_at: str = ""
+    traffic: float | None = None
+    labels: tuple[str, ...] = ()
+    state: str = ""
+    reason: str = ""
+    changed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of the admin API."""
+        return asdict(self) | {"labels": list(self.labels), "changed": {k: list(v) for k, v in self.changed.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; keys it does not know (a newer server's) are ignored.
+
+        Raises:
+            KeyError: A key without a default is missing.
+        """
+        known = {key: data[key] for key in cls.__slots__ if key in data}
+        known |= {key: data[key] for key in ("number", "digest", "created_at")}
+        return cls(**known | {"labels": tuple(data.get("labels", ()))})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a model.
+
+    Attributes:
+        id: Grows with time.
+        at: ISO 8601, UTC.
+        model: The model, which may be gone.
+        kind: ``created``, ``revised``, ``step``, ``promoted``, ``rolled_back``, ``traffic`` and so on.
+        actor: Who.
+        message: Why.
+        detail: What, as JSON.
+    """
+
+    id: int
+    at: str
+    model: str
+    kind: str
+    actor: str = ""
+    message: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of the admin API."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; keys it does not know are ignored.
+
+        Raises:
+            KeyError: A key without a default is missing.
+        """
+        known = {key: data[key] for key in cls.__slots__ if key in data}
+        return cls(**known | {key: data[key] for key in ("id", "at", "model", "kind")})
+
+
+class Action(StrEnum):
+    """What registering a model does."""
+
+    CREATE = "create"
+    """A model of its own, with revision 1."""
+    REVISE = "revise"
+    """The next revision."""
+    CHANGE = "change"
+    """Settings, in place."""
+    LOAD = "load"
+    """The revision there is runs again, or is tried again, with the settings as they are given."""
+    NOTHING = "nothing"
+    """All is so already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What registering a model would do.
+
+    Attributes:
+        name: The model.
+        action: What would be done.
+        revision: Number of the revision that this would be about.
+        generation: Of the model as it is now; 0 for one that is new.
+        changed: What would differ, by key: before and after. What may hold secrets has neither.
+        rollout: How a new revision would get its traffic; None where it has it at once, or where there is none.
+    """
+
+    name: str
+    action: Action
+    revision: int
+    generation: int = 0
+    changed: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    rollout: Rollout | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of the admin API."""
+        return {
+            "name": self.name,
+            "action": self.action.value,
+            "revision": self.revision,
+            "generation": self.generation,
+            "changed": {key: list(value) for key, value in self.changed.items()},
+            "rollout": self.rollout.to_dict() if self.rollout is not None else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; keys it does not know (a newer server's) are ignored.
+
+        Raises:
+            KeyError: A key without a default is missing.
+            ValueError: The action is not one of :class:`Action`.
+        """
+        known = {key: data[key] for key in cls.__slots__ if key in data}
+        known |= {"name": data["name"], "action": Action(data["action"]), "revision": data["revision"]}
+        return cls(**known | {"rollout": Rollout.from_dict(data["rollout"]) if data.get("rollout") else None})
+
+
 def _tensor_to_dict(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
@@ -156,16 +313,36 @@ class AdminTransport(Protocol):
     Every method raises the errors of ``modelyard.errors`` as the platform raised them.
     """
 
-    async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def register(
+        self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelStatus:
         """Creates the model or changes it to ``spec``; returns when the catalog has it, not when it is ready.
 
         Args:
             spec: A ``ModelSpec`` as JSON.
             actor: Who asks; over HTTP the platform knows that from the credentials and ignores this.
             message: Why, for the history.
+            expected_generation: Only if the model is still at this generation; 0 for one that must be new.
 
         Returns:
             The status after the change. Its ``version`` and ``state`` speak of the new revision.
+
+        Raises:
+            InvalidConfig: Something in it is wrong.
+            Forbidden: Its artifact is outside the allowed locations.
+            Conflict: The name belongs to another owner, or the model is at another generation.
+        """
+
+    async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
+        """What :meth:`register` would do and raise; nothing is changed."""
+
+    async def spec(self, name: str) -> dict[str, Any]:
+        """The model as the configuration file would have it, without what is a default.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            ModelLoadError: Its entry in the catalog cannot be used.
+            Conflict: It is being removed.
         """
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
@@ -189,6 +366,99 @@ class AdminTransport(Protocol):
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It is being removed.
+        """
+
+    async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """Sends a model's traffic elsewhere.
+
+        Args:
+            name: The model.
+            change: ``weights``, percent by revision (number or label), whole tenths and 100 in sum; a revision with 0
+                runs for who asks for it. ``shadow``, an object with ``revision``, ``percent`` and ``tolerance``, or
+                None for no shadow. What is left out stays.
+            actor: Who asks.
+            message: Why, for the history.
+
+        Raises:
+            InvalidConfig: The change is none.
+            ModelNotFound: There is no such model or revision.
+            Conflict: A rollout is on its way, or the model is not running.
+        """
+
+    async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """Points a label of one's own at a revision (number or label); None takes the label away.
+
+        Raises:
+            InvalidConfig: The label follows the traffic (``stable``, ``canary``, ``shadow``), or cannot be one.
+            ModelNotFound: There is no such model, revision or label.
+            Conflict: The model is not running, or its labels are its version policy's.
+        """
+
+    async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """Brings a revision on its way to all traffic, in steps.
+
+        Args:
+            name: The model.
+            plan: ``to``, the revision (number or label), and the keys of ``rollout`` in the configuration file; those
+                left out are the model's own.
+            actor: Who asks.
+            message: Why, for the history.
+
+        Raises:
+            InvalidConfig: The plan is none.
+            ModelNotFound: There is no such model or revision.
+            Conflict: The revision has all traffic already, or the model is not running.
+        """
+
+    async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """Gives a revision (number or label) all traffic as soon as it is ready; None means that of the rollout.
+
+        Raises:
+            ModelNotFound: There is no such model or revision.
+            Conflict: There is nothing to promote, or the model is not running.
+        """
+
+    async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """Takes the rollout on its way back; without one, returns to the revision that had all traffic before.
+
+        A revision (number or label) that is named is returned to in any case.
+
+        Raises:
+            ModelNotFound: There is no such model or revision.
+            Conflict: There is nothing to return to, or the model is not running.
+        """
+
+    async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """Keeps the rollout on its way at its step; its gates go on holding.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It has no rollout on its way, or that is paused.
+        """
+
+    async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """Lets a paused rollout go on.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It has no rollout that is paused.
+        """
+
+    async def revisions(self, name: str) -> tuple[Revision, ...]:
+        """The history of a model, newest first.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+        """
+
+    async def events(self, name: str | None, *, after: int | None, limit: int) -> tuple[Event, ...]:
+        """What happened.
+
+        Args:
+            name: To this model only, which may be gone; None for all.
+            after: Id of an event: those after it, oldest first, as soon as there is one, or none after some seconds.
+                None: the latest, newest first, at once.
+            limit: How many at most.
         """
 
     async def list(self) -> tuple[ModelStatus, ...]:

@@ -20,10 +20,11 @@ from modelyard.classes import to_top_classes
 from modelyard.errors import InvalidRequest, Unsupported
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.openai import MEMBER
-from modelyard.routing import RevisionRoute, RouteTable
+from modelyard.routing import RevisionRoute, RouteTable, Sender
 from modelyard.signature import Signature
 from modelyard.statistics import Statistics
 from modelyard.tensor import Array, Parameters, Tensors
+from modelyard.trial import Trial, Way
 
 _OWN_PARAMETERS: Final = frozenset(
     {"binary_data_output", "content_type", "headers", "priority", "timeout", "triton_enable_empty_final_response"}
@@ -43,22 +44,8 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
 
 
-class Transport(Protocol):
-    """How a call reaches the replicas of a revision."""
-
-    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
-        """Sends one call and waits for its outputs.
-
-        Raises:
-            ModelyardError: The model's, the replica's or the transport's.
-        """
-
-    def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
-        """Sends one call of a decoupled model; its answers as they come. Closing it ends the model's work.
-
-        Raises:
-            ModelyardError: As for ``call``, also after some answers.
-        """
+class Transport(Way, Protocol):
+    """All that the replicas of a revision are asked."""
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """What the revision's replicas have counted.
@@ -73,10 +60,15 @@ class DataPlane:
 
     Args:
         transport: The way to the replicas.
+
+    Attributes:
+        table: The newest route table.
+        trial: Counts what becomes of requests to revisions that are on trial.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.trial = Trial(transport)
         self._changed = asyncio.Event()
         self.table = RouteTable()
 
@@ -108,6 +100,25 @@ class DataPlane:
         route, signature = self.table.get_ready(model, version)
         return route.get_signature(name) if name else (route, signature)
 
+    def choose(
+        self, model: str, version: str = "", sender: Sender | None = None, name: str = ""
+    ) -> tuple[RevisionRoute, Signature]:
+        """The revision that answers one request, with its signature: as the weights have it where it names none.
+
+        Args:
+            model: Name of the model.
+            version: A revision's number or a label; empty for wherever the traffic goes.
+            sender: Whose request it is.
+            name: Name of one of the model's signatures; empty for its own.
+
+        Raises:
+            ModelNotFound: Unknown model or version.
+            ModelNotReady: It cannot answer now.
+            SignatureNotFound: It has no such signature.
+        """
+        route, signature = self.table.choose(model, version, sender)
+        return route.get_signature(name) if name else (route, signature)
+
     async def infer(
         self, revision: RevisionRoute, signature: Signature, request: InferenceRequest, timeout_s: float | None = None
     ) -> InferenceResponse:
@@ -132,12 +143,13 @@ class DataPlane:
             raise Unsupported(
                 f'model "{revision.model}" answers with a stream: use generate_stream (HTTP) or ModelStreamInfer (gRPC)'
             )
-        call = _to_call(revision.member, signature, request)
+        call = to_call(revision.member, signature, request)
         outputs: Tensors
         if call.rows == (0,) and signature.batch_axis:
             outputs = signature.empty_outputs(call.outputs)
         else:
-            outputs = await self._transport.call(revision, call, _timeout_s(revision, request, timeout_s))
+            way = self.trial if revision.is_watched or revision.shadow is not None else self._transport
+            outputs = await way.call(revision, call, _timeout_s(revision, request, timeout_s))
         ident = request.id or new_id()
         named = {name: outputs[name] for name in call.outputs if name in outputs}
         if request.outputs:
@@ -165,13 +177,14 @@ class DataPlane:
         if not signature.decoupled:
             yield await self.infer(revision, signature, request, timeout_s)
             return
-        call = _to_call(revision.member, signature, request)
+        call = to_call(revision.member, signature, request)
         ident = request.id or new_id()
         if call.rows == (0,) and signature.batch_axis:
             empty = await _classify(signature.empty_outputs(call.outputs), request, signature)
             yield InferenceResponse(revision.model, revision.version, ident, empty)
             return
-        answers = self._transport.stream(revision, call, _timeout_s(revision, request, timeout_s))
+        way = self.trial if revision.is_watched else self._transport
+        answers = way.stream(revision, call, _timeout_s(revision, request, timeout_s))
         async with contextlib.aclosing(answers):
             async for outputs in answers:
                 named = {name: outputs[name] for name in call.outputs if name in outputs}
@@ -216,7 +229,7 @@ def _choose_signature(
     return *revision.get_signature(name), replace(request, parameters=parameters)
 
 
-def _to_call(member: str, signature: Signature, request: InferenceRequest) -> Call:
+def to_call(member: str, signature: Signature, request: InferenceRequest) -> Call:
     """The request as replicas get it, checked.
 
     Raises:

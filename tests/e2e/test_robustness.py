@@ -178,6 +178,32 @@ def test_deploying_the_same_file_again_touches_nothing(second: PlatformProcess) 
     assert second.replicas("platform", "Controller") == controller
 
 
+def test_a_model_without_replicas_is_woken_while_the_controller_is_new(second: PlatformProcess) -> None:
+    write_constant(second.folder / "models" / "sleepy", 4.0)
+    scaling = {"min_replicas": 0, "downscale_to_zero_delay_s": 1}
+    with Platform.connect(second.url) as client:
+        client.register("sleepy", framework="sklearn", uri="models/sleepy", autoscaling=scaling, wait=True)
+        wait_until(lambda: not second.replicas("sleepy@1"), 60, "it to be scaled to zero")
+        killed = second.replicas("platform", "Controller")
+        kill(killed)
+        assert client.predict("sleepy", [[0.0]]).outputs["output-0"].tolist() == [4.0]
+        wait_until(lambda: second.replicas("platform", "Controller") - killed, 60, "another controller")
+        wait_until(lambda: not second.replicas("sleepy@1"), 60, "it to be scaled to zero again")
+        killed = second.replicas("platform", "Controller")
+        kill(killed)
+        wait_until(lambda: second.replicas("platform", "Controller") - killed, 60, "another controller")
+
+        def is_known() -> bool:
+            with suppress(ModelyardError):
+                return client.status("sleepy").state is ModelState.READY
+            return False
+
+        wait_until(is_known, 60, "the controller to know it")
+        assert not second.replicas("sleepy@1")
+        assert client.predict("sleepy", [[0.0]]).outputs["output-0"].tolist() == [4.0]
+        client.unregister("sleepy", wait=True)
+
+
 def test_a_killed_controller_stops_no_request_and_comes_back(second: PlatformProcess) -> None:
     before, killed = replicas(second), second.replicas("platform", "Controller")
     write_constant(second.folder / "models" / "late", 5.0)

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the admin routes refuse before anybody behind them sees it."""
+"""The admin routes: what they pass on, and what they refuse before anybody behind them sees it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from starlette.types import ASGIApp
 
+from modelyard.admin import AdminTransport
 from modelyard.catalog import Catalog
+from modelyard.client import AsyncPlatform, HttpTransport
+from modelyard.rollout import RolloutState
 from modelyard.serve.admin import AdminHandlers
+from modelyard.serve.edge import SHORT_WAY
 from modelyard.serve.http import make_app
 from modelyard.testing.platform import FakePlatform
 
@@ -32,12 +39,81 @@ async def behind(tmp_path: Path) -> AsyncIterator[FakePlatform]:
 
 
 @pytest.fixture
-async def client(behind: FakePlatform) -> AsyncIterator[httpx.AsyncClient]:
+async def transport(behind: FakePlatform) -> AsyncIterator[AdminTransport]:
     transport = behind.open_transport()
-    app = make_app(AdminHandlers(transport).routes(), 64 * 1024 * 1024, _lifespan)
+    yield transport
+    await transport.close()
+
+
+@pytest.fixture
+def app(transport: AdminTransport) -> ASGIApp:
+    return make_app(AdminHandlers(transport, 0.05).routes(), 64 * 1024 * 1024, _lifespan)
+
+
+@pytest.fixture
+async def client(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
         yield client
-    await transport.close()
+
+
+@pytest.fixture
+async def platform(app: ASGIApp) -> AsyncIterator[AsyncPlatform]:
+    """The Python API over these routes, with two revisions of a model behind them; the first has the traffic."""
+    async with AsyncPlatform(HttpTransport("http://edge", transport=httpx.ASGITransport(app))) as platform:
+        for uri in ("models/m", "models/m2"):
+            await platform.register("m", framework="sklearn", uri=uri, rollout={"steps": []})
+        yield platform
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "words"),
+    [
+        ("dry_run=yes", {}, 'query dry_run: expected true or false, got "yes"'),
+        ("expected_generation=-1", {}, "query expected_generation: expected an integer from 0 to"),
+        ("", {"if-match": "*"}, 'header if-match: expected an integer from 0 to 9223372036854775807, got "*"'),
+        ("", {"if-match": 'W/"1"'}, "header if-match: expected an integer"),
+    ],
+)
+async def test_a_condition_that_is_none_goes_no_further(
+    client: httpx.AsyncClient, behind: FakePlatform, query: str, headers: dict[str, str], words: str
+) -> None:
+    reply = await client.post(f"{MODELS}?{query}", json=SPEC, headers=headers)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]
+    assert behind.requests == []
+
+
+async def test_a_dry_run_answers_a_plan_and_keeps_nothing(client: httpx.AsyncClient, behind: FakePlatform) -> None:
+    reply = await client.post(f"{MODELS}?dry_run=true", json=SPEC | {"message": "why"})
+    assert (reply.status_code, reply.json()["action"], reply.json()["generation"]) == (200, "create", 0)
+    assert behind.catalog.list_models() == ()
+    assert (await client.post(f"{MODELS}?dry_run=false", json=SPEC)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("expected_generation=1", {}),
+        ("", {"if-match": "1"}),
+        ("", {"if-match": '"1"'}),
+        ("expected_generation=1", {"if-match": "7"}),
+    ],
+)
+async def test_a_registration_may_be_for_one_generation_only(
+    client: httpx.AsyncClient, query: str, headers: dict[str, str]
+) -> None:
+    refused = await client.post(f"{MODELS}?{query}", json=SPEC, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    await client.post(MODELS, json=SPEC)
+    assert (await client.post(f"{MODELS}?{query}", json=SPEC | {"uri": "x"}, headers=headers)).status_code == 200
+    assert (await client.post(f"{MODELS}?{query}", json=SPEC, headers=headers)).status_code == 409
+
+
+async def test_a_spec_is_what_would_register_the_model_again(client: httpx.AsyncClient) -> None:
+    await client.post(MODELS, json=SPEC)
+    reply = await client.get(f"{MODELS}/m/spec")
+    assert (reply.status_code, reply.json()) == (200, SPEC)
+    assert (await client.get(f"{MODELS}/none/spec")).status_code == 404
 
 
 def nested(depth: int) -> bytes:
@@ -79,3 +155,184 @@ async def test_a_registration_that_is_nested_as_deep_as_may_be_is_passed_on(
 ) -> None:
     await client.post(MODELS, content=nested(62))
     assert len(behind.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "words"),
+    [
+        ("PUT", "traffic", {}, "expected weights or shadow, got neither"),
+        ("PUT", "traffic", {"weights": {}}, "weights: expected a mapping that is not empty"),
+        ("PUT", "traffic", {"weights": {"1": "all"}}, 'weights.1: expected a valid number, got "all"'),
+        ("PUT", "traffic", {"shadow": {"revision": 2, "percent": 101}}, "shadow.percent: expected a number > 0 and <="),
+        ("PUT", "traffic", {"shadow": {}}, "shadow.revision: expected a text"),
+        ("PUT", "traffic", {"weight": {"1": 100}}, 'weight: unknown key; did you mean "weights"?'),
+        ("PUT", "labels/mine", {}, "revision: expected a revision's number or label, got nothing"),
+        ("PUT", "labels/mine", {"revision": 1.5}, "revision: expected a revision's number or label, got 1.5"),
+        ("PUT", "labels/mine", {"revision": ""}, "revision: expected a revision's number or label"),
+        ("PUT", "labels/mine", {"revision": 1, "number": 2}, 'expected revision and message, got the unknown keys "nu'),
+        ("POST", "rollout", {}, "to: expected a text"),
+        ("POST", "rollout", {"to": True}, "to: expected a text that is not empty, got true"),
+        ("POST", "rollout", {"to": 2, "steps": [50, 10]}, "steps: expected each step to be higher than the last"),
+        ("POST", "rollout", {"to": 2, "gates": {"p99": 3}}, 'gates.p99: unknown key; did you mean "p99_ms"?'),
+        ("POST", "rollout/pause", {"revision": 2}, 'expected message, got the unknown keys "revision"'),
+        ("POST", "rollout/resume", {"message": 3}, "message: expected a string, got 3"),
+        ("POST", "promote", {"to": 2}, 'expected revision and message, got the unknown keys "to"'),
+        ("POST", "rollback", {"revision": []}, "revision: expected a revision's number or label, got a list"),
+    ],
+)
+async def test_a_bad_change_of_traffic_goes_no_further(
+    client: httpx.AsyncClient, behind: FakePlatform, method: str, path: str, body: dict[str, Any], words: str
+) -> None:
+    reply = await client.request(method, f"{MODELS}/m/{path}", json=body)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]
+    assert behind.requests == []
+
+
+async def test_every_verb_of_traffic_is_passed_on(platform: AsyncPlatform) -> None:
+    await platform.rollback("m")
+    status = await platform.set_traffic("m", {1: 90, "2": 10}, shadow={"revision": 2, "percent": 5}, message="try")
+    assert (status.traffic, status.shadow and status.shadow.percent) == ({"1": 90, "2": 10}, 5)
+    assert (await platform.set_traffic("m", shadow=None)).shadow is None
+    assert (await platform.set_label("m", "mine", 2)).labels["mine"] == "2"
+    assert "mine" not in (await platform.remove_label("m", "mine")).labels
+    await platform.rollout("m", "2", steps=[10, 50, 100], interval_s=0, gates={"error_rate": 0.1})
+    await platform.status("m")
+    paused = (await platform.pause("m")).rollout
+    assert paused is not None
+    assert (paused.state, paused.percent, paused.gates.error_rate) == (RolloutState.PAUSED, 10, 0.1)
+    assert (await platform.resume("m")).rollout != paused
+    back = (await platform.rollback("m", message="no")).rollout
+    assert back is not None
+    assert (back.state, back.reason) == (RolloutState.ROLLED_BACK, "no")
+    assert (await platform.promote("m", 2)).traffic == {"2": 100}
+    assert (await platform.rollback("m")).traffic == {"1": 100}
+    assert [one.number for one in await platform.revisions("m")] == [2, 1]
+    assert [event.kind for event in await platform.events("m", limit=2)] == ["promoted", "rolled_back"]
+
+
+@pytest.mark.parametrize("revision", [2, "2", "mine"])
+async def test_numbers_and_texts_name_a_revision(
+    client: httpx.AsyncClient, platform: AsyncPlatform, revision: int | str
+) -> None:
+    await platform.set_label("m", "mine", 2)
+    for method, path, body in (
+        ("PUT", "labels/other", {"revision": revision}),
+        ("PUT", "traffic", {"shadow": {"revision": revision}}),
+        ("POST", "rollout", {"to": revision, "steps": [1]}),
+        ("POST", "promote", {"revision": revision}),
+    ):
+        reply = await client.request(method, f"{MODELS}/m/{path}", json=body)
+        assert reply.is_success, reply.text
+    assert reply.json()["traffic"] == {"2": 100}
+
+
+async def test_a_change_that_goes_on_is_202(client: httpx.AsyncClient, platform: AsyncPlatform) -> None:
+    assert (await client.post(f"{MODELS}/m/rollout", json={"to": 2, "steps": [10]})).status_code == 202
+    assert (await client.post(f"{MODELS}/m/promote")).status_code == 200
+    assert (await client.post(f"{MODELS}/m/promote")).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("limit=0", 'query limit: expected an integer from 1 to 1000, got "0"'),
+        ("limit=1001", "query limit: expected an integer from 1 to 1000"),
+        ("limit=ten", 'got "ten"'),
+        ("after=-1", "query after: expected an integer from 0 to 9223372036854775807"),
+        ("after=99999999999999999999", "query after: expected"),
+        ("watch=yes", 'query watch: expected true or false, got "yes"'),
+    ],
+)
+async def test_a_bad_question_for_events_goes_no_further(
+    client: httpx.AsyncClient, behind: FakePlatform, query: str, words: str
+) -> None:
+    for path in ("/platform/v1/events", f"{MODELS}/m/events"):
+        reply = await client.get(f"{path}?{query}")
+        assert reply.status_code == 400
+        assert words in reply.json()["error"]
+    assert behind.requests == []
+
+
+async def test_events_are_the_latest_or_those_after_one(client: httpx.AsyncClient, platform: AsyncPlatform) -> None:
+    latest = (await client.get("/platform/v1/events?limit=1")).json()["events"]
+    assert [event["kind"] for event in latest] == ["revised"]
+    after = (await client.get(f"{MODELS}/m/events?after=0")).json()["events"]
+    assert [event["kind"] for event in after] == ["created", "revised"]
+    assert (await client.get(f"{MODELS}/none/events")).json() == {"events": []}
+
+
+class Stream:
+    """A client that listens until it goes away."""
+
+    def __init__(self, app: ASGIApp, path: str, query: str = "", headers: dict[str, str] | None = None) -> None:
+        self.headers = [(key.encode(), value.encode()) for key, value in (headers or {}).items()]
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), SHORT_WAY: b"id"}
+        self.sent: list[dict[str, Any]] = []
+        self._gone = asyncio.Event()
+        self._begun = False
+        self.task = asyncio.create_task(app({**scope, "headers": self.headers}, self._receive, self._send))  # type: ignore[arg-type]
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._begun:
+            self._begun = True
+            return {"type": "http.request"}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+    async def leave(self) -> None:
+        self._gone.set()
+        await asyncio.wait_for(self.task, 10)
+
+
+async def test_events_are_sent_as_they_come_until_the_client_goes_away(app, platform, until) -> None:
+    stream = Stream(app, f"{MODELS}/m/events", "watch=true")
+    await until(lambda: stream.sent)
+    assert dict(stream.sent[0]["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
+    await platform.set_label("m", "mine", 2, message="why")
+    await until(lambda: "event: label" in stream.text)
+    await until(lambda: ": keep-alive" in stream.text)
+    await stream.leave()
+    kind, ident, data, *_ = stream.text[stream.text.index("event: ") :].split("\n")
+    event = json.loads(data.removeprefix("data: "))
+    assert (kind, ident) == ("event: label", f"id: {event['id']}")
+    assert (event["kind"], event["message"], event["detail"]) == ("label", "why", {"label": "mine", "revision": 2})
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "kinds"),
+    [
+        ("after=0", {"accept": "text/event-stream"}, ["created", "revised"]),
+        ("after=0&watch=true", {"last-event-id": "1"}, ["revised"]),
+    ],
+)
+async def test_a_stream_goes_on_where_the_last_one_ended(app, platform, until, query, headers, kinds) -> None:
+    stream = Stream(app, "/platform/v1/events", query, headers)
+    await until(lambda: stream.text.count("event: ") == len(kinds))
+    await stream.leave()
+    assert [line[7:] for line in stream.text.splitlines() if line.startswith("event: ")] == kinds
+
+
+async def test_a_stream_outlives_a_controller_that_is_away(behind, app, platform, until) -> None:
+    stream = Stream(app, "/platform/v1/events", "after=0&watch=true")
+    await until(lambda: "revised" in stream.text)
+    asked = len(behind.requests)
+    behind.is_away = True
+    await until(lambda: len(behind.requests) > asked + 1)
+    behind.is_away = False
+    await platform.set_label("m", "mine", 1)
+    await until(lambda: "event: label" in stream.text)
+    await stream.leave()
+
+
+async def test_a_last_event_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+    reply = await client.get("/platform/v1/events?watch=true", headers={"last-event-id": "x"})
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith("header last-event-id: expected an integer from 0")

@@ -21,7 +21,7 @@ from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.serve import controller as module
-from modelyard.serve import counts, failures
+from modelyard.serve import counts, descriptions, failures
 from modelyard.serve.controller import Controller
 from modelyard.testing import FakeModel, FakeOptions
 
@@ -126,6 +126,10 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
         counts, "_internal_kv_list", lambda prefix, namespace: [k for k in store if k.startswith(prefix)]
     )
     monkeypatch.setattr(counts, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
+    described: dict[bytes, bytes] = {}
+    monkeypatch.setattr(descriptions, "_internal_kv_get", lambda key, namespace: described.get(key))
+    monkeypatch.setattr(descriptions, "_internal_kv_del", lambda key, namespace: described.pop(key, None))
+    monkeypatch.setattr(descriptions, "_internal_kv_put", lambda key, kept, **_: described.update({key: kept}))
     return store
 
 
@@ -429,6 +433,47 @@ async def test_a_wrong_registration_is_refused_and_nothing_kept(start, artifacts
     assert isinstance(error, InvalidConfig)
     assert problem in str(error)
     assert await controller.list_models() == ()
+
+
+async def test_a_dry_run_reads_the_artifact_and_wakes_nobody(start, remembering, artifacts):
+    controller = await start()
+    assert (await controller.plan(_spec(artifacts))).action == "create"
+    assert await controller.list_models() == ()
+    await controller.register(_spec(artifacts), "me", "")
+    controller._wake.clear()
+    assert (await controller.plan(_spec(artifacts))).action == "nothing"
+    (artifacts / "one.fake").write_text("3")
+    plan = await controller.plan(_spec(artifacts))
+    assert (plan.action, plan.revision, plan.changed) == ("revise", 2, {})
+    missing = await controller.plan(_spec(artifacts, "none.fake"))
+    assert isinstance(missing, InvalidConfig)
+    assert missing.problems[0].startswith("uri: ")
+    assert not controller._wake.is_set()
+    assert (await controller.status("m")).generation == 1
+
+
+async def test_a_dry_run_does_not_try_a_failed_model_again(start, remembering, artifacts, kept):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    kept[b"m@1"] = b"no memory"
+    await controller.step()
+    assert (await controller.plan(_spec(artifacts))).action == "load"
+    refused = await controller.register(_spec(artifacts), "me", "", 7)
+    assert isinstance(refused, Conflict)
+    await controller.step()
+    assert ((await controller.status("m")).state, remembering.deployed) == ("failed", ["m@1"])
+
+
+async def test_a_spec_has_no_defaults_and_is_none_where_the_catalogs_cannot_be_used(start, artifacts):
+    controller = await start()
+    assert isinstance(await controller.spec("m"), ModelNotFound)
+    await controller.register(_spec(artifacts, batching={"max_batch_size": 8}), "me", "")
+    assert await controller.spec("m") == _spec(artifacts, batching={"max_batch_size": 8})
+    with contextlib.closing(sqlite3.connect(artifacts / "catalog.db")) as connection:
+        connection.execute("UPDATE models SET spec = json_set(spec, '$.surplus', 1)")
+        connection.commit()
+    assert isinstance(await controller.spec("m"), ModelLoadError)
 
 
 async def test_how_many_may_be_in_flight_counts_what_replicas_take(start, remembering, artifacts):

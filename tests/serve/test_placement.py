@@ -17,7 +17,7 @@ def _deployment(framework: str, resources: dict[str, Any], **options: Any) -> An
         {"name": "m", "framework": framework, "uri": "models/m", "options": options, "resources": resources}
     )
     one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
-    return one.to_target("platform").target._bound_deployment
+    return one.to_target("platform", is_new=True).target._bound_deployment
 
 
 def test_a_model_of_one_process_has_no_placement_group() -> None:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Owner, RevisionRecord, Wanted
+from modelyard.rollout import Rollout
 from modelyard.serve.applications import Observed, is_revision_application
 from modelyard.serve.plan import failed_plan, plan_model
 
@@ -22,7 +25,8 @@ LAST = Observed(running=1, wanted=1, is_deleting=True)
 def _model(*numbers: int, wanted: Wanted = Wanted.SERVING) -> ModelRecord:
     revisions = tuple(RevisionRecord("m", number, f"d{number}", {}, "", "", "") for number in numbers)
     traffic = {max(numbers): 100.0}
-    return ModelRecord("m", Owner.REGISTERED, {}, wanted, 1, "", "", revisions, traffic, {"stable": max(numbers)})
+    spec = {"version_policy": {"all": True}} if len(numbers) > 1 else {}
+    return ModelRecord("m", Owner.REGISTERED, spec, wanted, 1, "", "", revisions, traffic, {"stable": max(numbers)})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,45 @@ def test_a_wanted_model(numbers, observed, failed, state, serving, deploy, delet
     assert plan.serving is not None
     assert plan.serving.number == serving
     assert (bool(plan.deploy), list(plan.delete), plan.purge) == (deploy, [f"m@{number}" for number in delete], False)
+
+
+def _in_rollout(weights: dict[int, float]) -> ModelRecord:
+    """A model whose traffic is shared; those with some have had all of it once, the highest is being rolled out."""
+    revisions = tuple(
+        RevisionRecord("m", number, f"d{number}", {}, "", "", "", "then" if number < max(weights) else None)
+        for number in sorted(weights)
+    )
+    rollout = Rollout(max(weights), (10, 100), base={1: 100.0})
+    return replace(_model(*weights), spec={}, traffic=weights, revisions=revisions, rollout=rollout)
+
+
+@pytest.mark.parametrize(
+    ("weights", "observed", "serving", "shared"),
+    [
+        pytest.param({1: 90, 2: 10}, {1: RUNNING, 2: RUNNING}, 1, {1: 90, 2: 10}, id="both ready"),
+        pytest.param({1: 90, 2: 10}, {1: RUNNING, 2: STARTING}, 1, {}, id="the canary is not there yet"),
+        pytest.param({1: 90, 2: 10}, {1: CRASHED, 2: RUNNING}, 2, {}, id="the canary takes over"),
+        pytest.param({1: 100, 2: 0}, {1: RUNNING, 2: RUNNING}, 1, {}, id="a dark one"),
+        pytest.param({1: 100, 2: 0}, {1: STARTING, 2: RUNNING}, 1, {}, id="a dark one is no stand-in"),
+        pytest.param({2: 100, 3: 0}, {1: RUNNING, 2: STARTING, 3: RUNNING}, 1, {}, id="what has answered so far is"),
+        pytest.param({1: 0, 2: 100, 3: 0}, {1: RUNNING, 2: STARTING, 3: RUNNING}, 1, {}, id="one with weight 0 too"),
+    ],
+)
+def test_traffic_goes_to_those_that_are_ready(weights, observed, serving, shared):
+    seen = {f"m@{number}": one for number, one in observed.items()}
+    described = {name for name, one in seen.items() if one.running}
+    plan = plan_model(_in_rollout(weights), seen, described, {})
+    assert plan.serving is not None
+    assert (plan.serving.number, plan.weights) == (serving, shared)
+    assert "m@1" not in plan.delete or serving != 1
+
+
+def test_of_versions_only_a_lower_one_stands_in():
+    model = replace(_model(1, 2, 3), traffic={1: 0.0, 2: 100.0, 3: 0.0})
+    seen = {"m@1": RUNNING, "m@2": STARTING, "m@3": RUNNING}
+    plan = plan_model(model, seen, {"m@1", "m@3"}, {})
+    assert plan.serving is not None
+    assert plan.serving.number == 1, "3 was taken back"
 
 
 def test_every_revision_in_use_is_deployed_and_shown_but_those_that_failed():

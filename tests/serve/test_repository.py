@@ -25,6 +25,7 @@ from modelyard.serve.applications import Observed
 from modelyard.serve.http import make_app
 from modelyard.serve.plan import ModelPlan, plan_model
 from modelyard.serve.repository import Repository, RepositoryHandlers
+from modelyard.serve.rollouts import Rollouts
 from modelyard.serve.v2 import V2Handlers
 from modelyard.serve.views import model_route, model_status
 from modelyard.signature import Description
@@ -46,6 +47,7 @@ class CatalogTransport:
     def __init__(self, catalog: Catalog, plane: DataPlane) -> None:
         self._catalog = catalog
         self._plane = plane
+        self._rollouts = Rollouts(catalog)
         self._plans: dict[str, ModelPlan] = {}
         self._signature = FakeModel(0.0, FakeOptions()).signature
         self.observed: dict[str, Observed] = {}
@@ -54,10 +56,13 @@ class CatalogTransport:
 
     def publish(self) -> None:
         """What one round of the controller tells the ingress."""
-        models = self._catalog.list_models()
+        models = [self._advance(model) for model in self._catalog.list_models()]
         self._plans = {model.name: self._plan(model) for model in models}
         routes = {model.name: model_route(model, self._plans[model.name], self._signatures(), 9) for model in models}
         self._plane.follow(RouteTable("e", self._plane.table.version + 1, routes))
+
+    def _advance(self, model: ModelRecord) -> ModelRecord:
+        return self._rollouts.advance(model, self._plan(model)) if model.is_rolling_out else model
 
     def _plan(self, model: ModelRecord) -> ModelPlan:
         seen = {name: found for name, found in self.observed.items() if name.startswith(f"{model.name}@")}
@@ -197,7 +202,7 @@ async def test_versions_are_in_the_order_of_numbers(platform: Platform):
         await platform.add()
     platform.controller.observed = {"m@9": RUNNING, "m@10": Observed(wanted=1)}
     platform.controller.publish()
-    assert [entry.version for entry in platform.repository.index()] == ["9", "10"]
+    assert [entry.version for entry in platform.repository.index()] == ["1", "9", "10"]
 
 
 async def test_an_index_of_nothing_is_an_empty_list(platform: Platform):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -113,3 +114,71 @@ def test_signatures_are_not_known_before_a_replica_runs():
     assert (revision.signatures, revision.signature_name) == ({}, "serving_default")
     with pytest.raises(ModelNotReady, match="it starts"):
         revision.get_signature("serving_default")
+
+
+class From:
+    """A request from somewhere."""
+
+    def __init__(self, **headers: str) -> None:
+        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def header(self, name: str) -> str:
+        return self._headers.get(name, "")
+
+    def cookie(self, name: str) -> str:
+        return f"{name} of {self._headers['user']}" if "user" in self._headers else ""
+
+
+def _shared(weights: dict[str, float], **more: object) -> RouteTable:
+    revisions = {number: _revision(number) for number in ("1", "2", "3")}
+    return RouteTable("e", 1, {"m": ModelRoute("m", "1", revisions, {"canary": "2"}, weights=weights, **more)})
+
+
+def _choices(table: RouteTable, senders: list[From]) -> list[str]:
+    return [table.choose("m", sender=sender)[0].version for sender in senders]
+
+
+def test_who_names_none_is_answered_as_the_weights_have_it():
+    found = Counter(_choices(_shared({"1": 90, "2": 10}), [From()] * 10_000))
+    assert set(found) == {"1", "2"}, "one that runs without a weight gets nothing"
+    assert abs(found["2"] - 1000) < 3 * 30
+    assert set(_choices(_shared({}), [From()] * 10)) == {"1"}
+
+
+@pytest.mark.parametrize("sticky", ["header:user", "cookie:session"])
+def test_changed_weights_move_as_few_as_they_have_to(sticky: str):
+    users = [From(user=f"user {number}") for number in range(2000)]
+    before = _choices(_shared({"1": 80, "2": 20}, sticky=sticky), users)
+    assert _choices(_shared({"1": 80, "2": 20}, sticky=sticky), users) == before
+    assert 0.17 < before.count("2") / len(users) < 0.23
+    for weights, moves in (({"1": 60, "2": 40}, {("1", "2")}), ({"1": 64, "2": 16, "3": 20}, {("1", "3"), ("2", "3")})):
+        after = _choices(_shared(weights, sticky=sticky), users)
+        moved = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+        assert set(moved) == moves
+        assert 0.17 < len(moved) / len(users) < 0.23
+
+
+def test_without_anybody_it_belongs_to_a_request_goes_by_chance():
+    table = _shared({"1": 50, "2": 50}, sticky="header:user")
+    assert set(_choices(table, [From()] * 100)) == {"1", "2"}
+    assert {table.choose("m")[0].version for _ in range(100)} == {"1", "2"}
+
+
+def test_a_pin_stands_for_a_version_and_a_version_wins():
+    table = _shared({"1": 100})
+    for pin, number in (("canary", "2"), ("3", "3"), ("03", "3")):
+        assert _choices(table, [From(x_modelyard_revision=pin)]) == [number]
+    assert table.choose("m", "1", From(x_modelyard_revision="3"))[0].version == "1"
+    with pytest.raises(ModelNotFound):
+        table.choose("m", sender=From(x_modelyard_revision="9"))
+    with pytest.raises(ModelNotFound):
+        table.choose("x", sender=From())
+
+
+def test_members_are_shared_as_their_model_is():
+    revisions = {
+        number: _revision(number, publishes_members=True, members={"inner": SIGNATURE}) for number in ("1", "2")
+    }
+    model = ModelRoute("m", "1", revisions, weights={"1": 50, "2": 50})
+    (inner,) = model.published_members()
+    assert {inner.choose() for _ in range(100)} == {"1", "2"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import httpx
@@ -20,9 +20,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from modelyard.admin import ModelState, ModelStatus
+from modelyard.admin import Action, Event, ModelState, ModelStatus, Plan, Revision
 from modelyard.config import load_model_spec
 from modelyard.errors import ModelNotFound
+from modelyard.rollout import Rollout
 from modelyard.serve.events import CloudEvents
 from modelyard.serve.http import make_app
 from modelyard.serve.ingress import http_routes
@@ -32,6 +33,7 @@ EXAMPLES = 15
 """For each operation of each document."""
 MOST = 300
 """For one that has not been answered with 200 yet: what is generated also depends on which modules are imported."""
+LONGEST_MS = 100
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 TOLD = (501, 503, 504)
 """Of the server's errors, those that say what a client may do; 500 is none, though every operation documents it."""
@@ -56,18 +58,51 @@ class Admin:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = set(names)
 
-    async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def register(self, spec: Mapping[str, Any], **_: str | int | None) -> ModelStatus:
         return _status(load_model_spec(dict(spec)).name)
+
+    async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None) -> Plan:
+        return Plan(load_model_spec(dict(spec)).name, Action.REVISE, 2, expected_generation or 0, {}, Rollout(2))
+
+    async def spec(self, name: str) -> dict[str, Any]:
+        await self.status(name)
+        return {"name": name, "framework": "sklearn", "uri": f"models/{name}"}
 
     async def status(self, name: str, **_: str) -> ModelStatus:
         if name not in self._names:
             raise ModelNotFound(name)
         return _status(name)
 
-    unregister = load = unload = status
+    async def change(self, name: str, *_: object, **__: str) -> ModelStatus:
+        return await self.status(name)
+
+    unregister = load = unload = pause = resume = status
+    set_traffic = set_label = rollout = promote = rollback = change
+
+    async def revisions(self, name: str) -> tuple[Revision, ...]:
+        await self.status(name)
+        return (Revision(1, "d", "2026-01-01T00:00:00+00:00"),)
+
+    async def events(self, name: str | None, **_: int | None) -> tuple[Event, ...]:
+        return (Event(1, "2026-01-01T00:00:00+00:00", name or "m", "created"),)
 
     async def list(self) -> tuple[ModelStatus, ...]:
         return tuple(map(_status, sorted(self._names)))
+
+
+def _shorten(headers: MutableMapping[str, str]) -> None:
+    """A deadline of hours is one that a load of what never gets ready waits for."""
+    with contextlib.suppress(ValueError):
+        if float(headers.get("x-request-timeout-ms", "0")) > LONGEST_MS:
+            headers["x-request-timeout-ms"] = str(LONGEST_MS)
+
+
+def _leave_out_watching(item: dict[str, Any]) -> None:
+    """Streams of events have no end, and what asks the application here waits for it."""
+    for operation in item.values():
+        if isinstance(operation, dict):
+            refs = operation.get("parameters", [])
+            operation["parameters"] = [one for one in refs if one.get("$ref") != "#/components/parameters/Watch"]
 
 
 def _status(name: str) -> ModelStatus:
@@ -88,6 +123,7 @@ class Site:
         """A document, with values for what it leaves open: parts of paths, and which frameworks are installed."""
         found: dict[str, Any] = (await self._client.get(path)).json()
         for item in found["paths"].values():
+            _leave_out_watching(item)
             for parameter in item.get("parameters", ()):
                 if parameter["name"] in KNOWN:
                     parameter["schema"] = {"enum": KNOWN[parameter["name"]]}
@@ -99,6 +135,7 @@ class Site:
         """The answer to what the real client of the library would send."""
         parts = case.as_transport_kwargs(base_url="http://edge")
         ready = requests.Request(**{name: parts[name] for name in WIRE if name in parts}).prepare()
+        _shorten(ready.headers)
         request = httpx.Request(ready.method or "", ready.url or "", headers=dict(ready.headers), content=ready.body)
         return asyncio.run_coroutine_threadsafe(self._client.send(request), self._loop).result(60)
 

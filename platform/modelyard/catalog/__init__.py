@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The durable truth about models, revisions, traffic and events."""
 
-from modelyard.catalog.catalog import Catalog
+from modelyard.catalog.catalog import Catalog, compare
 from modelyard.catalog.records import (
     EventRecord,
     ModelEntry,
@@ -11,5 +11,17 @@ from modelyard.catalog.records import (
     VersionEntry,
     Wanted,
 )
+from modelyard.catalog.traffic import STABLE
 
-__all__ = ["Catalog", "EventRecord", "ModelEntry", "ModelRecord", "Owner", "RevisionRecord", "VersionEntry", "Wanted"]
+__all__ = [
+    "STABLE",
+    "Catalog",
+    "EventRecord",
+    "ModelEntry",
+    "ModelRecord",
+    "Owner",
+    "RevisionRecord",
+    "VersionEntry",
+    "Wanted",
+    "compare",
+]

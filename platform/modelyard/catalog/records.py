@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from modelyard.rollout import Rollout, Shadow
+
 
 class Owner(StrEnum):
     """Who decides about a model; nobody else may change it, unless it says so here."""
@@ -42,6 +44,7 @@ class RevisionRecord:
         created_at: ISO 8601, UTC.
         actor: Who made it.
         message: Why.
+        promoted_at: When it last got all traffic, ISO 8601, UTC; None before it ever did.
     """
 
     model: str
@@ -51,6 +54,7 @@ class RevisionRecord:
     created_at: str
     actor: str
     message: str
+    promoted_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,9 @@ class ModelRecord:
         revisions: Those that carry traffic or a label, by number; the whole history is ``Catalog.list_revisions``.
         traffic: Percent by revision number; sums to 100. Those with 0 are served to who asks for them.
         labels: Revision number by label.
+        latest: The revision with the highest number, in use or not; None where the catalog has lost them.
+        rollout: The one that is on its way, or the last one; None before the first.
+        shadow: Which revision gets copies of the requests; None for none.
         problem: Why the row cannot be used, as far as the catalog can tell; empty where it can.
     """
 
@@ -81,7 +88,28 @@ class ModelRecord:
     revisions: tuple[RevisionRecord, ...]
     traffic: Mapping[int, float]
     labels: Mapping[str, int]
+    latest: RevisionRecord | None = None
+    rollout: Rollout | None = None
+    shadow: Shadow | None = None
     problem: str = ""
+
+    @property
+    def is_versioned(self) -> bool:
+        """Its revisions are the versions of a folder, and have the numbers that they have there."""
+        located = self.latest.content.get("uri") if self.latest is not None else None
+        return bool(self.spec.get("version_policy")) or located != self.spec.get("uri", located)
+
+    @property
+    def own_labels(self) -> Mapping[str, int]:
+        """Those of its version policy, which stay where that points."""
+        policy = self.spec.get("version_policy")
+        labels: Mapping[str, int] = policy.get("labels", {}) if isinstance(policy, Mapping) else {}
+        return labels
+
+    @property
+    def is_rolling_out(self) -> bool:
+        """A rollout is on its way."""
+        return self.rollout is not None and self.rollout.is_active
 
     @property
     def active(self) -> RevisionRecord:
@@ -98,7 +126,8 @@ class EventRecord:
         at: ISO 8601, UTC.
         model: The model, which may be gone.
         kind: ``created``, ``revised``, ``changed``, ``restored``, ``loaded``, ``unloaded``, ``removed``, ``purged``,
-            ``refused``, or another writer's.
+            ``refused``, ``rollout``, ``step``, ``paused``, ``resumed``, ``promoted``, ``rolled_back``, ``traffic``,
+            ``label``, or another writer's.
         actor: Who.
         message: Why.
         detail: What, as JSON.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the catalog, in SQL that SQLite and PostgreSQL share.
 
-Times are ISO 8601 texts in UTC, so they sort and read the same everywhere.
+``migrations`` makes them. Times are ISO 8601 texts in UTC, so they sort and read the same everywhere.
 """
 
 from __future__ import annotations
@@ -23,17 +23,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = 2
-"""2: ``wanted`` may be ``unloaded``, which version 1 cannot read; the tables are the same."""
-
 metadata: Final = MetaData()
-
-meta: Final = Table(
-    "meta",
-    metadata,
-    Column("key", String(63), primary_key=True),
-    Column("value", Text, nullable=False),
-)
 
 models: Final = Table(
     "models",
@@ -45,6 +35,8 @@ models: Final = Table(
     Column("generation", Integer, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("updated_at", String(32), nullable=False),
+    Column("rollout", JSON(none_as_null=True)),
+    Column("shadow", JSON(none_as_null=True)),
 )
 
 revisions: Final = Table(
@@ -57,6 +49,7 @@ revisions: Final = Table(
     Column("created_at", String(32), nullable=False),
     Column("actor", Text, nullable=False),
     Column("message", Text, nullable=False),
+    Column("promoted_at", String(32)),
     PrimaryKeyConstraint("model", "number"),
 )
 

@@ -80,6 +80,29 @@ class PlatformUnreachable(ModelyardError):
         return f"no platform answers at {self.url}: {self.reason}"
 
 
+class RolledBack(ModelyardError):
+    """A rollout that was waited for has been taken back: a gate did not hold, or somebody wanted it.
+
+    Args:
+        model: Name of the model.
+        revision: Number of the revision that has lost its traffic again.
+        reason: Why.
+    """
+
+    http_status = 409
+    grpc_status = GrpcStatus.ABORTED
+    code = "rolled-back"
+
+    def __init__(self, model: str, revision: int, reason: str) -> None:
+        super().__init__(model, revision, reason)
+        self.model = model
+        self.revision = revision
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f'model "{self.model}": revision {self.revision} was rolled back: {self.reason}'
+
+
 def to_error(status: int, document: object) -> ModelyardError:
     """The exception behind an error reply.
 

@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
 import orjson
 
-from modelyard.admin import ModelStatus
+from modelyard.admin import Event, ModelStatus, Plan, Revision
 from modelyard.client.failures import ApiError, PlatformUnreachable, check_reply
 from modelyard.errors import DeadlineExceeded, InvalidConfig, InvalidRequest, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.tensor import Array, datatype_of, from_raw, get_datatype, to_bytes_array, to_raw
 
-_MODELS: Final = "/platform/v1/models"
+_PLATFORM: Final = "/platform/v1"
+_MODELS: Final = f"{_PLATFORM}/models"
 _JSON_LENGTH: Final = "inference-header-content-length"
 _GRACE_S: Final = 1.0
+_WATCHING_S: Final = 60.0
+"""For events that are waited for: the platform answers sooner, with none where there are none."""
+_T = TypeVar("_T")
 
 
 class HttpTransport:
@@ -62,10 +66,25 @@ class HttpTransport:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def register(
+        self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelStatus:
         """``POST /platform/v1/models``; the platform takes the actor from the credentials."""
         document = dict(spec) | ({"message": message} if message else {})
-        return _to_status(await self._call("POST", _MODELS, content=orjson.dumps(document)))
+        params = _expecting(expected_generation)
+        return _to_status(await self._call("POST", _MODELS, content=orjson.dumps(document), params=params))
+
+    async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
+        """``POST /platform/v1/models?dry_run=true``."""
+        params = {"dry_run": "true", **_expecting(expected_generation)}
+        return _to_plan(await self._call("POST", _MODELS, content=orjson.dumps(dict(spec)), params=params))
+
+    async def spec(self, name: str) -> dict[str, Any]:
+        """``GET /platform/v1/models/{name}/spec``."""
+        document = await self._call("GET", f"{_MODELS}/{_segment(name)}/spec")
+        if not isinstance(document, dict) or "name" not in document:
+            raise ApiError(200, "expected a model's specification")
+        return document
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``DELETE /platform/v1/models/{name}``."""
@@ -74,22 +93,64 @@ class HttpTransport:
 
     async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/load``."""
-        return await self._change(name, "load", message)
+        return await self._change("POST", name, "load", {}, message)
 
     async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/unload``."""
-        return await self._change(name, "unload", message)
+        return await self._change("POST", name, "unload", {}, message)
 
-    async def _change(self, name: str, verb: str, message: str) -> ModelStatus:
-        body = orjson.dumps({"message": message} if message else {})
-        return _to_status(await self._call("POST", f"{_MODELS}/{_segment(name)}/{verb}", content=body))
+    async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """``PUT /platform/v1/models/{name}/traffic``."""
+        return await self._change("PUT", name, "traffic", change, message)
+
+    async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """``PUT`` or ``DELETE /platform/v1/models/{name}/labels/{label}``."""
+        way = f"labels/{_segment(label)}"
+        if revision is not None:
+            return await self._change("PUT", name, way, {"revision": revision}, message)
+        params = {"message": message} if message else None
+        return _to_status(await self._call("DELETE", f"{_MODELS}/{_segment(name)}/{way}", params=params))
+
+    async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/rollout``."""
+        return await self._change("POST", name, "rollout", plan, message)
+
+    async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/promote``."""
+        return await self._change("POST", name, "promote", _revision(revision), message)
+
+    async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/rollback``."""
+        return await self._change("POST", name, "rollback", _revision(revision), message)
+
+    async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/rollout/pause``."""
+        return await self._change("POST", name, "rollout/pause", {}, message)
+
+    async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/rollout/resume``."""
+        return await self._change("POST", name, "rollout/resume", {}, message)
+
+    async def _change(self, method: str, name: str, way: str, change: Mapping[str, Any], message: str) -> ModelStatus:
+        body = orjson.dumps(dict(change) | ({"message": message} if message else {}))
+        return _to_status(await self._call(method, f"{_MODELS}/{_segment(name)}/{way}", content=body))
+
+    async def revisions(self, name: str) -> tuple[Revision, ...]:
+        """``GET /platform/v1/models/{name}/revisions``."""
+        document = await self._call("GET", f"{_MODELS}/{_segment(name)}/revisions")
+        return _to_list(document, "revisions", Revision.from_dict)
+
+    async def events(self, name: str | None, *, after: int | None, limit: int) -> tuple[Event, ...]:
+        """``GET /platform/v1[/models/{name}]/events``."""
+        path = f"{_MODELS}/{_segment(name)}/events" if name is not None else f"{_PLATFORM}/events"
+        params = {"limit": limit} | ({"after": after} if after is not None else {})
+        timeout_s = None if after is None else max(self._timeout_s, _WATCHING_S)
+        document = await self._call("GET", path, timeout_s, params=params)
+        return _to_list(document, "events", Event.from_dict)
 
     async def list(self) -> tuple[ModelStatus, ...]:
         """``GET /platform/v1/models``."""
-        document = await self._call("GET", _MODELS)
-        if not isinstance(document, Mapping) or not isinstance(document.get("models"), list):
-            raise ApiError(200, "expected a list of models")
-        return tuple(_to_status(item) for item in document["models"])
+        return _to_list(await self._call("GET", _MODELS), "models", _to_status)
 
     async def status(self, name: str) -> ModelStatus:
         """``GET /platform/v1/models/{name}``."""
@@ -109,8 +170,8 @@ class HttpTransport:
             check_reply(reply.status_code, _to_document(reply))
         return _decode_infer(reply)
 
-    async def _call(self, method: str, path: str, **parts: Any) -> Any:
-        reply = await self._send(method, path, None, headers={"content-type": "application/json"}, **parts)
+    async def _call(self, method: str, path: str, timeout_s: float | None = None, **parts: Any) -> Any:
+        reply = await self._send(method, path, timeout_s, headers={"content-type": "application/json"}, **parts)
         return check_reply(reply.status_code, _to_document(reply))
 
     async def _send(self, method: str, path: str, timeout_s: float | None, **parts: Any) -> httpx.Response:
@@ -161,6 +222,30 @@ def _to_status(document: Any) -> ModelStatus:
         return ModelStatus.from_dict(document)
     except (KeyError, TypeError, ValueError) as exc:
         raise ApiError(200, f"expected a model's status: {type(exc).__name__} {exc}") from exc
+
+
+def _to_plan(document: Any) -> Plan:
+    try:
+        return Plan.from_dict(document)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ApiError(200, f"expected a plan: {type(exc).__name__} {exc}") from exc
+
+
+def _expecting(generation: int | None) -> dict[str, str]:
+    return {} if generation is None else {"expected_generation": str(generation)}
+
+
+def _to_list(document: Any, key: str, convert: Callable[[Any], _T]) -> tuple[_T, ...]:
+    if not isinstance(document, Mapping) or not isinstance(document.get(key), list):
+        raise ApiError(200, f"expected a list of {key}")
+    try:
+        return tuple(map(convert, document[key]))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ApiError(200, f"expected a list of {key}: {type(exc).__name__} {exc}") from exc
+
+
+def _revision(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}
 
 
 def _encode_infer(request: InferenceRequest) -> tuple[bytes, list[bytes | memoryview]]:

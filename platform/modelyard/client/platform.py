@@ -1,223 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``Platform`` and ``AsyncPlatform``: the same verbs, sync and async, over HTTP or from inside the cluster.
-
-A relative ``uri`` is sent as it is and counts from the *platform's* working directory, wherever the client runs.
-"""
+"""``Platform``: the same verbs for code that cannot await, each run by a thread with an event loop."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Self
+from types import EllipsisType, TracebackType
+from typing import Any, Literal, Self, Unpack, overload
 
-from modelyard.admin import AdminTransport, ModelState, ModelStatus
-from modelyard.client.arrays import to_tensors
-from modelyard.client.http import HttpTransport
+from modelyard.admin import AdminTransport, Event, ModelStatus, Plan, Revision
+from modelyard.client.aio import AsyncPlatform, Registering, RegisteringSpec, Weights, open_transport
 from modelyard.client.loop import LoopThread
-from modelyard.config import ModelSpec, check_framework, parse_model_spec
-from modelyard.errors import InvalidConfig, ModelNotFound, ModelNotReady
-from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
-from modelyard.model import list_frameworks
-
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
-_ACTOR: Final = "python"
-_POLL_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Pauses between two looks at a model; the last one repeats."""
-_NOT_COMING: Final = (ModelState.FAILED, ModelState.REMOVING, ModelState.UNLOADING, ModelState.UNLOADED)
-
-
-def open_transport(url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> AdminTransport:
-    """The way to the platform.
-
-    An address, given or in ``MODELYARD_URL``, wins. Without one, a process that is connected to a Ray cluster talks to
-    the platform in it; any other to ``http://127.0.0.1:8000``.
-
-    Args:
-        url: Address of the platform.
-        token: Bearer token; without one, ``MODELYARD_TOKEN``.
-        timeout_s: How long one call may take.
-
-    Raises:
-        InvalidConfig: The URL is not an HTTP address.
-    """
-    address = url or os.environ.get("MODELYARD_URL")
-    if not address and _is_in_cluster():
-        transport: AdminTransport = importlib.import_module("modelyard.serve.admin").HandleTransport()
-        return transport
-    return HttpTransport(address or DEFAULT_URL, token=token or os.environ.get("MODELYARD_TOKEN"), timeout_s=timeout_s)
-
-
-def _is_in_cluster() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
-
-
-def check_locally(spec: ModelSpec) -> None:
-    """Refuses what this side can know to be wrong; a framework only the platform has is left to the platform.
-
-    Raises:
-        InvalidConfig: The framework is installed here and does not take the options.
-    """
-    problems = check_framework(spec) if spec.framework in list_frameworks() else ()
-    if problems:
-        raise InvalidConfig(problems)
-
-
-class AsyncPlatform:
-    """The platform, for ``async`` code. Use one from one event loop.
-
-    Args:
-        transport: How to reach it; :meth:`connect` chooses one.
-    """
-
-    def __init__(self, transport: AdminTransport) -> None:
-        self._transport = transport
-
-    @classmethod
-    def connect(cls, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> Self:
-        """A client; nothing is sent yet. See :meth:`Platform.connect`."""
-        return cls(open_transport(url, token=token, timeout_s=timeout_s))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._transport.close()
-
-    async def register(
-        self,
-        name: str,
-        *,
-        framework: str,
-        uri: str = "",
-        options: Mapping[str, Any] | None = None,
-        version_policy: Mapping[str, Any] | None = None,
-        batching: Mapping[str, Any] | None = None,
-        autoscaling: Mapping[str, Any] | None = None,
-        resources: Mapping[str, Any] | None = None,
-        limits: Mapping[str, Any] | None = None,
-        runtime: Mapping[str, Any] | None = None,
-        description: str = "",
-        message: str = "",
-        wait: bool = False,
-        timeout_s: float = 60.0,
-    ) -> ModelStatus:
-        """See :meth:`Platform.register`."""
-        sections = {
-            "options": options,
-            "version_policy": version_policy,
-            "batching": batching,
-            "autoscaling": autoscaling,
-            "resources": resources,
-            "limits": limits,
-            "runtime": runtime,
-        }
-        given = {key: dict(value) for key, value in sections.items() if value is not None}
-        spec = parse_model_spec({"name": name, "framework": framework, "uri": uri, "description": description, **given})
-        return await self.register_spec(spec, message=message, wait=wait, timeout_s=timeout_s)
-
-    async def register_spec(
-        self, spec: ModelSpec, *, message: str = "", wait: bool = False, timeout_s: float = 60.0
-    ) -> ModelStatus:
-        """See :meth:`Platform.register_spec`."""
-        check_locally(spec)
-        status = await self._transport.register(spec.to_json(), actor=_ACTOR, message=message)
-        return await self.wait_ready(spec.name, timeout_s=timeout_s) if wait else status
-
-    async def unregister(
-        self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0
-    ) -> ModelStatus:
-        """See :meth:`Platform.unregister`."""
-        status = await self._transport.unregister(name, actor=_ACTOR, message=message)
-        if wait:
-            await self._wait_gone(name, timeout_s)
-        return status
-
-    async def load(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
-        """See :meth:`Platform.load`."""
-        status = await self._transport.load(name, actor=_ACTOR, message=message)
-        return await self.wait_ready(name, timeout_s=timeout_s) if wait else status
-
-    async def unload(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
-        """See :meth:`Platform.unload`."""
-        status = await self._transport.unload(name, actor=_ACTOR, message=message)
-        return await self._wait_unloaded(status, timeout_s) if wait else status
-
-    async def list(self) -> tuple[ModelStatus, ...]:
-        """See :meth:`Platform.list`."""
-        return await self._transport.list()
-
-    async def status(self, name: str) -> ModelStatus:
-        """See :meth:`Platform.status`."""
-        return await self._transport.status(name)
-
-    async def wait_ready(self, name: str, timeout_s: float = 60.0) -> ModelStatus:
-        """See :meth:`Platform.wait_ready`."""
-        waits = _Waits(timeout_s)
-        while True:
-            status = await self._transport.status(name)
-            if status.state is ModelState.READY:
-                return status
-            if status.state in _NOT_COMING:
-                raise ModelNotReady(name, _reason(status))
-            if not await waits.pause():
-                raise ModelNotReady(name, f"{_reason(status)} (waited {timeout_s:g} s)")
-
-    async def predict(
-        self,
-        name: str,
-        inputs: Any,
-        *,
-        outputs: Sequence[str] = (),
-        version: str | int | None = None,
-        parameters: Mapping[str, bool | int | float | str] | None = None,
-        timeout_s: float | None = None,
-    ) -> InferenceResponse:
-        """See :meth:`Platform.predict`."""
-        request = InferenceRequest(
-            to_tensors(inputs), outputs=tuple(map(RequestedOutput, outputs)), parameters=dict(parameters or {})
-        )
-        return await self.infer(name, request, version=version, timeout_s=timeout_s)
-
-    async def infer(
-        self, name: str, request: InferenceRequest, *, version: str | int | None = None, timeout_s: float | None = None
-    ) -> InferenceResponse:
-        """See :meth:`Platform.infer`."""
-        revision = "" if version is None else str(version)
-        return await self._transport.infer(name, revision, request, timeout_s=timeout_s)
-
-    async def _wait_unloaded(self, status: ModelStatus, timeout_s: float) -> ModelStatus:
-        """The first status in which nothing of the model runs, or in which it is wanted again."""
-        waits = _Waits(timeout_s)
-        while status.state is ModelState.UNLOADING:
-            if not await waits.pause():
-                raise ModelNotReady(status.name, f"still being unloaded (waited {timeout_s:g} s)")
-            status = await self._transport.status(status.name)
-        return status
-
-    async def _wait_gone(self, name: str, timeout_s: float) -> None:
-        waits = _Waits(timeout_s)
-        while True:
-            try:
-                status = await self._transport.status(name)
-            except ModelNotFound:
-                return
-            if status.state is not ModelState.REMOVING:  # registered again meanwhile
-                return
-            if not await waits.pause():
-                raise ModelNotReady(name, f"still being removed (waited {timeout_s:g} s)")
+from modelyard.client.waiting import EventWatch, RolloutWait
+from modelyard.config import ModelSpec
+from modelyard.inference import InferenceRequest, InferenceResponse
 
 
 class Platform:
@@ -229,7 +25,8 @@ class Platform:
 
     def __init__(self, open_transport: Callable[[], AdminTransport]) -> None:
         self._open_transport = open_transport
-        self._platform = AsyncPlatform(open_transport())
+        self._transport = open_transport()
+        self._platform = AsyncPlatform(self._transport)
         self._loop = LoopThread()
         self._aio: AsyncPlatform | None = None
 
@@ -268,6 +65,16 @@ class Platform:
         self._loop.run(self._platform.close())
         self._loop.close()
 
+    @overload
+    def register(
+        self, name: str, *, framework: str, dry_run: Literal[False] = ..., **more: Unpack[Registering]
+    ) -> ModelStatus: ...
+    @overload
+    def register(self, name: str, *, framework: str, dry_run: Literal[True], **more: Unpack[Registering]) -> Plan: ...
+    @overload
+    def register(
+        self, name: str, *, framework: str, dry_run: bool, **more: Unpack[Registering]
+    ) -> ModelStatus | Plan: ...
     def register(
         self,
         name: str,
@@ -281,11 +88,15 @@ class Platform:
         resources: Mapping[str, Any] | None = None,
         limits: Mapping[str, Any] | None = None,
         runtime: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
+        sticky: str | None = None,
         description: str = "",
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
-    ) -> ModelStatus:
+        expected_generation: int | None = None,
+        dry_run: bool = False,
+    ) -> ModelStatus | Plan:
         """Creates a model, or changes the registered one of that name to exactly this.
 
         What can be checked here is checked before anything is sent. Returns when the platform has written it down;
@@ -302,14 +113,18 @@ class Platform:
             resources: What each replica reserves.
             limits: When it refuses requests.
             runtime: What its processes run in.
+            rollout: How a new revision gets its traffic; keys as in the configuration file.
+            sticky: Where requests say who they belong to, for example ``header:x-user-id``.
             description: What the model is for.
             message: Why, for the history.
             wait: Wait until it is ready.
             timeout_s: How long to wait.
+            expected_generation: Only if the model is still at this ``generation``; 0 for one that must be new.
+            dry_run: Check all of it, and answer what would be done; nothing is changed.
 
         Raises:
             InvalidConfig: Something in it is wrong; ``problems`` has a sentence for each key.
-            Conflict: The name belongs to a model of the configuration file.
+            Conflict: The name belongs to a model of the configuration file, or the model is at another generation.
             ModelNotReady: It was waited for, and failed or did not become ready in time.
         """
         return self._loop.run(
@@ -324,18 +139,84 @@ class Platform:
                 resources=resources,
                 limits=limits,
                 runtime=runtime,
+                rollout=rollout,
+                sticky=sticky,
                 description=description,
                 message=message,
                 wait=wait,
                 timeout_s=timeout_s,
+                expected_generation=expected_generation,
+                dry_run=dry_run,
             )
         )
 
+    @overload
     def register_spec(
-        self, spec: ModelSpec, *, message: str = "", wait: bool = False, timeout_s: float = 60.0
-    ) -> ModelStatus:
+        self, spec: ModelSpec, *, dry_run: Literal[False] = ..., **more: Unpack[RegisteringSpec]
+    ) -> ModelStatus: ...
+    @overload
+    def register_spec(self, spec: ModelSpec, *, dry_run: Literal[True], **more: Unpack[RegisteringSpec]) -> Plan: ...
+    @overload
+    def register_spec(
+        self, spec: ModelSpec, *, dry_run: bool, **more: Unpack[RegisteringSpec]
+    ) -> ModelStatus | Plan: ...
+    def register_spec(
+        self,
+        spec: ModelSpec,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        expected_generation: int | None = None,
+        dry_run: bool = False,
+    ) -> ModelStatus | Plan:
         """Like :meth:`register`, with the whole description in one object."""
-        return self._loop.run(self._platform.register_spec(spec, message=message, wait=wait, timeout_s=timeout_s))
+        return self._loop.run(
+            self._platform.register_spec(
+                spec,
+                message=message,
+                wait=wait,
+                timeout_s=timeout_s,
+                expected_generation=expected_generation,
+                dry_run=dry_run,
+            )
+        )
+
+    def export(self, names: Sequence[str] = (), *, all_owners: bool = False) -> tuple[dict[str, Any], ...]:
+        """Models as the configuration file would have them, without what is a default; see :meth:`import_`.
+
+        Environment variables of their ``runtime`` are in it as they are, secrets too.
+
+        Args:
+            names: These, whoever owns them; without any, all that were registered.
+            all_owners: Without names, all others too, for example those of the configuration file.
+
+        Raises:
+            ModelNotFound: There is none of a name.
+            Conflict: One is being removed.
+            ModelLoadError: The entry of one cannot be used.
+        """
+        return self._loop.run(self._platform.export(names, all_owners=all_owners))
+
+    def import_(
+        self, specs: Iterable[Mapping[str, Any] | ModelSpec], *, message: str = "", dry_run: bool = False
+    ) -> tuple[Plan, ...]:
+        """Registers each of these models; where one of them is wrong, none.
+
+        Args:
+            specs: What :meth:`export` gives, or models as in the configuration file.
+            message: Why, for the history.
+            dry_run: Only check them.
+
+        Returns:
+            What is done with each of them, or would be.
+
+        Raises:
+            InvalidConfig: Some are wrong or belong to another owner; ``problems`` has a sentence for each key,
+                ``models[2].uri: …``.
+            Conflict: One was changed by somebody else meanwhile; those before it are registered.
+        """
+        return self._loop.run(self._platform.import_(specs, message=message, dry_run=dry_run))
 
     def unregister(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
         """Takes a registered model away; it answers what it has accepted first.
@@ -391,6 +272,215 @@ class Platform:
             ModelNotReady: It was waited for and is still being unloaded.
         """
         return self._loop.run(self._platform.unload(name, message=message, wait=wait, timeout_s=timeout_s))
+
+    def set_traffic(
+        self,
+        name: str,
+        weights: Weights | None = None,
+        *,
+        shadow: int | str | Mapping[str, Any] | EllipsisType | None = ...,
+        message: str = "",
+    ) -> ModelStatus:
+        """Sends a model's traffic elsewhere, at once.
+
+        Args:
+            name: The model.
+            weights: Percent by revision (number or label): whole tenths, 100 in sum. A revision with 0 runs dark, for
+                those who ask for it. None leaves them as they are.
+            shadow: The revision that gets copies of the requests, or an object with ``revision``, ``percent`` and
+                ``tolerance``; None ends it. Left out, it stays as it is.
+            message: Why, for the history.
+
+        Raises:
+            InvalidConfig: The weights are none.
+            ModelNotFound: There is no such model or revision.
+            Conflict: A rollout is on its way, or the model is not running.
+        """
+        return self._loop.run(self._platform.set_traffic(name, weights, shadow=shadow, message=message))
+
+    def set_label(self, name: str, label: str, revision: int | str, *, message: str = "") -> ModelStatus:
+        """Points a label of your own at a revision, which then runs also without traffic.
+
+        Args:
+            name: The model.
+            label: The label.
+            revision: The revision, by number or another label.
+            message: Why, for the history.
+
+        Raises:
+            InvalidConfig: It is no label of your own.
+            ModelNotFound: There is no such model or revision.
+            Conflict: The model is not running, or its labels are its version policy's.
+        """
+        return self._loop.run(self._platform.set_label(name, label, revision, message=message))
+
+    def remove_label(self, name: str, label: str, *, message: str = "") -> ModelStatus:
+        """Takes a label of your own away; a revision that has neither traffic nor another one ends.
+
+        Raises:
+            ModelNotFound: There is no such model or label.
+            Conflict: The model is not running, or its labels are its version policy's.
+        """
+        return self._loop.run(self._platform.remove_label(name, label, message=message))
+
+    def rollout(
+        self,
+        name: str,
+        to: int | str,
+        *,
+        steps: Sequence[float] | None = None,
+        interval_s: float | None = None,
+        min_requests: int | None = None,
+        gates: Mapping[str, float | None] | None = None,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 3600.0,
+        on_progress: Callable[[ModelStatus], object] | None = None,
+    ) -> ModelStatus:
+        """Brings a revision on its way to all traffic; what is left out is as in the model's ``rollout``.
+
+        Args:
+            name: The model.
+            to: The revision, by number or label.
+            steps: Percent of the traffic, one after the other.
+            interval_s: Seconds each step takes at least.
+            min_requests: Requests each step has to see before its gates can be said to hold.
+            gates: What has to hold, for example ``{"error_rate": 0.01}``; where one does not, it is rolled back.
+            message: Why, for the history.
+            wait: Wait until it has ended.
+            timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last.
+
+        Raises:
+            InvalidConfig: The plan is none.
+            ModelNotFound: There is no such model or revision.
+            Conflict: The revision has all traffic already, the model is not running, or, while it was waited for,
+                something else has taken its place.
+            RolledBack: It was waited for and has been rolled back.
+            DeadlineExceeded: It was waited for and goes on.
+        """
+        status = self._loop.run(
+            self._platform.rollout(
+                name,
+                to,
+                steps=steps,
+                interval_s=interval_s,
+                min_requests=min_requests,
+                gates=gates,
+                message=message,
+            )
+        )
+        return self._wait_rollout(status, timeout_s, on_progress) if wait else status
+
+    def _wait_rollout(
+        self, status: ModelStatus, timeout_s: float, on_progress: Callable[[ModelStatus], object] | None
+    ) -> ModelStatus:
+        """Like the twin's, but what is called may use this object: it runs in the caller's thread."""
+        waiting = RolloutWait(self._transport, status, timeout_s)
+        found: ModelStatus | None = status
+        while found is not None:
+            if on_progress is not None:
+                on_progress(found)
+            found = self._loop.run(waiting.next())
+        return waiting.status
+
+    def promote(
+        self,
+        name: str,
+        revision: int | str | None = None,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+    ) -> ModelStatus:
+        """Gives a revision all traffic as soon as it is ready, without further steps and gates.
+
+        Args:
+            name: The model.
+            revision: The revision, by number or label; None for that of the rollout on its way.
+            message: Why, for the history.
+            wait: Wait until it has all traffic.
+            timeout_s: How long to wait.
+
+        Raises:
+            ModelNotFound: There is no such model or revision.
+            Conflict: There is nothing to promote, or the model is not running.
+            RolledBack: It was waited for and has been rolled back.
+            DeadlineExceeded: It was waited for and is not ready yet.
+        """
+        return self._loop.run(self._platform.promote(name, revision, message=message, wait=wait, timeout_s=timeout_s))
+
+    def rollback(
+        self,
+        name: str,
+        revision: int | str | None = None,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+    ) -> ModelStatus:
+        """Takes the rollout on its way back; without one, returns to the revision that had all traffic before.
+
+        Args:
+            name: The model.
+            revision: A revision to return to in any case, by number or label.
+            message: Why, for the history.
+            wait: Wait until the traffic is there.
+            timeout_s: How long to wait.
+
+        Raises:
+            ModelNotFound: There is no such model or revision.
+            Conflict: There is nothing to return to, or the model is not running.
+            RolledBack: It was waited for, and has been taken back itself.
+            DeadlineExceeded: It was waited for and is not ready yet.
+        """
+        return self._loop.run(self._platform.rollback(name, revision, message=message, wait=wait, timeout_s=timeout_s))
+
+    def pause(self, name: str, *, message: str = "") -> ModelStatus:
+        """Keeps the rollout on its way at its step; its gates go on holding.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It has no rollout on its way, or that is paused.
+        """
+        return self._loop.run(self._platform.pause(name, message=message))
+
+    def resume(self, name: str, *, message: str = "") -> ModelStatus:
+        """Lets a paused rollout go on.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It has no rollout that is paused.
+        """
+        return self._loop.run(self._platform.resume(name, message=message))
+
+    def revisions(self, name: str) -> tuple[Revision, ...]:
+        """The history of a model, newest first.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+        """
+        return self._loop.run(self._platform.revisions(name))
+
+    def events(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
+        """The latest of what happened, newest first.
+
+        Args:
+            name: To this model only, which may be gone; None for all.
+            limit: How many at most.
+        """
+        return self._loop.run(self._platform.events(name, limit=limit))
+
+    def watch(self, name: str | None = None, *, after: int | None = None) -> Generator[Event]:
+        """What happens, as it happens; it never ends by itself, and outlives a platform that starts anew.
+
+        Args:
+            name: To this model only; None for all.
+            after: Id of an event: begin with those after it. None: begin now.
+        """
+        watching = EventWatch(self._transport, name, after)
+        while True:
+            yield from self._loop.run(watching.next())
 
     def list(self) -> tuple[ModelStatus, ...]:
         """All models, by name."""
@@ -453,24 +543,3 @@ class Platform:
     ) -> InferenceResponse:
         """Like :meth:`predict`, with the request as the platform's own object."""
         return self._loop.run(self._platform.infer(name, request, version=version, timeout_s=timeout_s))
-
-
-class _Waits:
-    """Growing pauses up to a time limit."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._give_up_at = time.monotonic() + timeout_s
-        self._count = 0
-
-    async def pause(self) -> bool:
-        """False when the time is over."""
-        left_s = self._give_up_at - time.monotonic()
-        if left_s <= 0:
-            return False
-        await asyncio.sleep(min(left_s, _POLL_S[min(self._count, len(_POLL_S) - 1)]))
-        self._count += 1
-        return True
-
-
-def _reason(status: ModelStatus) -> str:
-    return f"{status.state}: {status.reason}" if status.reason else str(status.state)

@@ -2,6 +2,7 @@
 """Configuration: where outside data enters, is checked once, and becomes typed objects."""
 
 from modelyard.config.file import IMPORT_PATH, ServeFile, load_serve_file
+from modelyard.config.models import ModelsFile, read_models, to_short
 from modelyard.config.platform import (
     CatalogConfig,
     ControllerConfig,
@@ -17,9 +18,13 @@ from modelyard.config.spec import (
     Limits,
     ModelSpec,
     Resources,
+    RolloutPlan,
+    RolloutPolicy,
+    TrafficPlan,
     check_framework,
     load_model_spec,
     parse_model_spec,
+    parse_section,
 )
 from modelyard.config.versions import VersionPolicy
 
@@ -32,15 +37,22 @@ __all__ = [
     "IngressConfig",
     "Limits",
     "ModelSpec",
+    "ModelsFile",
     "PlatformConfig",
     "Resources",
+    "RolloutPlan",
+    "RolloutPolicy",
     "Runtime",
     "SecurityConfig",
     "ServeFile",
+    "TrafficPlan",
     "VersionPolicy",
     "check_framework",
     "load_model_spec",
     "load_platform_config",
     "load_serve_file",
     "parse_model_spec",
+    "parse_section",
+    "read_models",
+    "to_short",
 ]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from modelyard.config.documents import read_yaml
 from modelyard.config.platform import PlatformConfig, load_platform_config
 from modelyard.errors import InvalidConfig
 
@@ -45,7 +44,7 @@ def load_serve_file(path: Path) -> ServeFile:
         InvalidConfig: The file cannot be read, is not YAML, has no platform application, or its configuration is
             wrong.
     """
-    document = _read_yaml(path)
+    document = read_yaml(path, "applications")
     application = _find_application(document)
     args = application.get("args", {})
     if not isinstance(args, Mapping):
@@ -58,20 +57,6 @@ def load_serve_file(path: Path) -> ServeFile:
         http_url=f"http://{_bracketed(host)}:{port}{prefix}",
         grpc_address=_grpc_address(document, host),
     )
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise InvalidConfig((f"{path}: cannot be read: {exc.strerror}",)) from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        where = getattr(exc, "problem_mark", None)
-        line = f" in line {where.line + 1}, column {where.column + 1}" if where else ""
-        raise InvalidConfig((f"{path}: is not YAML{line}: {getattr(exc, 'problem', None) or exc}",)) from exc
-    if not isinstance(document, Mapping):
-        raise InvalidConfig((f"{path}: expected a mapping with the key applications",))
-    return document
 
 
 def _find_application(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from modelyard.config.models import check_different
 from modelyard.config.problems import join_path, mask_url, problems_of
 from modelyard.config.section import Flag, Integer, Number, Section, Text
 from modelyard.config.spec import ModelSpec, check_framework
 from modelyard.errors import InvalidConfig
 
 _SQLITE = "sqlite:///"
+_POSTGRESQL = ("postgresql://", "postgresql+psycopg://")
 
 
 class CatalogConfig(Section):
@@ -21,15 +23,18 @@ class CatalogConfig(Section):
 
     url: Text = Field(
         default="sqlite:///state/modelyard.db",
-        description="Database of models, revisions, traffic and events, as an SQLAlchemy URL. A relative SQLite path "
-        "counts from the platform's working directory; its folder is made where missing.",
+        description="Database of models, revisions, traffic and events, as an SQLAlchemy URL: a file, or a PostgreSQL "
+        "database of its own (`postgresql://user:password@host/db`). A relative SQLite path counts from the platform's "
+        "working directory; its folder is made where missing.",
     )
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        if not value.startswith(_SQLITE) or value.removeprefix(_SQLITE) in ("", ":memory:"):
-            raise ValueError(f'expected sqlite:/// and the path of a file, got "{mask_url(value)}"')
+        is_file = value.startswith(_SQLITE) and value.removeprefix(_SQLITE) not in ("", ":memory:")
+        if not is_file and not value.startswith(_POSTGRESQL):
+            expected = "sqlite:/// and the path of a file, or postgresql://user:password@host/db"
+            raise ValueError(f'expected {expected}, got "{mask_url(value)}"')
         return value
 
 
@@ -141,16 +146,7 @@ class PlatformConfig(Section):
     controller: ControllerConfig = Field(default=ControllerConfig(), description="The process that runs the models.")
     security: SecurityConfig = Field(default=SecurityConfig(), description="What is refused for safety's sake.")
 
-    @field_validator("models")
-    @classmethod
-    def _check_unique(cls, models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
-        first: dict[str, int] = {}
-        for index, spec in enumerate(models):
-            if first.setdefault(spec.name, index) != index:
-                raise ValueError(
-                    f'expected different names, got "{spec.name}" in models[{first[spec.name]}] and models[{index}]'
-                )
-        return models
+    _check_names = field_validator("models")(check_different)
 
 
 def load_platform_config(args: Mapping[str, Any]) -> PlatformConfig:

@@ -58,7 +58,7 @@ def _sentences(item: Mapping[str, Any], model: type[BaseModel], where: str) -> I
     if item["type"] == "string_too_long":
         limit, length = item["ctx"]["max_length"], len(item["input"])
         return (f"{path}: expected a text of at most {limit} characters, got {length}",)
-    expected = _expected(model, loc) or _lower_first(str(item["msg"]))
+    expected = _expected(model, loc) or _lower_first(str(item["msg"]).removeprefix("Input should be "))
     return (f"{path or 'configuration'}: expected {expected}, got {shown(item['input'], path)}",)
 
 

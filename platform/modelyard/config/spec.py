@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from itertools import pairwise
+from typing import Any, Final, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from modelyard.config.problems import join_path, problems_of
 from modelyard.config.runtime import Runtime
-from modelyard.config.section import Flag, Integer, Number, Section, Text
+from modelyard.config.section import Flag, Integer, Number, Reference, Section, Text
 from modelyard.config.versions import VersionPolicy
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework
@@ -51,7 +52,10 @@ class Autoscaling(Section):
     """How many replicas a model has, and when that changes."""
 
     min_replicas: Integer = Field(
-        default=1, ge=1, description="Replicas that always run. 0 (scale to zero) is not supported yet."
+        default=1,
+        ge=0,
+        description="Replicas that always run. With 0 a model that nobody asks stops, and the next request starts it "
+        "again and waits for it; a new revision starts once all the same, to see whether it loads.",
     )
     max_replicas: Integer = Field(
         default=1,
@@ -59,7 +63,7 @@ class Autoscaling(Section):
         description="Replicas at most; equal to min_replicas it pins their number. Left out, it is min_replicas.",
     )
     initial_replicas: Integer | None = Field(
-        default=None, ge=1, description="Replicas a new revision starts with; left out, min_replicas."
+        default=None, ge=1, description="Replicas a new revision starts with; left out, min_replicas, but at least one."
     )
     target_ongoing_requests: Number | None = Field(
         default=None,
@@ -67,11 +71,20 @@ class Autoscaling(Section):
         description="Requests in flight per replica that scaling aims for; more adds replicas, fewer takes them "
         "away. Left out, it is half of what a replica takes at once (limits.max_ongoing_requests).",
     )
+    target_requests_per_s: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Requests a second per replica that scaling aims for too; whichever target asks for more replicas "
+        "counts.",
+    )
     upscale_delay_s: Number = Field(
         default=3.0, ge=0, description="Seconds the load must stay above the target before replicas are added."
     )
     downscale_delay_s: Number = Field(
         default=60.0, ge=0, description="Seconds the load must stay below the target before replicas are taken away."
+    )
+    downscale_to_zero_delay_s: Number = Field(
+        default=300.0, ge=0, description="Seconds without a request before the last replica stops."
     )
 
     @model_validator(mode="before")
@@ -163,12 +176,90 @@ class Limits(Section):
         description="Requests that may wait for a replica of this model; the next one is refused with 429 and "
         "Retry-After. 0 refuses whatever no replica can take at once.",
     )
+    load_timeout_s: Number = Field(
+        default=600.0,
+        gt=0,
+        description="Seconds a replica may take to load the model, from when it has its place in the cluster; then the "
+        "revision has failed.",
+    )
     request_timeout_s: Number = Field(
         default=60.0,
         gt=0,
         description="Seconds a request to this model may take, waiting included, before it is answered with 504. A "
         "client's own shorter deadline wins.",
     )
+
+
+class Gates(Section):
+    """What has to hold for a rollout to go on; where one does not, the revision loses its traffic again."""
+
+    error_rate: Number | None = Field(
+        default=None, ge=0, le=1, description="Faults of the server among the new revision's requests at most, 0 to 1."
+    )
+    p99_ms: Number | None = Field(
+        default=None, gt=0, description="Milliseconds within which 99 of 100 requests to the new revision are answered."
+    )
+    shadow_mismatch: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Different answers at most, 0 to 1. It gets copies of the requests that the others answer until it "
+        "has all traffic itself.",
+    )
+
+
+class RolloutPolicy(Section):
+    """How a new revision gets its traffic."""
+
+    steps: tuple[Number, ...] = Field(
+        default=(100.0,),
+        max_length=100,
+        description="Percent of the traffic, one step after the other. Left out, a new revision gets all of it as soon "
+        "as it is ready. Without any (`[]`) it runs dark until it is promoted; without 100 at the end it stays at its "
+        "last step until then.",
+    )
+    interval_s: Number = Field(default=60.0, ge=0, description="Seconds each step takes at least.")
+    min_requests: Integer = Field(
+        default=100,
+        ge=1,
+        description="Requests each step has to see before its gates can be said to hold; they fail as soon as so many "
+        "are sure not to.",
+    )
+    gates: Gates = Field(default=Gates(), description="What has to hold for it to go on.")
+
+    @field_validator("steps")
+    @classmethod
+    def _check_steps(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= step <= 100 or abs(step * 10 - round(step * 10)) > 1e-6 for step in steps):
+            raise ValueError(f"expected percents from 0 to 100, in steps of 0.1, got {list(steps)}")
+        if any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(f"expected each step to be higher than the last, got {list(steps)}")
+        return steps
+
+
+class RolloutPlan(RolloutPolicy):
+    """A rollout of one revision, as somebody asks for it at run time."""
+
+    to: Reference = Field(description="The revision, by number or label.")
+
+
+class ShadowPlan(Section):
+    """Copies of requests for another revision, as somebody asks for them at run time."""
+
+    revision: Reference = Field(description="Which one gets them, by number or label.")
+    percent: Number = Field(default=100.0, gt=0, le=100, description="Of the requests that are copied.")
+    tolerance: Number = Field(
+        default=1e-5, ge=0, description="Numbers that differ by so much, relatively or absolutely, are the same."
+    )
+
+
+class TrafficPlan(Section):
+    """Where the traffic of a model is to go, as somebody asks for it at run time."""
+
+    weights: dict[Text, Number] | None = Field(
+        default=None, min_length=1, description="Percent by revision, number or label: tenths, 100 in sum."
+    )
+    shadow: ShadowPlan | None = Field(default=None, description="Which revision gets copies; null for none.")
 
 
 class ModelSpec(Section):
@@ -203,6 +294,21 @@ class ModelSpec(Section):
     resources: Resources = Field(default=Resources(), description="What each replica reserves in the cluster.")
     limits: Limits = Field(default=Limits(), description="What the model may hold up before it refuses requests.")
     runtime: Runtime = Field(default=Runtime(), description="What the replica processes run in.")
+    rollout: RolloutPolicy = Field(default=RolloutPolicy(), description="How a new revision gets its traffic.")
+    warmup: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        max_length=100,
+        description="Requests that a replica answers before it gets any others, as bodies of v1 `:predict` "
+        "(`{instances: [[5.1, 3.5, 1.4, 0.2]]}`), or of `generate` for models that stream. A revision that does not "
+        "answer them has failed.",
+    )
+    sticky: Text | None = Field(
+        default=None,
+        max_length=200,
+        pattern=r"^(header|cookie):[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        description="Where requests say who they belong to, `header:x-user-id` or `cookie:session`: all with the same "
+        "value there go to the same revision, as long as the weights let them. Over gRPC the metadata of that name.",
+    )
     description: Text = Field(default="", description="What the model is for, shown to people; changes nothing.")
 
     @property
@@ -221,7 +327,8 @@ class ModelSpec(Section):
 
     def revision_content(self) -> dict[str, Any]:
         """What makes a revision, as JSON values: a change of any of it is a new revision."""
-        return self.model_dump(mode="json", include={"framework", "uri", "options", "runtime"})
+        content = self.model_dump(mode="json", include={"framework", "uri", "options", "runtime", "warmup"})
+        return content if self.warmup else {key: value for key, value in content.items() if key != "warmup"}
 
     def revision_digest(self, artifact_digest: str) -> str:
         """Identity of the revision: what the spec says of it and what the artifact holds.
@@ -264,16 +371,28 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
     return problems
 
 
+_S = TypeVar("_S", bound=Section)
+
+
+def parse_section(section: type[_S], data: Mapping[str, Any]) -> _S:
+    """One part of the configuration on its own.
+
+    Raises:
+        InvalidConfig: With one problem for each key that is wrong.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as exc:
+        raise InvalidConfig(problems_of(exc, section)) from exc
+
+
 def parse_model_spec(data: Mapping[str, Any]) -> ModelSpec:
     """The shape of a spec, without a look at its framework: what a client can check.
 
     Raises:
         InvalidConfig: With one problem for each key that is wrong.
     """
-    try:
-        return ModelSpec.model_validate(data)
-    except ValidationError as exc:
-        raise InvalidConfig(problems_of(exc, ModelSpec)) from exc
+    return parse_section(ModelSpec, data)
 
 
 def load_model_spec(data: Mapping[str, Any]) -> ModelSpec:

@@ -7,14 +7,21 @@ resolves against the last one it has, also while the controller is away.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from modelyard.errors import ModelNotFound, ModelNotReady, SignatureNotFound
 from modelyard.signature import DEFAULT_SIGNATURE, Signature
 
 _MAX_SHOWN: Final = 80
+PIN: Final = "x-modelyard-revision"
+"""Header with the revision, by number or label, that is to answer."""
+_LOTS: Final = 2**48
+_chance: Final = random.Random()  # noqa: S311  # guards nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class RevisionRoute:
         openai_routes: What it answers of the OpenAI protocol; see ``openai.OpenAIModel``.
         adapters: Names of its adapters.
         adapter: Which of them this is the route of; empty for the model itself.
+        is_watched: Somebody wants to know what becomes of its requests.
+        shadow: Where copies of its requests go; None for nowhere.
     """
 
     model: str
@@ -64,6 +73,8 @@ class RevisionRoute:
     openai_routes: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     adapter: str = ""
+    is_watched: bool = False
+    shadow: ShadowRoute | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -110,6 +121,31 @@ class RevisionRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowRoute:
+    """Where copies of requests go, whose answers are only compared.
+
+    Attributes:
+        revision: What gets them; it has no shadow of its own.
+        percent: Of the requests that are copied.
+        tolerance: Numbers that differ by so much, relatively or absolutely, are the same.
+    """
+
+    revision: RevisionRoute
+    percent: float
+    tolerance: float
+
+
+class Sender(Protocol):
+    """What a request says of where it comes from."""
+
+    def header(self, name: str) -> str:
+        """The value of a header, or of the metadata of that name; empty where it has none."""
+
+    def cookie(self, name: str) -> str:
+        """The value of a cookie; empty where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRoute:
     """One model.
 
@@ -120,6 +156,8 @@ class ModelRoute:
         labels: Numbers by label.
         created_s: When it was made, in seconds since 1970.
         generation: Which change of the catalog this follows.
+        weights: Percent by number, of those that can answer now; empty where all of it goes to the active one.
+        sticky: Where requests say who they belong to: ``header:`` or ``cookie:`` and its name; empty for nowhere.
     """
 
     name: str
@@ -128,6 +166,29 @@ class ModelRoute:
     labels: Mapping[str, str] = field(default_factory=dict)
     created_s: int = 0
     generation: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    sticky: str = ""
+
+    def choose(self, sender: Sender | None = None) -> str:
+        """Number of the revision that answers a request that names none.
+
+        By chance, as the weights have it. Requests that belong together all go to one: each revision draws lots for
+        whom they belong to, and a changed weight moves only those whose lots it turns (weighted rendezvous hashing).
+
+        Args:
+            sender: Whose request it is, where that is known.
+        """
+        if not self.weights:
+            return self.active
+        key = _find_key(self.sticky, sender) if self.sticky and sender is not None else ""
+        if key:
+            return max(self.weights, key=lambda number: self.weights[number] / -math.log(_lot(key, number)))
+        left = _chance.random() * sum(self.weights.values())
+        for number, weight in self.weights.items():
+            left -= weight
+            if left < 0:
+                return number
+        return self.active
 
     @property
     def newest(self) -> RevisionRoute:
@@ -151,7 +212,9 @@ class ModelRoute:
                 if name in revision.members
             }
             active = self.active if self.active in revisions else max(revisions, key=int)
-            yield replace(self, name=name, active=active, revisions=revisions, labels={})
+            yield replace(
+                self, name=name, active=active, revisions=revisions, labels={}, weights=self._weights_of(revisions)
+            )
 
     def published_adapters(self) -> Iterator[ModelRoute]:
         """A model for each adapter of the active revision, which has its versions and labels."""
@@ -162,7 +225,10 @@ class ModelRoute:
                 if name in revision.adapters
             }
             labels = {label: number for label, number in self.labels.items() if number in revisions}
-            yield replace(self, name=name, revisions=revisions, labels=labels)
+            yield replace(self, name=name, revisions=revisions, labels=labels, weights=self._weights_of(revisions))
+
+    def _weights_of(self, revisions: Mapping[str, RevisionRoute]) -> Mapping[str, float]:
+        return {number: weight for number, weight in self.weights.items() if number in revisions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +253,23 @@ class RouteTable:
         if model is None:
             raise ModelNotFound(name)
         return model
+
+    def choose(self, name: str, version: str = "", sender: Sender | None = None) -> tuple[RevisionRoute, Signature]:
+        """The revision that answers one request, with its signature: as the weights have it where it names none.
+
+        Args:
+            name: The model.
+            version: A revision's number or a label; empty for wherever the traffic goes.
+            sender: Whose request it is; its header ``x-modelyard-revision`` stands for a version.
+
+        Raises:
+            ModelNotFound: Unknown model, version or label.
+            ModelNotReady: It cannot answer now; with the reason.
+        """
+        if not version:
+            pinned = sender.header(PIN) if sender is not None else ""
+            version = pinned or self.get_model(name).choose(sender)
+        return self.get_ready(name, version)
 
     def get_revision(self, name: str, version: str = "") -> RevisionRoute:
         """The revision that answers for this name and version, ready or not.
@@ -218,3 +301,14 @@ class RouteTable:
         if revision.signature is None or revision.state != "ready":
             raise ModelNotReady(name, revision.reason or revision.state)
         return revision, revision.signature
+
+
+def _find_key(sticky: str, sender: Sender) -> str:
+    kind, _, name = sticky.partition(":")
+    return sender.cookie(name) if kind == "cookie" else sender.header(name)
+
+
+def _lot(key: str, number: str) -> float:
+    """What a revision draws for a key: above 0 and below 1, the same everywhere and always."""
+    digest = hashlib.blake2b(f"{number} {key}".encode(errors="surrogateescape"), digest_size=6).digest()
+    return (int.from_bytes(digest) + 0.5) / _LOTS

@@ -6,33 +6,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final
-from urllib.parse import parse_qs
+from typing import Any, Final, TypeVar
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from modelyard.admin import AdminTransport, ModelState, ModelStatus
+from modelyard.admin import AdminTransport, Event, ModelState, ModelStatus, Plan, Revision
 from modelyard.batching import Call, split
 from modelyard.dataplane import DataPlane
-from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError, TooLarge
+from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse
-from modelyard.protocol.fields import check_depth, check_object, check_text
-from modelyard.protocol.http import Encoded, encode_json, load_json
+from modelyard.protocol.http import Encoded, encode_json
 from modelyard.routing import RevisionRoute
+from modelyard.serve.changes import (
+    actor_of,
+    find_flag,
+    find_generation,
+    find_message,
+    pop_message,
+    read_document,
+    read_message,
+)
 from modelyard.serve.handle import CONTROLLER_NAME, RevisionHandle
+from modelyard.serve.history import HistoryHandlers
 from modelyard.serve.http import HttpRequest, RouteEntry
+from modelyard.serve.traffic import TrafficHandlers
 from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 
 PLATFORM_APPLICATION: Final = "platform"
-_MAX_DOCUMENT_BYTES: Final = 1024 * 1024
-"""Of a model's description: Serve's own messages end at 4 MiB."""
-_MAX_DEPTH: Final = 64
-_MAX_MESSAGE_CHARS: Final = 4096
 _TIMEOUT_S: Final = 30.0
 _READING_TIMEOUT_S: Final = 600.0
 """For verbs that read the whole artifact."""
+_WATCHING_TIMEOUT_S: Final = 60.0
+"""For events that are waited for: the controller answers sooner, with none where there are none."""
+_T = TypeVar("_T")
 
 
 class HandleTransport:
@@ -45,29 +53,84 @@ class HandleTransport:
     def __init__(self, controller: DeploymentHandle[Any] | None = None) -> None:
         self._controller = controller or serve.get_deployment_handle(CONTROLLER_NAME, app_name=PLATFORM_APPLICATION)
 
-    async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def register(
+        self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelStatus:
         """See ``AdminTransport``."""
-        return _unwrap(await self._ask("register", dict(spec), actor, message, timeout_s=_READING_TIMEOUT_S))
+        return await self._change(
+            "register", dict(spec), actor, message, expected_generation, timeout_s=_READING_TIMEOUT_S
+        )
+
+    async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
+        """See ``AdminTransport``."""
+        found: Plan | ModelyardError = await self._ask(
+            "plan", dict(spec), expected_generation, timeout_s=_READING_TIMEOUT_S
+        )
+        return _unwrap(found)
+
+    async def spec(self, name: str) -> dict[str, Any]:
+        """See ``AdminTransport``."""
+        found: dict[str, Any] | ModelyardError = await self._ask("spec", name)
+        return _unwrap(found)
 
     async def reload(self, specs: Sequence[Mapping[str, Any]], *, actor: str, message: str) -> tuple[ModelStatus, ...]:
         """See ``reload.ReloadTransport``."""
-        found = await self._ask("reload", list(map(dict, specs)), actor, message, timeout_s=_READING_TIMEOUT_S)
-        if isinstance(found, ModelyardError):
-            raise found
-        statuses: tuple[ModelStatus, ...] = found
-        return statuses
+        found: tuple[ModelStatus, ...] | ModelyardError = await self._ask(
+            "reload", list(map(dict, specs)), actor, message, timeout_s=_READING_TIMEOUT_S
+        )
+        return _unwrap(found)
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
-        return _unwrap(await self._ask("unregister", name, actor, message))
+        return await self._change("unregister", name, actor, message)
 
     async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
-        return _unwrap(await self._ask("load", name, actor, message, timeout_s=_READING_TIMEOUT_S))
+        return await self._change("load", name, actor, message, timeout_s=_READING_TIMEOUT_S)
 
     async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
-        return _unwrap(await self._ask("unload", name, actor, message))
+        return await self._change("unload", name, actor, message)
+
+    async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("set_traffic", name, dict(change), actor, message)
+
+    async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("set_label", name, label, revision, actor, message)
+
+    async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("rollout", name, dict(plan), actor, message)
+
+    async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("promote", name, revision, actor, message)
+
+    async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("rollback", name, revision, actor, message)
+
+    async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("pause", name, actor, message)
+
+    async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("resume", name, actor, message)
+
+    async def revisions(self, name: str) -> tuple[Revision, ...]:
+        """See ``AdminTransport``."""
+        found: tuple[Revision, ...] | ModelyardError = await self._ask("revisions", name)
+        return _unwrap(found)
+
+    async def events(self, name: str | None, *, after: int | None, limit: int) -> tuple[Event, ...]:
+        """See ``AdminTransport``."""
+        found: tuple[Event, ...] | ModelyardError = await self._ask(
+            "events", name, after, limit, timeout_s=_TIMEOUT_S if after is None else _WATCHING_TIMEOUT_S
+        )
+        return _unwrap(found)
 
     async def list(self) -> tuple[ModelStatus, ...]:
         """See ``AdminTransport``."""
@@ -76,7 +139,7 @@ class HandleTransport:
 
     async def status(self, name: str) -> ModelStatus:
         """See ``AdminTransport``."""
-        return _unwrap(await self._ask("status", name))
+        return await self._change("status", name)
 
     async def infer(
         self, name: str, version: str, request: InferenceRequest, *, timeout_s: float | None
@@ -85,11 +148,16 @@ class HandleTransport:
         table, _ = await self._ask("watch", "", -1)
         plane = DataPlane(_ByHandle())
         plane.table = table
-        revision, signature = plane.get_ready(name, version)
+        revision, signature = plane.choose(name, version)
         return await plane.infer(revision, signature, request, timeout_s)
 
     async def close(self) -> None:
         """Nothing to free: the handle is Serve's."""
+
+    async def _change(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S) -> ModelStatus:
+        """A verb whose answer is the model's status."""
+        found: ModelStatus | ModelyardError = await self._ask(verb, *args, timeout_s=timeout_s)
+        return _unwrap(found)
 
     async def _ask(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S) -> Any:
         try:
@@ -134,21 +202,23 @@ class _ByHandle:
         return await RevisionHandle(revision.application).statistics(revision.member, _TIMEOUT_S)
 
 
-def _unwrap(result: ModelStatus | ModelyardError) -> ModelStatus:
+def _unwrap(result: _T | ModelyardError) -> _T:
     if isinstance(result, ModelyardError):
         raise result
     return result
 
 
 class AdminHandlers:
-    """``/platform/v1/models…``.
+    """``/platform/v1/…``.
 
     Args:
         transport: The way to the controller.
+        keep_alive_s: How long a stream of events may be silent, in seconds.
     """
 
-    def __init__(self, transport: AdminTransport) -> None:
+    def __init__(self, transport: AdminTransport, keep_alive_s: float = 15.0) -> None:
         self._transport = transport
+        self._keep_alive_s = keep_alive_s
 
     def routes(self) -> list[RouteEntry]:
         """Method, path and handler of each route."""
@@ -158,8 +228,11 @@ class AdminHandlers:
             ("POST", models, self.register),
             ("GET", model, self.status),
             ("DELETE", model, self.unregister),
+            ("GET", f"{model}/spec", self.spec),
             ("POST", f"{model}/load", self.load),
             ("POST", f"{model}/unload", self.unload),
+            *TrafficHandlers(self._transport).routes(),
+            *HistoryHandlers(self._transport, self._keep_alive_s).routes(),
         ]
 
     async def list(self, request: HttpRequest) -> Encoded:
@@ -167,10 +240,19 @@ class AdminHandlers:
         return encode_json({"models": [status.to_dict() for status in await self._transport.list()]})
 
     async def register(self, request: HttpRequest) -> Encoded:
-        """``POST /platform/v1/models``: a ``ModelSpec`` and an optional ``message``."""
-        document = await _read_document(request)
-        message = _pop_message(document)
-        status = await self._transport.register(document, actor=actor_of(request), message=message)
+        """``POST /platform/v1/models``: a ``ModelSpec`` and an optional ``message``.
+
+        With ``dry_run=true`` the answer is what would be done. ``expected_generation`` or ``If-Match`` say which
+        generation of the model the change is for.
+        """
+        document = await read_document(request)
+        message = pop_message(document)
+        expected = find_generation(request)
+        if find_flag(request, "dry_run"):
+            return encode_json((await self._transport.plan(document, expected_generation=expected)).to_dict())
+        status = await self._transport.register(
+            document, actor=actor_of(request), message=message, expected_generation=expected
+        )
         is_new = status.created_at == status.updated_at
         return encode_json(status.to_dict(), 201 if is_new else 200)
 
@@ -178,57 +260,24 @@ class AdminHandlers:
         """``GET /platform/v1/models/{model}``."""
         return encode_json((await self._transport.status(request.path("model"))).to_dict())
 
+    async def spec(self, request: HttpRequest) -> Encoded:
+        """``GET /platform/v1/models/{model}/spec``: what would register it again."""
+        return encode_json(await self._transport.spec(request.path("model")))
+
     async def unregister(self, request: HttpRequest) -> Encoded:
         """``DELETE /platform/v1/models/{model}?message=…``."""
-        query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"))
-        message = _check_message(query.get("message", [""])[0])
+        message = find_message(request)
         status = await self._transport.unregister(request.path("model"), actor=actor_of(request), message=message)
         return encode_json(status.to_dict(), 202)
 
     async def load(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models/{model}/load``, with an optional ``message``; 200 when nothing is left to do."""
-        message = await _read_message(request)
+        message = await read_message(request)
         status = await self._transport.load(request.path("model"), actor=actor_of(request), message=message)
         return encode_json(status.to_dict(), 200 if status.state is ModelState.READY else 202)
 
     async def unload(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models/{model}/unload``, as ``load``."""
-        message = await _read_message(request)
+        message = await read_message(request)
         status = await self._transport.unload(request.path("model"), actor=actor_of(request), message=message)
         return encode_json(status.to_dict(), 200 if status.state is ModelState.UNLOADED else 202)
-
-
-async def _read_message(request: HttpRequest) -> str:
-    """The ``message`` of a body that may be empty."""
-    return _pop_message(await _read_document(request, b"{}"))
-
-
-async def _read_document(request: HttpRequest, default: bytes = b"") -> dict[str, Any]:
-    """The JSON object in a body, small and flat enough for the way to the controller.
-
-    Args:
-        request: The request.
-        default: Stands for an empty body.
-    """
-    body = await request.body()
-    if len(body) > _MAX_DOCUMENT_BYTES:
-        raise TooLarge("request body", _MAX_DOCUMENT_BYTES, len(body))
-    document = check_object(load_json(body if body.strip() else default), "the request body")
-    check_depth(document, _MAX_DEPTH, "the request body")
-    return document
-
-
-def _pop_message(document: dict[str, Any]) -> str:
-    return _check_message(check_text(document.pop("message", ""), "message"))
-
-
-def _check_message(message: str) -> str:
-    if len(message) > _MAX_MESSAGE_CHARS:
-        raise TooLarge("message", _MAX_MESSAGE_CHARS, len(message), "characters")
-    return message
-
-
-def actor_of(request: HttpRequest) -> str:
-    """Who asks, as far as known: without authentication, from where."""
-    client = request.scope.get("client")
-    return f"http:{client[0]}" if client else "http"

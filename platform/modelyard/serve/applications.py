@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, cast
@@ -14,7 +15,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from modelyard.catalog import ModelRecord, RevisionRecord
-from modelyard.config import ModelSpec, Runtime
+from modelyard.config import Limits, ModelSpec, Runtime
 from modelyard.environments.overlay import Overlay
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
@@ -31,6 +32,14 @@ _ANY_OF_THE_TYPE: Final = 0.001
 """What Ray itself asks for of a node's accelerator type. Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``."""
 
 
+_NO_PLACE: Final = re.compile(
+    r"to be scheduled\..*?Resources required for each replica: (?P<needed>\{.*?\}), "
+    r"total resources available: (?P<free>\{.*?\})",
+    re.DOTALL,
+)
+"""Source: ``ray/serve/_private/deployment_state.py``; Serve says so half a minute after it began to look for one."""
+
+
 def application_name(model: str, number: int) -> str:
     """``iris@1``; ``@`` cannot occur in a model's name."""
     return f"{model}@{number}"
@@ -40,6 +49,19 @@ def is_revision_application(name: str, deployments: Mapping[str, Any]) -> bool:
     """The application is one of ours, not one that somebody else runs on the same cluster."""
     model, _, number = name.rpartition("@")
     return bool(model) and number.isdecimal() and set(deployments) <= {DEPLOYMENT_NAME}
+
+
+def may_sleep(model: ModelRecord) -> bool:
+    """The model may run without any replica."""
+    scaling = model.spec.get("autoscaling")
+    return isinstance(scaling, Mapping) and scaling.get("min_replicas") == 0
+
+
+def load_timeout_s(model: ModelRecord) -> float:
+    """How long a replica of the model may take to load it; the default where its record says nothing useful."""
+    limits = model.spec.get("limits")
+    found = limits.get("load_timeout_s") if isinstance(limits, Mapping) else None
+    return float(found) if isinstance(found, int | float) else Limits().load_timeout_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +110,12 @@ class RevisionDeployment:
         """Rows in one call of the model."""
         return self.spec.batching.max_batch_size
 
-    def to_target(self, platform: str) -> serve.RunTarget:
+    def to_target(self, platform: str, *, is_new: bool) -> serve.RunTarget:
         """What ``serve.run_many`` takes.
 
         Args:
             platform: The application of the platform that it belongs to.
+            is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
         """
         revision = RevisionSpec(
             model=self.spec.name,
@@ -102,6 +125,7 @@ class RevisionDeployment:
             digest=self.digest,
             artifact=self.content.get("artifact", ""),
             platform=platform,
+            warmup=tuple(self.content.get("warmup", ())),
         )
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
         restart_text = json.dumps(asdict(revision), sort_keys=True)
@@ -116,7 +140,7 @@ class RevisionDeployment:
             graceful_shutdown_wait_loop_s=0.2,
             graceful_shutdown_timeout_s=40,
             health_check_period_s=5,
-            autoscaling_config=self._autoscaling(),
+            autoscaling_config=self._autoscaling(is_new),
             ray_actor_options=self._actor_options(is_alone=not bundles),
             user_config=self._batching(),
             logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
@@ -133,18 +157,22 @@ class RevisionDeployment:
             "max_queued_requests": self.spec.limits.max_queued_requests + self.spec.max_ongoing_requests,
         }
 
-    def _autoscaling(self) -> AutoscalingConfig:
+    def _autoscaling(self, is_new: bool) -> AutoscalingConfig:
         scaling = self.spec.autoscaling
         return AutoscalingConfig(
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,
-            initial_replicas=scaling.initial_replicas,
+            initial_replicas=(scaling.initial_replicas or max(1, scaling.min_replicas)) if is_new else None,
             target_ongoing_requests=self.spec.target_ongoing_requests,
             upscale_delay_s=scaling.upscale_delay_s,
             downscale_delay_s=scaling.downscale_delay_s,
+            downscale_to_zero_delay_s=scaling.downscale_to_zero_delay_s,
             metrics_interval_s=2.0,
             look_back_period_s=5.0,
-            policy={"policy_function": "modelyard.serve.autoscaling:requests_in_flight"},
+            policy={
+                "policy_function": "modelyard.serve.autoscaling:FollowLoad",
+                "policy_kwargs": {"target_requests_per_s": scaling.target_requests_per_s},
+            },
         )
 
     def _bundles(self) -> list[dict[str, float]]:
@@ -195,6 +223,7 @@ class Observed:
     Attributes:
         running: Replicas that have loaded the model.
         wanted: Replicas there should be; those of any state.
+        may_sleep: It runs as it should, and whether any replica does is for its load to say.
         has_failed: Serve gave up starting it.
         is_deleting: It is being taken down.
         message: Serve's own words.
@@ -202,9 +231,16 @@ class Observed:
 
     running: int = 0
     wanted: int = 0
+    may_sleep: bool = False
     has_failed: bool = False
     is_deleting: bool = False
     message: str = ""
+
+    @property
+    def place(self) -> str:
+        """What its replicas wait for that have no place in the cluster, in Serve's words; empty where they have one."""
+        found = _NO_PLACE.search(self.message)
+        return f"it needs {found['needed']} of each node, free are {found['free']}" if found else ""
 
     @classmethod
     def from_status(cls, overview: ApplicationStatusOverview) -> Observed:
@@ -217,6 +253,7 @@ class Observed:
         return cls(
             running=sum(states.get(state, 0) for state in _LOADED),
             wanted=sum(count for state, count in states.items() if state != "STOPPING"),
+            may_sleep=overview.status in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING),
             has_failed=overview.status is ApplicationStatus.DEPLOY_FAILED,
             is_deleting=overview.status is ApplicationStatus.DELETING,
             message=" ".join(message for message in messages if message),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelyard.catalog import ModelEntry, ModelRecord, VersionEntry
-from modelyard.config import ModelSpec, VersionPolicy, load_model_spec
+from modelyard.config import ModelSpec, RolloutPolicy, VersionPolicy, load_model_spec
 from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.model import Framework, find_model_path, get_framework, runs_elsewhere
 from modelyard.store import check_allowed, digest, resolve
@@ -111,6 +111,9 @@ def _has_versions(spec: ModelSpec, path: Path, framework: Framework) -> bool:
 
 
 def _make_versions(spec: ModelSpec, path: Path, known: Mapping[str, str]) -> ModelEntry:
+    if spec.rollout != RolloutPolicy():
+        expected = "expected none for a folder of versions, of which the highest gets the traffic when it is ready"
+        raise InvalidConfig((f"rollout: {expected}, got one",))
     folders = list_versions(path)
     served = _policy(spec).select(folders)
     if not served:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -19,6 +19,7 @@ from modelyard.admin import ModelState
 from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
 from modelyard.errors import ModelNotReady
+from modelyard.outcomes import Outcomes
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.handle import RevisionHandle, session_id
@@ -30,11 +31,15 @@ logger = logging.getLogger(__name__)
 
 _LANE_SCAN_S: Final = 0.25
 _RETRY_S: Final = 0.5
+_REPORT_S: Final = 0.5
 _STATISTICS_TIMEOUT_S: Final = 10.0
 _LEAVING: Final = (ModelState.UNLOADING, ModelState.UNLOADED, ModelState.REMOVING)
 
 Watch: TypeAlias = Callable[[str, int], Awaitable[tuple[RouteTable, bool]]]
 """Asks the controller; see ``Controller.watch``."""
+
+Report: TypeAlias = Callable[[Mapping[str, Outcomes]], Awaitable[object]]
+"""Tells the controller; see ``Controller.report``."""
 
 
 class Callers:
@@ -56,8 +61,11 @@ class Callers:
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
+        handle = RevisionHandle(revision.application)
         try:
-            return await RevisionHandle(revision.application).statistics(revision.member, _STATISTICS_TIMEOUT_S)
+            if revision.is_ready and not revision.replicas:  # scaled to zero, and not to be woken for this
+                return await handle.kept_statistics(revision.member)
+            return await handle.statistics(revision.member, _STATISTICS_TIMEOUT_S)
         except Exception as exc:
             # Serve's many ways to say that a replica is gone or busy.
             raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
@@ -113,12 +121,14 @@ class Following:
         plane: Gets the route tables.
         callers: The plane's transport.
         watch: The way to the controller.
+        report: The same for what it is told; None tells it nothing.
     """
 
-    def __init__(self, plane: DataPlane, callers: Callers, watch: Watch) -> None:
+    def __init__(self, plane: DataPlane, callers: Callers, watch: Watch, report: Report | None = None) -> None:
         self._plane = plane
         self._callers = callers
         self._watch = watch
+        self._report = report
         self._settled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -134,6 +144,8 @@ class Following:
     def start(self) -> None:
         """Begins to follow, in the event loop of the callers."""
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._scan())]
+        if self._report is not None:
+            self._tasks.append(asyncio.create_task(self._tell(self._report)))
 
     async def stop(self) -> None:
         """Follows no longer."""
@@ -156,6 +168,19 @@ class Following:
             except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that the controller is away
                 logger.info("no news from the controller: %s", type(exc).__name__)
                 await asyncio.sleep(_RETRY_S)
+
+    async def _tell(self, report: Report) -> None:
+        """Reports what became of requests to revisions on trial; what could not be told is told the next time."""
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            counts = self._plane.trial.take()
+            if not counts:
+                continue
+            try:
+                await report(counts)
+            except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that the controller is away
+                logger.info("the controller cannot be told: %s", type(exc).__name__)
+                self._plane.trial.put_back(counts)
 
     async def _scan(self) -> None:
         while True:

@@ -21,25 +21,29 @@ from typing import Any, Final, TypeVar
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from modelyard.admin import ModelState, ModelStatus
+from modelyard.admin import Event, ModelState, ModelStatus, Plan, Revision
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
-from modelyard.config import ModelSpec, PlatformConfig, load_model_spec
+from modelyard.config import ModelSpec, PlatformConfig, load_model_spec, parse_model_spec, to_short
 from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
+from modelyard.outcomes import Outcomes
 from modelyard.routing import ModelRoute, RouteTable
 from modelyard.serve.applications import (
     Observed,
     RevisionDeployment,
     application_name,
     is_revision_application,
+    load_timeout_s,
 )
 from modelyard.serve.artifacts import Artifacts, make_absent_entry
 from modelyard.serve.builds import Builds
 from modelyard.serve.counts import clear_counts
+from modelyard.serve.descriptions import clear_description, find_description, keep_description
 from modelyard.serve.failures import clear_failure, find_failure, find_setup_failure
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
-from modelyard.serve.views import failed_route, model_route, model_status
+from modelyard.serve.rollouts import Rollouts, Traffic
+from modelyard.serve.views import failed_route, model_route, model_status, show_revisions
 from modelyard.signature import Description
 
 logger = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ _LEFT_OUT: Final = (
     "and start again, or take it out of the file"
 )
 _ATTEMPTS: Final = 3
+_EVENTS_S: Final = 0.5
 _VERSION_POLICY: Final = "version policy"
 """Who adds the versions that appear in a folder, for the history."""
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
@@ -79,6 +84,19 @@ class _Look:
     deployments: tuple[RevisionDeployment, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempts:
+    """What is to be tried again of a model.
+
+    Attributes:
+        numbers: Of its revisions.
+        is_failed: Some have failed.
+    """
+
+    numbers: frozenset[int] = frozenset()
+    is_failed: bool = False
+
+
 class Controller:
     """The Serve deployment behind the ingress; one replica.
 
@@ -93,9 +111,12 @@ class Controller:
         self._loop = asyncio.get_running_loop()
         self._catalog = Catalog(self._config.catalog.url)
         self._deployed: dict[str, str] = {}
+        self._loading: dict[str, float] = {}
         self._described: dict[str, Description] = {}
         self._failures: dict[str, str] = {}
         self._builds = Builds()
+        self._rollouts = Rollouts(self._catalog)
+        self._traffic = Traffic(self._catalog, self._is_ready, self._try_again)
         self._waiting: dict[str, str] = {}
         self._again: set[str] = set()
         self._plans: dict[str, ModelPlan] = {}
@@ -147,9 +168,19 @@ class Controller:
 
     # -- the verbs of the admin API
 
-    async def register(self, spec: dict[str, Any], actor: str, message: str) -> ModelStatus | ModelyardError:
+    async def register(
+        self, spec: dict[str, Any], actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.register``; errors are returned, for Serve would wrap what is raised."""
-        return await asyncio.to_thread(self._answer, self._register, spec, actor, message)
+        return await asyncio.to_thread(self._answer, self._register, spec, actor, message, expected_generation)
+
+    async def plan(self, spec: dict[str, Any], expected_generation: int | None = None) -> Plan | ModelyardError:
+        """See ``AdminTransport.plan``; errors are returned."""
+        return await asyncio.to_thread(self._answer, self._plan, spec, expected_generation)
+
+    async def spec(self, name: str) -> dict[str, Any] | ModelyardError:
+        """See ``AdminTransport.spec``; errors are returned."""
+        return await asyncio.to_thread(self._answer, self._spec, name)
 
     async def reload(
         self, specs: list[dict[str, Any]], actor: str, message: str
@@ -169,6 +200,55 @@ class Controller:
         """See ``AdminTransport.unload``; errors are returned."""
         return await asyncio.to_thread(self._answer, self._unload, name, actor, message)
 
+    async def set_traffic(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.set_traffic``; errors are returned, as by the next six."""
+        return await self._change(self._traffic.set_traffic, *args)
+
+    async def set_label(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.set_label``."""
+        return await self._change(self._traffic.set_label, *args)
+
+    async def rollout(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.rollout``."""
+        return await self._change(self._traffic.roll_out, *args)
+
+    async def promote(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.promote``."""
+        return await self._change(self._traffic.promote, *args)
+
+    async def rollback(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.rollback``."""
+        return await self._change(self._traffic.roll_back, *args)
+
+    async def pause(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.pause``."""
+        return await self._change(self._traffic.pause, *args)
+
+    async def resume(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.resume``."""
+        return await self._change(self._traffic.resume, *args)
+
+    async def _change(self, verb: Callable[..., ModelRecord], *args: Any) -> ModelStatus | ModelyardError:
+        return await asyncio.to_thread(self._answer, lambda: self._changed(verb(*args)))
+
+    async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
+        """See ``AdminTransport.revisions``; errors are returned."""
+        return await asyncio.to_thread(self._answer, self._revisions, name)
+
+    async def events(self, name: str | None, after: int | None, limit: int) -> tuple[Event, ...] | ModelyardError:
+        """See ``AdminTransport.events``; errors are returned."""
+        until = self._clock() + _LONG_POLL_S
+        while True:
+            found = await asyncio.to_thread(self._answer, self._events, name, after, limit)
+            if isinstance(found, ModelyardError) or found or after is None or self._clock() > until:
+                return found
+            await asyncio.sleep(_EVENTS_S)
+
+    async def report(self, counts: Mapping[str, Outcomes]) -> None:
+        """What became of requests to revisions on trial, since the last report of whoever sends this."""
+        if self._rollouts.report(counts):
+            self._wake.set()
+
     async def list_models(self) -> tuple[ModelStatus, ...]:
         """See ``AdminTransport.list``."""
         records = await asyncio.to_thread(self._catalog.list_models)
@@ -186,15 +266,13 @@ class Controller:
         except ModelyardError as error:
             return error
 
-    def _register(self, data: dict[str, Any], actor: str, message: str) -> ModelStatus:
-        spec = load_model_spec(data)
-        try:
-            entry = self._artifacts.make_entry(spec)
-        except ModelLoadError as exc:
-            raise InvalidConfig((f"uri: {exc}",)) from exc
-        old = self._catalog.find_model(spec.name)
+    def _register(self, data: dict[str, Any], actor: str, message: str, expected_generation: int | None) -> ModelStatus:
+        entry = self._make_registered(data)
+        old = self._catalog.find_model(entry.name)
+        is_expected = old is not None and expected_generation in (None, old.generation)
+        again = old is not None and is_expected and self._ask_again(old, entry)
         record = self._catalog.put_model(
-            spec.name,
+            entry.name,
             owner=Owner.REGISTERED,
             spec=entry.spec,
             content=entry.content,
@@ -203,10 +281,33 @@ class Controller:
             labels=entry.labels,
             actor=actor,
             message=message,
-            again=old is not None and self._ask_again(old, entry),
+            expected_generation=expected_generation,
+            again=again,
         )
         self._wake.set()
         return self._status(record)
+
+    def _plan(self, data: dict[str, Any], expected_generation: int | None) -> Plan:
+        entry = self._make_registered(data)
+        old = self._catalog.find_model(entry.name)
+        again = old is not None and self._find_attempts(old, entry).is_failed
+        return self._catalog.plan_model(
+            entry, owner=Owner.REGISTERED, expected_generation=expected_generation, again=again
+        )
+
+    def _make_registered(self, data: dict[str, Any]) -> ModelEntry:
+        spec = load_model_spec(data)
+        try:
+            return self._artifacts.make_entry(spec)
+        except ModelLoadError as exc:
+            raise InvalidConfig((f"uri: {exc}",)) from exc
+
+    def _spec(self, name: str) -> dict[str, Any]:
+        record = self._catalog.get_model(name)
+        try:
+            return to_short(parse_model_spec(record.spec))
+        except InvalidConfig as exc:
+            raise ModelLoadError(f"{_UNUSABLE}: {exc}") from exc
 
     def _reload(self, specs: Sequence[Mapping[str, Any]], actor: str, message: str) -> tuple[ModelStatus, ...]:
         entries, again = self._make_entries(specs)
@@ -283,8 +384,16 @@ class Controller:
 
         What is asked for here, before it is written to the catalog, the round that reads it there has begun with.
         """
-        if not entry.versions and model.revisions and model.active.digest != entry.digest:
-            return False  # the next revision has no failure to forget
+        attempts = self._find_attempts(model, entry)
+        with self._lock:
+            self._again |= {application_name(model.name, number) for number in attempts.numbers}
+        return attempts.is_failed
+
+    def _find_attempts(self, model: ModelRecord, entry: ModelEntry) -> _Attempts:
+        """Which revisions are to be tried again where somebody registers or loads a model as it is."""
+        latest = model.latest
+        if not entry.versions and latest is not None and latest.digest != entry.digest:
+            return _Attempts()  # the next revision has no failure to forget
         plan = self._plans.get(model.name)
         failed = (
             {one.number for one in (plan.newest, *plan.others) if one.state is ModelState.FAILED} if plan else set()
@@ -292,12 +401,36 @@ class Controller:
         numbers = [version.number for version in entry.versions] or [newest_revision(model)]
         failed |= {number for number in numbers if application_name(model.name, number) in self._failures}
         again = numbers if model.wanted is Wanted.UNLOADED else failed.intersection(numbers)
-        with self._lock:
-            self._again |= {application_name(model.name, number) for number in again}
-        return not failed.isdisjoint(numbers)
+        return _Attempts(frozenset(again), not failed.isdisjoint(numbers))
 
     def _unload(self, name: str, actor: str, message: str) -> ModelStatus:
         record = self._catalog.unload_model(name, actor=actor, message=message)
+        self._wake.set()
+        return self._status(record)
+
+    def _revisions(self, name: str) -> tuple[Revision, ...]:
+        record = self._catalog.get_model(name)
+        return show_revisions(record, self._catalog.list_revisions(name), self._plans.get(name))
+
+    def _events(self, name: str | None, after: int | None, limit: int) -> tuple[Event, ...]:
+        return tuple(
+            Event(one.id, one.at, one.model, one.kind, one.actor, one.message, one.detail)
+            for one in self._catalog.list_events(name, limit, after=after)
+        )
+
+    def _try_again(self, name: str, number: int) -> None:
+        """Whoever sends traffic to a revision that has failed wants another attempt."""
+        application = application_name(name, number)
+        if application in self._failures:
+            with self._lock:
+                self._again.add(application)
+
+    def _is_ready(self, name: str, number: int) -> bool:
+        plan = self._plans.get(name)
+        state = plan.find(number) if plan is not None else None
+        return state is not None and state.state is ModelState.READY
+
+    def _changed(self, record: ModelRecord) -> ModelStatus:
         self._wake.set()
         return self._status(record)
 
@@ -323,7 +456,8 @@ class Controller:
         records = self._catalog.sync_declared(entries)
         for record in records:
             if record.name in refused:
-                self._failures[application_name(record.name, record.active.number)] = refused[record.name]
+                number = (record.latest or record.active).number
+                self._failures[application_name(record.name, number)] = refused[record.name]
             if record.wanted is Wanted.UNLOADED:
                 logger.info('model "%s" stays unloaded: `modelyard load %s` runs it again', record.name, record.name)
         self._left_out = frozenset(entry.name for entry in entries) - {record.name for record in records}
@@ -378,8 +512,11 @@ class Controller:
                 logger.exception("reconciling failed; trying again")
                 is_busy = False
             interval = _POLL_BUSY_S if is_busy else self._config.controller.reconcile_interval_s
+            began = self._clock()
             self._wake.wait(interval)
             self._wake.clear()
+            # Whoever wakes it again and again does not have it do nothing else.
+            self._stopping.wait(max(0.0, began + _POLL_BUSY_S - self._clock()))
 
     def _reconcile(self) -> bool:
         """One round; True when something is still on its way."""
@@ -392,11 +529,19 @@ class Controller:
         if own is None or own.status is ApplicationStatus.DELETING:
             return False  # Serve takes everything down; what it has removed is not to be put up again
         observed = self._begin_again(again, self._observe(applications))
-        self._describe(observed)
+        self._give_up_loading(models, observed)
+        self._describe(models, observed)
         by_model: dict[str, dict[str, Observed]] = defaultdict(dict)
         for name, seen in observed.items():
             by_model[name.rpartition("@")[0]][name] = seen
-        looks = {model.name: self._look(model, by_model.pop(model.name, {})) for model in models}
+        looks: dict[str, _Look] = {}
+        for model in models:
+            applications_of = by_model.pop(model.name, {})
+            looks[model.name] = look = self._look(model, applications_of)
+            moved = self._rollouts.advance(model, look.plan) if model.is_rolling_out else model
+            if moved is not model:
+                looks[model.name] = self._look(moved, applications_of)
+        self._forget_unused(models, observed)
         self._plans = {name: look.plan for name, look in looks.items()}
         self._publish(models, looks)
         deleted = [name for orphans in by_model.values() for name in orphans]
@@ -409,7 +554,7 @@ class Controller:
         ]
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
-        self._deploy(self._await_environments(targets))
+        self._deploy(self._await_environments(targets), observed)
         return bool(targets or deleted) or any(
             not _is_settled(look.plan) or look.plan.serving is None for look in looks.values()
         )
@@ -454,6 +599,14 @@ class Controller:
                 seen[name] = replace(seen[name], has_failed=False, is_deleting=True)
         return seen
 
+    def _forget_unused(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
+        """Forgets what is known of revisions that nobody uses: one that is wanted again is tried again."""
+        self._rollouts.forget(set(observed))
+        used = {application_name(model.name, one.number) for model in models for one in model.revisions}
+        for application in self._failures.keys() - used - observed.keys():
+            del self._failures[application]
+            clear_failure(application)
+
     def _forget(self, model: str) -> None:
         """The next model of that name begins at revision 1 again, and is to inherit neither failures nor counts."""
         clear_counts(model)
@@ -469,6 +622,7 @@ class Controller:
         }
         for name in set(self._described) - set(observed):
             del self._described[name]
+            clear_description(name)
         for name in set(self._deployed) - set(observed):
             del self._deployed[name]
         for name, seen in observed.items():
@@ -482,8 +636,32 @@ class Controller:
                     self._failures[name] = reason
         return observed
 
-    def _describe(self, observed: Mapping[str, Observed]) -> None:
+    def _give_up_loading(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
+        """A revision whose replicas have had their place for too long and still do not run has failed."""
+        now = self._clock()
+        self._loading = {
+            name: self._loading.get(name, now)
+            for name, seen in observed.items()
+            if seen.wanted
+            and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or name in self._failures)
+        }
+        limits = {model.name: load_timeout_s(model) for model in models}
+        for name, since in self._loading.items():
+            limit_s = limits.get(name.rpartition("@")[0], now)
+            if now - since > limit_s:
+                reason = f"it did not load within {limit_s:g} s (limits.load_timeout_s)"
+                logger.warning("%s cannot be loaded: %s", name, reason)
+                self._failures[name] = reason
+
+    def _describe(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
         """Asks the applications that have begun to run what they serve, and again those where that may change."""
+        digests = {application_name(model.name, one.number): one.digest for model in models for one in model.revisions}
+        for name, digest in digests.items():
+            seen = observed.get(name)
+            is_asleep = seen is not None and seen.may_sleep and not seen.running
+            # Of a controller before this one: there is no replica to ask.
+            if is_asleep and name not in self._described and (kept := find_description(name, digest)) is not None:
+                self._described[name] = kept
         known = {name for name, description in self._described.items() if not description.may_change}
         asked = {
             name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
@@ -494,7 +672,10 @@ class Controller:
         until = time.monotonic() + (_DESCRIBE_TIMEOUT_S if is_first else _ASK_AGAIN_TIMEOUT_S)
         for name, future in asked.items():
             try:
-                self._described[name] = future.result(max(0.0, until - time.monotonic()))
+                description = future.result(max(0.0, until - time.monotonic()))
+                if self._described.get(name) != description:
+                    self._described[name] = description
+                    keep_description(name, digests.get(name, ""), description)
             except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
                 future.cancel()
                 logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
@@ -508,11 +689,13 @@ class Controller:
         self._failures |= failed
         return [one for one in deployments if one.application not in self._waiting.keys() | failed.keys()]
 
-    def _deploy(self, deployments: Sequence[RevisionDeployment]) -> None:
+    def _deploy(self, deployments: Sequence[RevisionDeployment], observed: Mapping[str, Observed]) -> None:
         targets: list[serve.RunTarget] = []
         for deployment in deployments:
             try:
-                targets.append(deployment.to_target(self._application))
+                seen = observed.get(deployment.application)
+                is_new = seen is None or seen.is_deleting or deployment.application not in self._described
+                targets.append(deployment.to_target(self._application, is_new=is_new))
             except (
                 KeyError,
                 TypeError,
@@ -534,14 +717,18 @@ class Controller:
         """Takes applications down, once every ingress has had time to send its requests elsewhere."""
         now = self._clock()
         self._leaving = {name: self._leaving.get(name, now) for name in names}
-        for name, since in self._leaving.items():
+        for name, since in list(self._leaving.items()):
             seen = observed[name]
+            if name in self._described and name not in self._failures and seen.wanted and not seen.running:
+                self._leaving[name] = now  # it wakes, for requests that wait for it
+                continue
             # Taken away in the middle of it, an attempt that fails is an error in Serve that nobody asks for any more.
             is_tried_again = name in self._failures and not seen.running and not seen.has_failed
             wait_s = _GIVE_UP_AFTER_S if is_tried_again else _LEAVE_AFTER_S
             if now - since >= wait_s and not seen.is_deleting:
                 serve.delete(name, _blocking=False)
                 self._deployed.pop(name, None)
+                clear_description(name)
 
     # -- what others see
 
@@ -569,6 +756,9 @@ class Controller:
 
     def _status(self, record: ModelRecord) -> ModelStatus:
         status = model_status(record, self._plans.get(record.name), self._described)
+        if status.rollout is not None:
+            plan = self._plans.get(record.name)
+            status = replace(status, rollout=self._rollouts.show(record.name, status.rollout, plan))
         if record.name in self._left_out and record.owner is not Owner.DECLARED and not status.reason:
             return replace(status, reason=_LEFT_OUT)
         return status

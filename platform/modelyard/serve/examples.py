@@ -14,7 +14,7 @@ from modelyard.inference import InferenceResponse
 from modelyard.protocol.http import Encoded
 from modelyard.protocol.tfserving import examples as codec
 from modelyard.protocol.v1 import check_signature_name, load_predict
-from modelyard.routing import RevisionRoute
+from modelyard.routing import RevisionRoute, Sender
 from modelyard.serve.http import HttpRequest, RouteEntry
 from modelyard.serve.v1 import with_versions
 from modelyard.signature import Signature
@@ -30,14 +30,15 @@ class Examples:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    def find(self, model: str, version: str, name: str, method: str) -> tuple[RevisionRoute, Signature]:
+    def find(self, model: str, version: str, name: str, method: str, sender: Sender) -> tuple[RevisionRoute, Signature]:
         """The signature that is to be asked.
 
         Args:
             model: Name of the model.
-            version: A revision's number or a label; empty for the active one.
+            version: A revision's number or a label; empty for wherever the traffic goes.
             name: The signature's; empty for the model's own.
             method: The method it has to have.
+            sender: Whose request it is.
 
         Raises:
             ModelNotFound: Unknown model or version.
@@ -46,7 +47,7 @@ class Examples:
             Unsupported: It has none that takes examples.
         """
         try:
-            revision, signature = self._plane.get_ready(model, version, name)
+            revision, signature = self._plane.choose(model, version, sender, name)
         except SignatureNotFound as exc:
             # Here TensorFlow Serving has the other status, and says so before it looks at anything else.
             raise InvalidRequest(str(exc)) from exc
@@ -102,6 +103,7 @@ class ExampleHandlers:
         """The signature's answer, and about how many examples."""
         document = load_predict(await request.body())
         name = check_signature_name(document)
-        revision, signature = self._examples.find(request.path("model"), request.path("version"), name, method)
+        model, version = request.path("model"), request.path("version")
+        revision, signature = self._examples.find(model, version, name, method, request)
         examples = codec.decode_examples(document, request.max_body_bytes)
         return await self._examples.ask(revision, signature, examples, request.timeout_s()), len(examples)

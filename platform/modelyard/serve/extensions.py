@@ -146,7 +146,7 @@ class ExtensionHandlers:
 
     async def _open(self, request: HttpRequest, is_stream: bool) -> tuple[AsyncGenerator[InferenceResponse], str]:
         """The answers to come, and the client's id. A language model is told whether its words are wanted singly."""
-        route, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        route, signature = self._plane.choose(request.path("model"), request.path("version"), request)
         decoded = decode_generate(await request.body(), signature)
         if route.openai_routes and signature.decoupled and _STREAM not in decoded.parameters:
             decoded = replace(decoded, parameters={**decoded.parameters, _STREAM: is_stream})

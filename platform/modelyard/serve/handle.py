@@ -69,3 +69,8 @@ class RevisionHandle:
         answers = await self._get().broadcast("statistics", member).results_async(timeout_s=timeout_s)
         kept = await asyncio.to_thread(get_kept_counts, self._application, member)
         return merge_statistics((kept | dict(answers)).values())
+
+    async def kept_statistics(self, member: str) -> Statistics:
+        """What replicas that have stopped had counted."""
+        kept = await asyncio.to_thread(get_kept_counts, self._application, member)
+        return merge_statistics(kept.values())

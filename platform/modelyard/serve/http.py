@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
+from starlette.requests import cookie_parser
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
@@ -70,6 +71,14 @@ class HttpRequest:
         """A part of the path by its name in the route, percent-decoded; empty where this route has none."""
         value: str = self.scope["path_params"].get(name, "")
         return value
+
+    def header(self, name: str) -> str:
+        """The value of a header; empty where it has none."""
+        return self.headers.get(name.lower().encode("latin-1"), b"").decode("latin-1")
+
+    def cookie(self, name: str) -> str:
+        """The value of a cookie; empty where it has none."""
+        return cookie_parser(self.header("cookie")).get(name, "")
 
     def timeout_s(self) -> float | None:
         """The deadline in ``x-request-timeout-ms``, in seconds.

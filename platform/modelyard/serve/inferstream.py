@@ -21,7 +21,7 @@ from modelyard.errors import InternalError, InvalidRequest, ModelyardError
 from modelyard.inference import InferenceRequest
 from modelyard.protocol import grpc as codec
 from modelyard.protocol.errors import as_modelyard_error
-from modelyard.routing import RevisionRoute
+from modelyard.routing import RevisionRoute, Sender
 from modelyard.signature import Signature
 
 logger = logging.getLogger(__name__)
@@ -39,15 +39,22 @@ class InferStream:
         check_size: Raises where a request is too large.
         ident: The call's id, for the log.
         ends_with_error: The first error ends the stream with its status, instead of being a message in it.
+        sender: Whose stream it is.
     """
 
     def __init__(
-        self, plane: DataPlane, check_size: Callable[[pb.ModelInferRequest], None], ident: str, ends_with_error: bool
+        self,
+        plane: DataPlane,
+        check_size: Callable[[pb.ModelInferRequest], None],
+        ident: str,
+        ends_with_error: bool,
+        sender: Sender,
     ) -> None:
         self._plane = plane
         self._check_size = check_size
         self._ident = ident
         self._ends_with_error = ends_with_error
+        self._sender = sender
         self._room = asyncio.Semaphore(_REQUESTS_AT_ONCE)
         self._outbox: asyncio.Queue[pb.ModelStreamInferResponse | Exception | None] = asyncio.Queue(_ANSWERS_AHEAD)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +124,7 @@ class InferStream:
             done: To be set when this one is.
         """
         try:
-            revision, signature = self._plane.get_ready(message.model_name, message.model_version)
+            revision, signature = self._plane.choose(message.model_name, message.model_version, self._sender)
             if signature.decoupled:
                 await self._answer_many(message, revision, signature)
             else:

@@ -64,7 +64,7 @@ def http_routes(
         MLflowHandlers(plane),
         ExampleHandlers(plane),
         RepositoryHandlers(repository),
-        AdminHandlers(admin),
+        AdminHandlers(admin, keep_alive_s),
         DocumentHandlers(plane),
         OpenAIHandlers(plane, keep_alive_s),
     )
@@ -84,7 +84,7 @@ class Ingress:
         self._config = PlatformConfig.model_validate(args)
         callers = Callers()
         self._plane = DataPlane(callers)
-        self._following = Following(self._plane, callers, controller.watch.remote)
+        self._following = Following(self._plane, callers, controller.watch.remote, controller.report.remote)
         self._admin = HandleTransport(controller)
         self._repository = Repository(self._plane, self._admin, self._config.ingress.load_timeout_s)
         self._inference = InferenceService(

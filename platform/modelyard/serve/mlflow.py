@@ -38,7 +38,7 @@ class MLflowHandlers:
 
     async def invocations(self, request: HttpRequest) -> Encoded:
         """``POST /mlflow/{model}[/versions/{version}|/labels/{label}]/invocations``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        revision, signature = self._plane.choose(request.path("model"), request.path("version"), request)
         content_type = request.headers.get(b"content-type", b"").decode("latin-1")
         decoded = mlflow.decode_invocations(await request.raw_body(), content_type, signature)
         response = await self._plane.infer(revision, signature, decoded, request.timeout_s())

@@ -44,7 +44,7 @@ from modelyard.protocol.openai import (
     to_model,
 )
 from modelyard.protocol.v1 import encode_model_list
-from modelyard.routing import RevisionRoute, RouteTable
+from modelyard.routing import RevisionRoute, RouteTable, Sender
 from modelyard.serve.edge import SHORT_WAY
 from modelyard.serve.http import HttpRequest, RouteEntry
 
@@ -124,7 +124,7 @@ class OpenAIHandlers:
         if route.startswith("audio/"):
             body = await request.raw_body()
             name, is_stream = await _decode_form(content_type, body)
-            revision = find_revision(self._plane.table, name)
+            revision = find_revision(self._plane.table, name, request)
             if name != revision.model:
                 raise InvalidRequest(f'model: audio is for the model as it is, got "{name}"')
         else:
@@ -133,7 +133,7 @@ class OpenAIHandlers:
             addressee = decode_addressee(body)
             is_stream = addressee.is_stream
             affinity = to_affinity(addressee.document)
-            revision = find_revision(self._plane.table, addressee.model)
+            revision = find_revision(self._plane.table, addressee.model, request)
             if addressee.model != revision.model:
                 body = rename(addressee, revision.model)
         if route not in revision.openai_routes:
@@ -145,15 +145,20 @@ class OpenAIHandlers:
         return OpenAIRequest(route, body, content_type, ident.decode("latin-1")), revision, is_stream, affinity
 
 
-def find_revision(table: RouteTable, name: str) -> RevisionRoute:
+def find_revision(table: RouteTable, name: str, sender: Sender | None = None) -> RevisionRoute:
     """Who answers to a name: a model, or ``model:revision`` or ``model:label``.
+
+    Args:
+        table: All models.
+        name: As the client wrote it.
+        sender: Whose request it is.
 
     Raises:
         ModelNotFound: Nobody does.
         ModelNotReady: It cannot answer now.
     """
     if table.find_model(name) is not None:
-        return table.get_ready(name)[0]
+        return table.choose(name, sender=sender)[0]
     model, colon, version = name.rpartition(":")
     if not colon or table.find_model(model) is None or not version:
         raise ModelNotFound(name)

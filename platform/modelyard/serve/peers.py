@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
@@ -19,9 +19,10 @@ from modelyard.admin import ModelState
 from modelyard.dataplane import DataPlane
 from modelyard.errors import InvalidRequest, ModelFailed, ModelNotFound, ModelNotReady
 from modelyard.inference import InferenceRequest, RequestedOutput
+from modelyard.outcomes import Outcomes
 from modelyard.peers import NEVER_NS, Nobody, PeerRequest, Peers
 from modelyard.routing import RevisionRoute, RouteTable
-from modelyard.serve.callers import Callers, Following, Watch
+from modelyard.serve.callers import Callers, Following, Report, Watch
 from modelyard.serve.handle import CONTROLLER_NAME
 from modelyard.signature import Signature
 from modelyard.tensor import Tensors
@@ -43,6 +44,7 @@ class ReplicaPeers(Peers):
         watch: The way to the controller.
         loop: Where its models' answers are made; the calls are made there too.
         make_callers: Makes the transport.
+        report: The way to the controller for what it is told.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class ReplicaPeers(Peers):
         watch: Watch,
         loop: asyncio.AbstractEventLoop,
         make_callers: Callable[[], Callers] = Callers,
+        report: Report | None = None,
     ) -> None:
         self._application = application
         self._model = application.rpartition("@")[0]
         self._watch = watch
         self._loop = loop
         self._make_callers = make_callers
+        self._report = report
         self._plane: DataPlane | None = None
         self._following: Following | None = None
 
@@ -113,7 +117,7 @@ class ReplicaPeers(Peers):
             await asyncio.wait_for(known, min(timeout_s, _UNKNOWN_S))
             settled = plane.until(lambda table: _find_settled(table, model, version))
             await asyncio.wait_for(settled, until - self._loop.time())
-        return _get_ready(plane, model, version)[1]
+        return _choose(plane, model, version)[1]
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """See :class:`~modelyard.peers.Peers`."""
@@ -144,7 +148,7 @@ class ReplicaPeers(Peers):
         if self._plane is None:
             callers = self._make_callers()
             self._plane = DataPlane(callers)
-            self._following = Following(self._plane, callers, self._watch)
+            self._following = Following(self._plane, callers, self._watch, self._report)
             self._following.start()
         if not self._plane.table.version:
             try:
@@ -159,7 +163,7 @@ class ReplicaPeers(Peers):
         if isinstance(request.origin, Nobody):  # it loads, maybe beside the other, and has nobody who could try again
             limit_s = _LOADING_S if request.timeout_s is None else request.timeout_s
             await self.until_ready(request.model, request.version, limit_s)
-        revision, signature = _get_ready(plane, request.model, request.version)
+        revision, signature = _choose(plane, request.model, request.version)
         via = (*request.origin.via, self._application)
         if revision.application in via:
             circle = " → ".join((*via, revision.application))
@@ -193,23 +197,36 @@ def _find_settled(table: RouteTable, model: str, version: str) -> RevisionRoute 
     return revision if revision is not None and (revision.is_ready or revision.state == ModelState.FAILED) else None
 
 
-def watch_controller(platform: str) -> Watch:
-    """The way to the controller of the platform's application; its handle is made when it is first needed."""
-    handles: list[DeploymentHandle[Any]] = []
+class ControllerLink:
+    """The way to the controller of a platform; its handle is made when it is first needed.
 
-    async def watch(epoch: str, version: int) -> tuple[RouteTable, bool]:
-        if not handles:
-            handles.append(serve.get_deployment_handle(CONTROLLER_NAME, app_name=platform))
-        news: tuple[RouteTable, bool] = await handles[0].watch.remote(epoch, version)
+    Args:
+        platform: The platform's application.
+    """
+
+    def __init__(self, platform: str) -> None:
+        self._platform = platform
+        self._handle: DeploymentHandle[Any] | None = None
+
+    def _get(self) -> DeploymentHandle[Any]:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(CONTROLLER_NAME, app_name=self._platform)
+        return self._handle
+
+    async def watch(self, epoch: str, version: int) -> tuple[RouteTable, bool]:
+        """See ``Controller.watch``."""
+        news: tuple[RouteTable, bool] = await self._get().watch.remote(epoch, version)
         return news
 
-    return watch
+    async def report(self, counts: Mapping[str, Outcomes]) -> None:
+        """See ``Controller.report``."""
+        await self._get().report.remote(counts)
 
 
-def _get_ready(plane: DataPlane, model: str, version: str) -> tuple[RevisionRoute, Signature]:
-    """As ``DataPlane.get_ready``; that a model is not there is no mistake of the client of the one that calls it."""
+def _choose(plane: DataPlane, model: str, version: str) -> tuple[RevisionRoute, Signature]:
+    """As ``DataPlane.choose``; that a model is not there is no mistake of the client of the one that calls it."""
     try:
-        return plane.get_ready(model, version)
+        return plane.choose(model, version)
     except ModelNotFound as exc:
         reason = f'it has no version "{version}"' if exc.version else "the platform has no model of that name"
         raise ModelNotReady(model, reason) from exc

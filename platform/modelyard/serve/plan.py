@@ -6,16 +6,18 @@ Level-triggered: the plan depends on nothing but its arguments, so the controlle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Wanted
-from modelyard.serve.applications import Observed, application_name
+from modelyard.serve.applications import Observed, application_name, may_sleep
 
 _CREATED: Final = "its replicas are being created"
+_SLEEPS: Final = "scaled to zero: the next request starts a replica, and waits for it"
+_WAKES: Final = "a replica is starting; requests wait for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class ModelPlan:
         newest: State of the newest revision.
         generation: Of the catalog's record that this follows.
         others: Further revisions that answer who asks for them, or will.
+        weights: Percent by number of those that answer who asks for none, where they are several.
         deploy: Numbers of the revisions whose applications must exist.
         delete: Applications to take down.
         purge: Nothing of it is left: forget it.
@@ -55,15 +58,29 @@ class ModelPlan:
     newest: RevisionState
     generation: int
     others: tuple[RevisionState, ...] = ()
+    weights: Mapping[int, float] = field(default_factory=dict)
     deploy: tuple[int, ...] = ()
     delete: tuple[str, ...] = ()
     purge: bool = False
 
+    def find(self, number: int) -> RevisionState | None:
+        """The state of a revision; None where this plan has none of that number."""
+        known = (self.newest, *self.others) if self.serving is None else (self.serving, self.newest, *self.others)
+        return next((one for one in known if one.number == number), None)
+
 
 def revision_state(
-    number: int, observed: Observed | None, is_described: bool, failure: str | None, waiting: str = _CREATED
+    number: int,
+    observed: Observed | None,
+    is_described: bool,
+    failure: str | None,
+    waiting: str = _CREATED,
+    *,
+    may_sleep: bool = False,
 ) -> RevisionState:
     """Where one revision is.
+
+    One that is scaled to zero has loaded before, and is ready: the next request waits for its replica.
 
     Args:
         number: The revision's number.
@@ -71,15 +88,20 @@ def revision_state(
         is_described: A replica has told its signature.
         failure: Why it could not be loaded, as far as known.
         waiting: What goes on while there is no application.
+        may_sleep: Its model may run without any replica.
     """
     if observed is not None and observed.running and is_described and not observed.is_deleting:
         return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted)
     if failure is not None:
         return RevisionState(number, ModelState.FAILED, failure)
+    if may_sleep and is_described and observed is not None and observed.may_sleep:
+        return RevisionState(number, ModelState.READY, _WAKES if observed.wanted else _SLEEPS, 0, observed.wanted)
     if observed is None or observed.is_deleting:
         return RevisionState(number, ModelState.PENDING, waiting)
     if observed.has_failed:
         return RevisionState(number, ModelState.FAILED, observed.message)
+    if observed.place:
+        return RevisionState(number, ModelState.PENDING, f"no node has room for a replica: {observed.place}")
     return RevisionState(number, ModelState.LOADING, "its replicas are starting", observed.running, observed.wanted)
 
 
@@ -115,8 +137,9 @@ def plan_model(
 ) -> ModelPlan:
     """Decides about one model.
 
-    The revisions in use are deployed. Until the newest is ready the last one that is goes on answering, and for good if
-    the newest fails. Of a model that is unloaded or removed nothing is left running.
+    The revisions in use are deployed. While none of those with traffic is ready, one that has been answering goes on;
+    a revision that runs for a rollout, a label or a shadow never gets traffic for that. Of a model that is unloaded or
+    removed nothing is left running.
 
     Args:
         model: From the catalog.
@@ -130,7 +153,8 @@ def plan_model(
     def state(number: int) -> RevisionState:
         name = application_name(model.name, number)
         what = waiting.get(name, _CREATED)
-        return revision_state(number, observed.get(name), name in described, failures.get(name), what)
+        sleeps = may_sleep(model)
+        return revision_state(number, observed.get(name), name in described, failures.get(name), what, may_sleep=sleeps)
 
     leaving = tuple(name for name, seen in observed.items() if not seen.is_deleting)
     if model.wanted is Wanted.UNLOADED:
@@ -140,11 +164,13 @@ def plan_model(
     if model.wanted is Wanted.REMOVED:
         return ModelPlan(None, newest, model.generation, delete=leaving, purge=not observed)
     wanted = {revision.number: state(revision.number) for revision in model.revisions} | {newest_number: newest}
-    running = {number: state(number) for number in map(_number, observed)}
-    ready = {number: one for number, one in running.items() if one.state is ModelState.READY}
-    serving = newest
-    if newest.state is not ModelState.READY and (older := ready.keys() - {newest_number}):
-        serving = ready[max(older)]
+    weights = {
+        number: weight
+        for number, weight in model.traffic.items()
+        if weight > 0 and number in wanted and wanted[number].state is ModelState.READY
+    }
+    serving = _most(weights, wanted) or _find_stand_in(model, observed, wanted, state) or _most(model.traffic, wanted)
+    serving = serving or newest
     shown = wanted | {serving.number: serving}
     kept = {
         application_name(model.name, number)
@@ -157,9 +183,37 @@ def plan_model(
         newest,
         model.generation,
         others=tuple(one for number, one in sorted(shown.items()) if number not in (serving.number, newest_number)),
+        weights=weights if len(weights) > 1 else {},
         deploy=tuple(number for number, one in sorted(wanted.items()) if one.state is not ModelState.FAILED),
         delete=tuple(name for name in leaving if name not in kept),
     )
+
+
+def _most(weights: Mapping[int, float], states: Mapping[int, RevisionState]) -> RevisionState | None:
+    """The one with the most traffic; the newest of equals."""
+    number = max(weights, key=lambda one: (weights[one], one), default=None)
+    return None if number is None else states[number]
+
+
+def _find_stand_in(
+    model: ModelRecord,
+    observed: Mapping[str, Observed],
+    wanted: Mapping[int, RevisionState],
+    state: Callable[[int], RevisionState],
+) -> RevisionState | None:
+    """What answers while none that has traffic can: a revision that has had all of it, or the version before."""
+    main = _most(model.traffic, wanted)
+    trying = model.rollout.to if model.rollout is not None and not model.rollout.is_plain else None
+    had_traffic = {one.number for one in model.revisions if one.promoted_at is not None and one.number != trying}
+    for number in sorted(map(_number, observed), reverse=True):
+        found = state(number)
+        if model.is_versioned:
+            may_stand_in = main is None or number < main.number
+        else:
+            may_stand_in = number in had_traffic or (number not in wanted and number != trying)
+        if found.state is ModelState.READY and may_stand_in:
+            return found
+    return None
 
 
 def _has_given_up(model: ModelRecord, number: int, observed: Mapping[str, Observed]) -> bool:

@@ -20,7 +20,7 @@ from modelyard.protos import tensorflow_packed_pb2 as packed
 from modelyard.protos import tensorflow_serving_pb2 as pb
 from modelyard.routing import RevisionRoute
 from modelyard.serve.examples import Examples
-from modelyard.serve.rpc import MAX_BYTES, Context, timeout_s, unary_edge
+from modelyard.serve.rpc import MAX_BYTES, CallSender, Context, timeout_s, unary_edge
 from modelyard.signature import Signature
 
 
@@ -41,8 +41,7 @@ class PredictionService:
     async def Predict(self, request: pb.PredictRequest, context: Context) -> packed.PredictResponse:  # noqa: N802
         """One inference, of any signature of any model."""
         spec = messages.decode_spec(request.model_spec)
-        revision, signature = self._plane.get_ready(spec.model, spec.version)
-        revision, signature = revision.get_signature(spec.signature)
+        revision, signature = self._plane.choose(spec.model, spec.version, CallSender(context), spec.signature)
         decoded = messages.decode_predict(request, self._max_body_bytes)
         decoded, is_flat = add_dimension(decoded, signature) if signature.saved is not None else (decoded, False)
         response = await self._plane.infer(revision, signature, decoded, timeout_s(context))
@@ -76,7 +75,7 @@ class PredictionService:
     ) -> tuple[InferenceResponse, int]:
         """The signature's answer, and about how many examples; ``answering`` says whose it is."""
         spec = messages.decode_spec(request.model_spec)
-        revision, signature = self._examples.find(spec.model, spec.version, spec.signature, method)
+        revision, signature = self._examples.find(spec.model, spec.version, spec.signature, method, CallSender(context))
         found = messages.decode_input(request.input, self._max_body_bytes)
         response = await self._examples.ask(revision, signature, found, timeout_s(context))
         messages.fill_spec(answering, response, revision.signature_name)
@@ -88,7 +87,12 @@ class PredictionService:
     ) -> pb.MultiInferenceResponse:
         """Several signatures of one model about the same examples."""
         tasks = messages.decode_tasks(request)
-        asked = [self._examples.find(spec.model, spec.version, spec.signature, method) for spec, method in tasks]
+        sender, first = CallSender(context), tasks[0][0]
+        version = self._plane.choose(first.model, first.version, sender)[0].version  # one revision answers all of them
+        asked = [
+            self._examples.find(spec.model, spec.version or version, spec.signature, method, sender)
+            for spec, method in tasks
+        ]
         messages.check_different([revision.signature_name for revision, _ in asked])
         found = messages.decode_input(request.input, self._max_body_bytes)
         responses = await self._ask_all(asked, found, timeout_s(context))

@@ -27,6 +27,7 @@ from modelyard.errors import ModelyardError
 from modelyard.model import Model, describe, get_framework, load_model, runs_elsewhere
 from modelyard.openai import OpenAIModel
 from modelyard.peers import NEVER_NS, set_peers
+from modelyard.serve.autoscaling import ONGOING, RATE, Rate
 from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.handle import session_id
@@ -34,8 +35,9 @@ from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.meter import RayMeter
-from modelyard.serve.peers import ReplicaPeers, watch_controller
+from modelyard.serve.peers import ControllerLink, ReplicaPeers
 from modelyard.serve.runners import Runners
+from modelyard.serve.warmup import warm_up
 from modelyard.signature import Description
 from modelyard.statistics import Statistics
 from modelyard.store import check_unchanged, resolve
@@ -60,6 +62,7 @@ class RevisionSpec:
         digest: Identity of the revision.
         artifact: Digest of the artifact's contents when the revision was made; empty where nobody wrote it down.
         platform: The platform's application, by whose controller the model finds others; empty where it finds none.
+        warmup: Requests that it answers before it counts as loaded.
     """
 
     model: str
@@ -69,6 +72,7 @@ class RevisionSpec:
     digest: str
     artifact: str = ""
     platform: str = ""
+    warmup: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,11 @@ class ModelReplica:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
         self._thread.start()
-        self._peers = ReplicaPeers(application, watch_controller(spec.platform), self._loop)
+        link = ControllerLink(spec.platform)
+        self._peers = ReplicaPeers(application, link.watch, self._loop, report=link.report)
         set_peers(self._peers)
+        self._server: LaneServer | None = None
+        self._rate = Rate()
         try:
             check_started()
             self._model = _load(spec)
@@ -119,21 +126,25 @@ class ModelReplica:
             if isinstance(self._model, OpenAIModel):
                 self._model.meter = self._meter = RayMeter(application)
             self._run(self._model.start())
+            self._runners = Runners(spec.model, self._model)
+            self._run(self._begin())
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.
             reason = str(exc) if isinstance(exc, ModelyardError) else f"{type(exc).__name__}: {exc}"
             report_failure(application, reason)
             raise
         clear_failure(application)  # of an attempt before this one
-        self._runners = Runners(spec.model, self._model)
-        self._server: LaneServer | None = None
-        self._run(self._start())
+        self._run(self._open_lane())
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    async def _start(self) -> None:
+    async def _begin(self) -> None:
         self._runners.start()
+        if self._spec.warmup:
+            await warm_up(self._runners, self._model.signature, self._spec.warmup)
+
+    async def _open_lane(self) -> None:
         try:
             path = socket_path(lane_folder(session_id()), self._application, self._replica)
             server = LaneServer(path, self._runners)
@@ -222,7 +233,8 @@ class ModelReplica:
         if self._meter is not None:
             self._meter.refresh()
         backlog = self._server.backlog if self._server is not None else 0
-        return {"ongoing": float(self._runners.ongoing + backlog)}
+        answered = self._rate.take(self._runners.answered)
+        return {ONGOING: float(self._runners.ongoing + backlog), RATE: answered}
 
     def check_health(self) -> None:
         """Healthy while the loop that answers is alive, and the runner in it, and the model says nothing else.

@@ -26,7 +26,7 @@ from modelyard.errors import (
 from modelyard.protocol import repository as protocol
 from modelyard.protocol.http import Encoded
 from modelyard.routing import RevisionRoute, RouteTable
-from modelyard.serve.admin import actor_of
+from modelyard.serve.changes import actor_of
 from modelyard.serve.http import HttpRequest, RouteEntry
 from modelyard.tensor import Parameters
 

@@ -85,6 +85,30 @@ def take_request_id(context: Context) -> str:
     return ident
 
 
+class CallSender:
+    """Where a call comes from, as the choice of a revision wants to know it; see ``routing.Sender``.
+
+    Args:
+        context: The call's.
+    """
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def header(self, name: str) -> str:
+        """The metadata of that name."""
+        wanted = name.lower()
+        found = (value for key, value in self._context.invocation_metadata() if key == wanted)
+        value = next(found, "")
+        return value if isinstance(value, str) else value.decode("latin-1")
+
+    def cookie(self, name: str) -> str:
+        """The metadata of that name: gRPC has no cookies."""
+        return self.header(name)
+
+
 def timeout_s(context: Any) -> float | None:
     """What is left of the client's deadline, in seconds. Serve's own context does not know."""
     remaining = getattr(context, "time_remaining", None)
@@ -169,7 +193,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
     @unary_edge(pb.ModelInferResponse)
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         """One inference."""
-        revision, signature = self._plane.get_ready(request.model_name, request.model_version)
+        revision, signature = self._plane.choose(request.model_name, request.model_version, CallSender(context))
         self._check_size(request)
         decoded = codec.decode_infer(request)
         response = await self._plane.infer(revision, signature, decoded, timeout_s(context))
@@ -185,7 +209,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         """Any number of requests in, any number of answers to each out."""
         ident = take_request_id(context)
         ends_with_error = ("triton_grpc_error", "true") in context.invocation_metadata()
-        stream = InferStream(self._plane, self._check_size, ident, ends_with_error)
+        stream = InferStream(self._plane, self._check_size, ident, ends_with_error, CallSender(context))
         try:
             async for response in stream.answer(requests, timeout_s(context)):
                 yield response

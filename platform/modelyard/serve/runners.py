@@ -61,12 +61,23 @@ class Runners:
         return sum(runner.ongoing for runner in self._runners.values())
 
     @property
+    def answered(self) -> int:
+        """Requests that were answered, with an answer or an error."""
+        counts = [runner.statistics for runner in self._runners.values()]
+        return sum(one.success.count + one.fail.count for one in counts)
+
+    @property
     def statistics(self) -> Mapping[str, Statistics]:
         """What was counted, of the model under the empty name; signatures count as their model."""
         counted = {member: runner.statistics for member, runner in self._runners.items()}
         if self._publishes or len(counted) == 1:
             return counted
         return {"": merge_statistics(counted.values())}
+
+    def forget_counts(self) -> None:
+        """Begins to count anew."""
+        for runner in self._runners.values():
+            runner.statistics = Statistics()
 
     def submit(self, call: Call) -> asyncio.Future[Answer]:
         """As :meth:`ModelRunner.submit`.

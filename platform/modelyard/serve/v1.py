@@ -46,7 +46,7 @@ class V1Handlers:
 
     async def predict(self, request: HttpRequest) -> Encoded:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:predict``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        revision, signature = self._plane.choose(request.path("model"), request.path("version"), request)
         body = await request.body()
         if signature.saved is not None or (revision.members and not revision.publishes_members):
             return await self._predict_by_name(request, revision, body)
@@ -83,7 +83,7 @@ class V1Handlers:
 
     async def explain(self, request: HttpRequest) -> Encoded:
         """``POST /v1/models/{model}[/versions/{version}|/labels/{label}]:explain``; 501 where the model cannot."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        revision, signature = self._plane.choose(request.path("model"), request.path("version"), request)
         if not signature.explanations:
             raise Unsupported(f'model "{revision.model}" ({revision.framework}) cannot explain its answers')
         decoded, form = v1.decode_explain(await request.body(), signature)

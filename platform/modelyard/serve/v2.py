@@ -58,7 +58,7 @@ class V2Handlers:
 
     async def infer(self, request: HttpRequest) -> Encoded:
         """``POST /v2/models/{model}[/versions/{version}]/infer``."""
-        revision, signature = self._plane.get_ready(request.path("model"), request.path("version"))
+        revision, signature = self._plane.choose(request.path("model"), request.path("version"), request)
         body = await request.body()
         decoded = v2.decode_infer(body, _json_length(request), signature)
         response = await self._plane.infer(revision, signature, decoded, request.timeout_s())

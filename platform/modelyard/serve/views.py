@@ -6,15 +6,16 @@ Made from the catalog's record and the plan of the controller's last round; noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from modelyard.admin import ModelState, ModelStatus
+from modelyard.admin import ModelState, ModelStatus, Revision
 from modelyard.batching import report_batch_id
-from modelyard.catalog import ModelRecord, Wanted
+from modelyard.catalog import STABLE, ModelRecord, RevisionRecord, Wanted, compare
 from modelyard.config import ModelSpec, parse_model_spec
-from modelyard.routing import ModelRoute, RevisionRoute
+from modelyard.rollout import Shadow
+from modelyard.routing import ModelRoute, RevisionRoute, ShadowRoute
 from modelyard.serve.applications import application_name
 from modelyard.serve.plan import ModelPlan, RevisionState, newest_revision, unloaded_state
 from modelyard.signature import Description
@@ -42,13 +43,27 @@ def model_route(
     revisions = {
         str(number): _revision_route(spec, state, described, max_inflight) for number, state in sorted(shown.items())
     }
-    # What points at the newest points at what answers in its place until it is ready.
-    pointed = {
-        label: serving.number if number == plan.newest.number else number for label, number in model.labels.items()
-    }
-    labels = {label: str(number) for label, number in pointed.items() if number in shown}
+    labels = {label: str(number) for label, number in model.labels.items() if number in shown}
+    if (stable := shown.get(model.labels.get(STABLE, 0))) is not None and stable.state is not ModelState.READY:
+        labels[STABLE] = str(serving.number)  # what answers in its place until it is ready
+    revisions = _watch(model, revisions)
     created = int(datetime.fromisoformat(model.created_at).timestamp())
-    return ModelRoute(model.name, str(serving.number), revisions, labels, created, model.generation)
+    weights = {str(number): weight for number, weight in plan.weights.items()}
+    active = str(serving.number)
+    return ModelRoute(model.name, active, revisions, labels, created, model.generation, weights, spec.sticky or "")
+
+
+def _watch(model: ModelRecord, revisions: dict[str, RevisionRoute]) -> dict[str, RevisionRoute]:
+    """The routes with what a rollout or a shadow wants of their requests."""
+    rollout, shadow = model.rollout, model.shadow
+    if rollout is not None and rollout.is_watched and (target := revisions.get(str(rollout.to))) is not None:
+        revisions[target.version] = replace(target, is_watched=True)
+    if rollout is not None and rollout.wants_shadow:
+        shadow = Shadow(rollout.to) if shadow is None or shadow.revision != rollout.to else shadow
+    if shadow is None or not (copied := revisions.get(str(shadow.revision))) or not copied.is_ready:
+        return revisions
+    way = ShadowRoute(copied, shadow.percent, shadow.tolerance)
+    return {number: replace(one, shadow=way) if number != copied.version else one for number, one in revisions.items()}
 
 
 def _revision_route(
@@ -80,6 +95,37 @@ def _revision_route(
         openai_routes=description.openai_routes if description else (),
         adapters=description.adapters if description else (),
     )
+
+
+def show_revisions(
+    model: ModelRecord, history: Sequence[RevisionRecord], plan: ModelPlan | None
+) -> tuple[Revision, ...]:
+    """The history of a model as an operator sees it, newest first.
+
+    Args:
+        model: From the catalog.
+        history: All its revisions, by number.
+        plan: Of the last round; None before the first.
+    """
+    shown = []
+    for before, one in zip([None, *history], history, strict=False):
+        state = plan.find(one.number) if plan is not None else None
+        shown.append(
+            Revision(
+                number=one.number,
+                digest=one.digest,
+                created_at=one.created_at,
+                actor=one.actor,
+                message=one.message,
+                promoted_at=one.promoted_at or "",
+                traffic=model.traffic.get(one.number),
+                labels=tuple(label for label, number in model.labels.items() if number == one.number),
+                state=state.state.value if state is not None else "",
+                reason=state.reason if state is not None else "",
+                changed=compare(before.content, one.content) if before is not None else {},
+            )
+        )
+    return tuple(reversed(shown))
 
 
 def failed_route(model: ModelRecord, plan: ModelPlan) -> ModelRoute:
@@ -120,27 +166,44 @@ def model_status(record: ModelRecord, plan: ModelPlan | None, described: Mapping
         updated_at=record.updated_at,
         inputs=signature.inputs if signature else (),
         outputs=signature.outputs if signature else (),
-        message=record.active.message if record.revisions else "",
+        message=next((one.message for one in record.revisions if one.number == state.number), ""),
         generation=record.generation,
         members=tuple(description.members) if description else (),
         adapters=description.adapters if description else (),
         properties=description.properties if description else {},
+        traffic={str(number): weight for number, weight in record.traffic.items()},
+        labels={label: str(number) for label, number in record.labels.items()},
+        rollout=record.rollout,
+        shadow=record.shadow,
     )
 
 
 def _shown_state(record: ModelRecord, plan: ModelPlan | None) -> RevisionState:
-    """The revision to speak of, and its state: what the last round saw, where the record has not outdated it."""
+    """The revision to speak of, and its state: what the last round saw, where the record has not outdated it.
+
+    That is the one with the traffic, or the one that is about to have all of it.
+    """
     newest = newest_revision(record)
-    pending = RevisionState(newest, ModelState.PENDING, "its replicas are being created")
     if record.wanted is Wanted.REMOVED:
         return RevisionState(newest, ModelState.REMOVING, "it answers what it has accepted, then goes")
     is_current = plan is not None and plan.generation == record.generation
     if record.wanted is Wanted.UNLOADED:
         return plan.newest if plan is not None and is_current else unloaded_state(newest, is_running=True)
-    if plan is None or plan.serving is None or plan.newest.number != newest:
+    rollout = record.rollout if record.is_rolling_out else None
+    number = rollout.to if rollout is not None and rollout.is_plain else _main_revision(record)
+    pending = RevisionState(number, ModelState.PENDING, "its replicas are being created")
+    if plan is None or plan.serving is None or (shown := plan.find(number)) is None:
         return pending
-    if not is_current and plan.newest.state not in (ModelState.READY, ModelState.LOADING):
+    if not is_current and shown.state not in (ModelState.READY, ModelState.LOADING):
         return pending
-    if plan.serving.state is ModelState.READY and plan.newest.state is ModelState.FAILED:
-        return replace(plan.serving, reason=f"revision {newest} failed and gets no traffic: {plan.newest.reason}")
-    return plan.newest
+    failed = shown if shown.state is ModelState.FAILED else plan.find(rollout.to) if rollout is not None else None
+    if failed is not None and failed.state is ModelState.FAILED and plan.serving.state is ModelState.READY:
+        return replace(plan.serving, reason=f"revision {failed.number} failed and gets no traffic: {failed.reason}")
+    if rollout is not None and rollout.is_plain and shown.state is ModelState.READY:
+        return replace(shown, state=ModelState.LOADING, reason="it is ready and gets its traffic now")
+    return shown
+
+
+def _main_revision(record: ModelRecord) -> int:
+    """The one with the most traffic; 0 where the catalog has lost them."""
+    return record.active.number if record.revisions else 0

@@ -6,20 +6,33 @@ For tests of the client and the CLI, and of programs that use them.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import numpy as np
 import orjson
 
-from modelyard.admin import ModelState, ModelStatus
-from modelyard.catalog import Catalog, ModelRecord, Owner, Wanted
+from modelyard.admin import Event, ModelState, ModelStatus, Revision
+from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.client import HttpTransport, Platform
-from modelyard.config import load_model_spec
-from modelyard.errors import InvalidConfig, ModelNotFound, ModelNotReady, ModelyardError, RouteNotFound
+from modelyard.config import RolloutPlan, TrafficPlan, load_model_spec, parse_model_spec, parse_section, to_short
+from modelyard.errors import (
+    Conflict,
+    InternalError,
+    InvalidConfig,
+    ModelNotFound,
+    ModelNotReady,
+    ModelyardError,
+    RouteNotFound,
+)
 from modelyard.inference import InferenceResponse
+from modelyard.outcomes import Outcomes
 from modelyard.protocol import v2
+from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure
 from modelyard.signature import TensorSpec
 
 
@@ -30,13 +43,18 @@ class FakePlatform:
         catalog: Where registered models go.
 
     Attributes:
-        coming: States a model passes through, one for each look at it, before it is ready.
+        coming: States a model passes through, one for each look at it, before it is ready. A rollout goes one step on
+            with each look.
+        seen: What has become of the requests to the revision of a model's rollout.
+        is_away: Its controller does not answer just now.
         requests: What has arrived.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.coming: dict[str, list[tuple[ModelState, str]]] = defaultdict(list)
+        self.seen: dict[str, Outcomes] = defaultdict(Outcomes)
+        self.is_away = False
         self.requests: list[httpx.Request] = []
 
     def open_transport(self) -> HttpTransport:
@@ -52,7 +70,11 @@ class FakePlatform:
         self.requests.append(request)
         parts = request.url.path.strip("/").split("/")
         try:
-            if parts[:3] == ["platform", "v1", "models"] and len(parts) <= 5:
+            if self.is_away:
+                raise InternalError("the platform's controller does not answer")
+            if parts == ["platform", "v1", "events"]:
+                return self._events(request, None)
+            if parts[:3] == ["platform", "v1", "models"] and len(parts) <= 6:
                 return self._answer_admin(request, parts[3:])
             if parts[:2] == ["v2", "models"] and parts[-1] == "infer":
                 return self._answer_infer(request, parts[2], parts[4] if len(parts) == 6 else "")
@@ -63,52 +85,127 @@ class FakePlatform:
             return _to_reply(exc, {} if parts[0] == "v2" else {"code": exc.code})
 
     def _answer_admin(self, request: httpx.Request, names: list[str]) -> httpx.Response:
-        if request.method == "POST" and len(names) == 2:
-            return self._change(names[0], names[1], orjson.loads(request.content))
-        if request.method == "POST":
-            return self._register(orjson.loads(request.content))
+        if not names and request.method == "POST":
+            return self._register(orjson.loads(request.content), request.url.params)
         if not names:
             return httpx.Response(200, json={"models": [self._status(r).to_dict() for r in self.catalog.list_models()]})
+        name, *way = names
+        if way == ["spec"]:
+            return httpx.Response(200, json=to_short(parse_model_spec(self.catalog.get_model(name).spec)))
+        if way in (["revisions"], ["events"]):
+            return self._revisions(name) if way == ["revisions"] else self._events(request, name)
+        if way:
+            return self._change(request, name, way)
         if request.method == "DELETE":
             message = request.url.params.get("message", "")
-            record = self.catalog.remove_model(names[0], message=message, owner=Owner.REGISTERED)
-            self.coming[names[0]] = [(ModelState.REMOVING, "")]
+            record = self.catalog.remove_model(name, message=message, owner=Owner.REGISTERED)
+            self.coming[name] = [(ModelState.REMOVING, "")]
             return httpx.Response(202, json=self._status(record).to_dict())
-        return httpx.Response(200, json=self._look(names[0]).to_dict())
+        return httpx.Response(200, json=self._look(name).to_dict())
 
-    def _register(self, document: dict[str, Any]) -> httpx.Response:
+    def _register(self, document: dict[str, Any], params: httpx.QueryParams) -> httpx.Response:
         message = document.pop("message", "")
+        expected = int(params["expected_generation"]) if "expected_generation" in params else None
         spec = load_model_spec(document)
+        entry = ModelEntry(spec.name, spec.to_json(), spec.revision_content(), spec.revision_digest(""))
+        if params.get("dry_run") == "true":
+            plan = self.catalog.plan_model(entry, owner=Owner.REGISTERED, expected_generation=expected)
+            return httpx.Response(200, json=plan.to_dict())
         is_new = self.catalog.find_model(spec.name) is None
         record = self.catalog.put_model(
             spec.name,
             owner=Owner.REGISTERED,
-            spec=spec.to_json(),
-            content=spec.revision_content(),
-            digest=spec.revision_digest(""),
+            spec=entry.spec,
+            content=entry.content,
+            digest=entry.digest,
             message=message,
+            expected_generation=expected,
         )
+        if record.rollout is not None and record.rollout.is_plain:
+            record = self._advance(record)
         return httpx.Response(201 if is_new else 200, json=self._status(record).to_dict())
 
-    def _change(self, name: str, verb: str, document: dict[str, Any]) -> httpx.Response:
-        """``load`` or ``unload``."""
-        message = document.get("message", "")
-        if verb == "unload":
-            record = self.catalog.unload_model(name, message=message)
-            self.coming[name] = [(ModelState.UNLOADING, "")]
-        elif verb == "load":
-            record = self._load(name, message)
-            self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
+    def _change(self, request: httpx.Request, name: str, way: list[str]) -> httpx.Response:
+        """Every verb that changes a model there is."""
+        document = orjson.loads(request.content or b"{}")
+        message = document.pop("message", request.url.params.get("message", ""))
+        verb, *rest = way
+        if verb in ("load", "unload") and not rest:
+            record = self._load(name, message) if verb == "load" else self._unload(name, message)
+        elif verb == "labels" and len(rest) == 1:
+            number = None if request.method == "DELETE" else self._number(name, document["revision"])
+            record = self.catalog.set_label(name, rest[0], number, message=message)
+        elif verb == "traffic":
+            record = self._set_traffic(name, document, message)
+        elif verb in ("promote", "rollback"):
+            move = self.catalog.promote if verb == "promote" else self.catalog.roll_back
+            number = self._number(name, document["revision"]) if "revision" in document else None
+            record = move(name, number, is_ready=not self.coming[name], message=message)
+        elif verb == "rollout":
+            record = self._pause(name, rest[0], message) if rest else self._roll_out(name, document, message)
         else:
             raise RouteNotFound(f"no route {verb}")
         return httpx.Response(202, json=self._status(record).to_dict())
 
-    def _load(self, name: str, message: str) -> ModelRecord:
+    def _number(self, name: str, revision: int | str) -> int:
+        """Of a revision that is given by number or label."""
+        labels = self._get(name).labels
+        if isinstance(revision, str) and not revision.isdecimal() and revision not in labels:
+            raise ModelNotFound(name, revision)
+        return labels.get(str(revision)) or int(revision)
+
+    def _set_traffic(self, name: str, document: dict[str, Any], message: str) -> ModelRecord:
+        change = parse_section(TrafficPlan, document)
+        weights = {self._number(name, revision): weight for revision, weight in (change.weights or {}).items()}
+        shadow = None
+        if change.shadow is not None:
+            number = self._number(name, change.shadow.revision)
+            shadow = Shadow(number, change.shadow.percent, change.shadow.tolerance)
+        keep = "shadow" not in change.model_fields_set
+        return self.catalog.set_traffic(name, weights or None, shadow=shadow, keep_shadow=keep, message=message)
+
+    def _roll_out(self, name: str, document: dict[str, Any], message: str) -> ModelRecord:
+        plan = parse_section(RolloutPlan, {**self._get(name).spec.get("rollout", {}), **document})
+        rollout = Rollout.from_dict(plan.model_dump(mode="json") | {"to": self._number(name, plan.to)})
+        return self.catalog.begin_rollout(name, rollout, message=message)
+
+    def _pause(self, name: str, verb: str, message: str) -> ModelRecord:
+        old, new = RolloutState.RUNNING, RolloutState.PAUSED
+        if verb == "resume":
+            old, new = new, old
+        rollout = self._get(name).rollout
+        if rollout is None or rollout.state is not old:
+            raise Conflict(f'model "{name}": expected a rollout that is {old}')
+        return self.catalog.advance_rollout(name, replace(rollout, state=new, reason=message), message=message)
+
+    def _get(self, name: str) -> ModelRecord:
         record = self.catalog.find_model(name)
         if record is None:
             raise ModelNotFound(name)
-        revision = record.active
-        return self.catalog.load_model(name, content=revision.content, digest=revision.digest, message=message)
+        return record
+
+    def _unload(self, name: str, message: str) -> ModelRecord:
+        record = self.catalog.unload_model(name, message=message)
+        self.coming[name] = [(ModelState.UNLOADING, "")]
+        return record
+
+    def _revisions(self, name: str) -> httpx.Response:
+        record, kept = self._get(name), self.catalog.list_revisions(name)
+        before = (None, *kept)
+        found = [_to_revision(record, one, last).to_dict() for last, one in zip(before, kept, strict=False)]
+        return httpx.Response(200, json={"revisions": found[::-1]})
+
+    def _events(self, request: httpx.Request, name: str | None) -> httpx.Response:
+        after = request.url.params.get("after")
+        limit = int(request.url.params.get("limit", 100))
+        found = self.catalog.list_events(name, limit, after=None if after is None else int(after))
+        return httpx.Response(200, json={"events": [Event(**asdict(event)).to_dict() for event in found]})
+
+    def _load(self, name: str, message: str) -> ModelRecord:
+        revision = self._get(name).active
+        record = self.catalog.load_model(name, content=revision.content, digest=revision.digest, message=message)
+        self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
+        return record
 
     def _look(self, name: str) -> ModelStatus:
         """One look at a model, which moves it on to its next state."""
@@ -118,13 +215,27 @@ class FakePlatform:
             record = None
         if record is None:
             raise ModelNotFound(name)
-        status = self._status(record)
         if self.coming[name]:
+            status = self._status(record)
             self.coming[name].pop(0)
-        return status
+            return status
+        return self._status(self._advance(record))
+
+    def _advance(self, record: ModelRecord) -> ModelRecord:
+        """The model with its rollout a step further, as far as its gates let it."""
+        rollout = record.rollout
+        if rollout is None or not rollout.is_active or self.coming[record.name]:
+            return record
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        seen = self.seen[record.name]
+        decided = decide(rollout, is_ready=True, failure="", seen=seen, elapsed_s=math.inf, now=now)
+        return record if decided is rollout else self.catalog.advance_rollout(record.name, decided)
 
     def _status(self, record: ModelRecord) -> ModelStatus:
         state, reason = self._state(record)
+        rollout = record.rollout
+        if rollout is not None and rollout.is_watched:
+            rollout = replace(rollout, measured=measure(self.seen[record.name]))
         return ModelStatus(
             name=record.name,
             framework=record.spec["framework"],
@@ -141,6 +252,10 @@ class FakePlatform:
             inputs=(TensorSpec("input-0", "FP64", (-1, 4)),),
             message=record.active.message,
             generation=record.generation,
+            traffic={str(number): weight for number, weight in record.traffic.items()},
+            labels={label: str(number) for label, number in record.labels.items()},
+            rollout=rollout,
+            shadow=record.shadow,
         )
 
     def _state(self, record: ModelRecord) -> tuple[ModelState, str]:
@@ -149,9 +264,7 @@ class FakePlatform:
         return (ModelState.UNLOADED, "unloaded") if record.wanted is Wanted.UNLOADED else (ModelState.READY, "")
 
     def _answer_infer(self, request: httpx.Request, name: str, version: str) -> httpx.Response:
-        record = self.catalog.find_model(name)
-        if record is None:
-            raise ModelNotFound(name)
+        record = self._get(name)
         if version and version not in {*map(str, record.traffic), *record.labels}:
             raise ModelNotFound(name, version)
         state, reason = self._state(record)
@@ -162,10 +275,28 @@ class FakePlatform:
         (array,) = list(decoded.inputs.values())[:1]
         result = array if array.dtype.kind == "O" else np.asarray(array.sum(axis=-1))
         names = [output.name for output in decoded.outputs] or ["output-0"]
-        response = InferenceResponse(name, str(record.active.number), decoded.id or "1", dict.fromkeys(names, result))
+        number = record.labels.get(version) or version or record.active.number
+        response = InferenceResponse(name, str(number), decoded.id or "1", dict.fromkeys(names, result))
         encoded = v2.encode_infer(response, decoded)
         headers = [(key.decode(), value.decode()) for key, value in encoded.headers]
         return httpx.Response(encoded.status, content=encoded.body, headers=headers)
+
+
+def _to_revision(record: ModelRecord, one: RevisionRecord, before: RevisionRecord | None) -> Revision:
+    known = before.content if before is not None else one.content
+    is_in_use = one.number in record.traffic or one.number in record.labels.values()
+    return Revision(
+        number=one.number,
+        digest=one.digest,
+        created_at=one.created_at,
+        actor=one.actor,
+        message=one.message,
+        promoted_at=one.promoted_at or "",
+        traffic=record.traffic.get(one.number, 0.0) if is_in_use else None,
+        labels=tuple(label for label, number in record.labels.items() if number == one.number),
+        state=ModelState.READY.value if is_in_use else "",
+        changed={key: (known.get(key), value) for key, value in one.content.items() if known.get(key) != value},
+    )
 
 
 def _to_reply(error: ModelyardError, extra: dict[str, Any]) -> httpx.Response:

@@ -4,29 +4,22 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
-from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
+from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted, schema
+from modelyard.catalog.engine import reading
 from modelyard.errors import Conflict, InternalError, InvalidConfig, ModelNotFound
+from modelyard.rollout import Rollout
 
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/state/modelyard.db"
-
-
-@pytest.fixture
-def catalog(url: str) -> Iterator[Catalog]:
-    with Catalog(url) as opened:
-        yield opened
+Edit = Callable[[str], None]
 
 
 def _entry(name: str = "iris", digest: str = "d1", **spec: Any) -> ModelEntry:
@@ -55,15 +48,13 @@ def _put(
     )
 
 
+def latest(record: ModelRecord) -> int:
+    assert record.latest is not None
+    return record.latest.number
+
+
 def _kinds(catalog: Catalog, name: str = "iris") -> list[str]:
     return [event.kind for event in reversed(catalog.list_events(name))]
-
-
-def _edit(tmp_path: Path, statements: str) -> None:
-    """Changes the database behind the catalog's back."""
-    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
-    connection.executescript(statements)
-    connection.close()
 
 
 def test_a_new_model_has_revision_one_with_all_traffic(catalog: Catalog) -> None:
@@ -104,8 +95,9 @@ def test_the_history_does_not_repeat_the_runtime(catalog: Catalog) -> None:
 def test_a_new_digest_makes_the_next_revision(catalog: Catalog) -> None:
     _put(catalog)
     record = _put(catalog, digest="d2")
-    assert (record.generation, record.traffic, record.labels) == (2, {2: 100.0}, {"stable": 2})
-    assert [revision.number for revision in record.revisions] == [2]
+    assert (record.generation, record.traffic, record.labels) == (2, {1: 100.0, 2: 0.0}, {"stable": 1})
+    assert [revision.number for revision in record.revisions] == [1, 2]
+    assert record.rollout == Rollout(2, base={1: 100.0})
     assert [revision.number for revision in catalog.list_revisions("iris")] == [1, 2]
     assert _kinds(catalog) == ["created", "revised"]
 
@@ -113,7 +105,8 @@ def test_a_new_digest_makes_the_next_revision(catalog: Catalog) -> None:
 def test_an_older_digest_is_a_new_revision(catalog: Catalog) -> None:
     for digest in ("d1", "d2", "d1"):
         record = _put(catalog, digest=digest)
-    assert (record.active.number, record.active.digest) == (3, "d1")
+    assert record.latest is not None
+    assert (record.latest.number, record.latest.digest) == (3, "d1")
 
 
 def test_a_removed_model_is_listed_until_it_is_purged(catalog: Catalog) -> None:
@@ -171,7 +164,7 @@ def test_declared_models_become_what_the_file_says(catalog: Catalog) -> None:
     _put(catalog, "mine")
     catalog.sync_declared([_entry("a"), _entry("b")])
     first, second = catalog.sync_declared([_entry("b", "d2"), _entry("c")])
-    assert (first.name, first.active.number, second.name) == ("b", 2, "c")
+    assert (first.name, latest(first), second.name) == ("b", 2, "c")
     wanted = {record.name: record.wanted for record in catalog.list_models()}
     assert wanted == {"a": Wanted.REMOVED, "b": Wanted.SERVING, "c": Wanted.SERVING, "mine": Wanted.SERVING}
 
@@ -198,7 +191,7 @@ def test_a_reload_leaves_exactly_its_models_of_those_that_reloads_have_made(cata
     assert {record.owner for record in kept} == {Owner.RELOADED}
     assert kept[0].active.actor == "grpc"
     kept, left = catalog.sync_reloaded([_entry("b", "d2"), _entry("c")])
-    assert [(record.name, record.active.number) for record in kept] == [("b", 2), ("c", 1)]
+    assert [(record.name, latest(record)) for record in kept] == [("b", 2), ("c", 1)]
     assert [(record.name, record.wanted) for record in left] == [("a", Wanted.REMOVED)]
     wanted = {record.name: record.wanted for record in catalog.list_models()}
     assert {name for name, value in wanted.items() if value is Wanted.SERVING} == {"file", "mine", "b", "c"}
@@ -271,7 +264,8 @@ def test_loading_what_is_loaded_changes_nothing(catalog: Catalog) -> None:
 def test_loading_a_changed_artifact_makes_the_next_revision(catalog: Catalog) -> None:
     _put(catalog, batching=1)
     record = _load(catalog, "d2", message="retrained")
-    assert (record.active.number, record.active.message, record.spec["batching"]) == (2, "retrained", 1)
+    assert record.latest is not None
+    assert (record.latest.number, record.latest.message, record.spec["batching"]) == (2, "retrained", 1)
     assert record.owner is Owner.REGISTERED
 
 
@@ -330,11 +324,11 @@ def test_an_unloaded_model_can_be_removed(catalog: Catalog) -> None:
     ],
 )
 def test_a_bad_row_is_told_hides_no_other_and_can_be_repaired(
-    catalog: Catalog, tmp_path: Path, statements: str, problem: str
+    catalog: Catalog, edit: Edit, statements: str, problem: str
 ) -> None:
     good = _put(catalog, "good")
     _put(catalog)
-    _edit(tmp_path, statements)
+    edit(statements)
     first, bad = catalog.list_models()
     assert first == good
     assert re.search(problem, bad.problem)
@@ -357,22 +351,33 @@ def test_it_is_all_there_after_reopening(url: str) -> None:
         assert catalog.list_models() == (before[1], before[0])
 
 
-def test_a_newer_schema_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_newer_schema_is_refused(url: str, edit: Edit) -> None:
     Catalog(url).close()
-    _edit(tmp_path, "UPDATE meta SET value = '99'")
-    with pytest.raises(InvalidConfig, match="expected a database with schema version 2 or older, got version 99"):
+    edit("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(InvalidConfig, match="expected a database with schema version 0002 or older, got version 0099"):
         Catalog(url)
 
 
-def test_an_older_database_is_brought_up_to_date(url: str, tmp_path: Path) -> None:
+def test_a_database_from_before_the_migrations_is_brought_up_to_date(url: str, edit: Edit) -> None:
+    """As the first versions wrote it: without a version of Alembic's, with one of their own."""
     with Catalog(url) as catalog:
         record = _put(catalog)
-    _edit(tmp_path, "UPDATE meta SET value = '1'")
+    edit(
+        "DROP TABLE alembic_version; ALTER TABLE models DROP COLUMN rollout; ALTER TABLE models DROP COLUMN shadow;"
+        "ALTER TABLE revisions DROP COLUMN promoted_at;"
+        "CREATE TABLE meta (key VARCHAR(63) PRIMARY KEY, value TEXT NOT NULL);"
+        "INSERT INTO meta VALUES ('schema_version', '2')",
+    )
     with Catalog(url) as catalog:
-        assert catalog.list_models() == (record,)
-    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
-    assert connection.execute("SELECT value FROM meta").fetchall() == [("2",)]
-    connection.close()
+        (found,) = catalog.list_models()
+    assert found.active.promoted_at == found.active.created_at
+    assert replace(found, revisions=(), latest=None) == replace(record, revisions=(), latest=None)
+
+
+def test_the_scripts_make_the_tables_that_the_code_knows(url: str) -> None:
+    with Catalog(url) as catalog, reading(catalog._engine) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, schema.metadata) == []
 
 
 def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
@@ -385,9 +390,9 @@ def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
         Catalog("nonsense")
 
 
-def test_a_database_error_is_the_platforms(catalog: Catalog, tmp_path: Path) -> None:
-    _edit(tmp_path, "DROP TABLE events")
-    with pytest.raises(InternalError, match="no such table"):
+def test_a_database_error_is_the_platforms(catalog: Catalog, edit: Edit) -> None:
+    edit("DROP TABLE events")
+    with pytest.raises(InternalError, match="events"):
         _put(catalog)
     assert catalog.find_model("iris") is None
 
@@ -397,75 +402,3 @@ def test_threads_lose_no_change(catalog: Catalog) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: _put(catalog, digest=f"t{number}"), range(20)))
     assert [revision.number for revision in catalog.list_revisions("iris")] == list(range(1, 22))
-
-
-WRITER = """
-import sys
-from modelyard.catalog import Catalog, Owner
-url, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-with Catalog(url) as catalog:
-    print("open", flush=True)
-    for number in range(count):
-        record = catalog.put_model(
-            name, owner=Owner.REGISTERED, spec={"n": number}, content={}, digest=f"{name}-{number}"
-        )
-        print(record.active.number, flush=True)
-"""
-
-
-def _writer(url: str, name: str, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, url, name, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_two_processes_share_one_file(url: str) -> None:
-    writers = [_writer(url, name, 30) for name in ("shared", "shared")]
-    for writer in writers:
-        out, err = writer.communicate(timeout=60)
-        assert (writer.returncode, err, len(out.split())) == (0, "", 31)
-    with Catalog(url) as catalog:
-        numbers = [revision.number for revision in catalog.list_revisions("shared")]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert len(numbers) >= 30
-
-
-OPENER = """
-import sys
-from modelyard.catalog import Catalog
-for url in sys.stdin:
-    Catalog(url.strip()).close()
-    print("open", flush=True)
-"""
-
-
-def test_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", OPENER]
-    pipe = subprocess.PIPE
-    openers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1) for _ in range(4)]
-    for number in range(80):
-        for opener in openers:
-            assert opener.stdin is not None
-            opener.stdin.write(f"sqlite:///{tmp_path}/{number}.db\n")
-    for opener in openers:
-        out, err = opener.communicate(timeout=60)
-        assert (err, len(out.split())) == ("", 80)
-
-
-def test_what_was_acknowledged_survives_a_kill(url: str, tmp_path: Path) -> None:
-    writer = _writer(url, "iris", 100_000)
-    assert writer.stdout is not None
-    acknowledged = 0
-    for line in writer.stdout:
-        acknowledged = 0 if line == "open\n" else int(line)
-        if acknowledged == 25:
-            writer.kill()
-    writer.communicate(timeout=30)
-    connection = sqlite3.connect(tmp_path / "state" / "modelyard.db")
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
-    with Catalog(url) as catalog:
-        record = catalog.find_model("iris")
-        assert record is not None
-        assert record.active.number in (acknowledged, acknowledged + 1)
-        assert record.active.digest == f"iris-{record.spec['n']}"
-        assert _put(catalog, digest="after").active.number == record.active.number + 1

@@ -4,57 +4,21 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from modelyard import __version__
 from modelyard.admin import ModelState
-from modelyard.catalog import Catalog
 from modelyard.cli import main
 from modelyard.testing.platform import FakePlatform
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakePlatform]:
-    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
-        yield FakePlatform(catalog)
-
-
-class Shell:
-    """Runs commands against the fake platform."""
-
-    def __init__(self, fake: FakePlatform, capsys: pytest.CaptureFixture[str]) -> None:
-        self._fake = fake
-        self._capsys = capsys
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, standard output, standard error."""
-        with pytest.raises(SystemExit) as caught:
-            main(arguments, connect=self._fake.connect)
-        out, err = self._capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    def json(self, *arguments: str) -> Any:
-        status, out, err = self.run(*arguments, "--json")
-        assert (status, err) == (0, "")
-        return json.loads(out)
-
-
-@pytest.fixture
-def shell(fake: FakePlatform, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(fake, capsys)
-
 
 REGISTER = ("register", "iris", "--framework", "sklearn", "--uri", "models/iris")
 
 
-def test_a_model_goes_through_its_life(shell: Shell) -> None:
+def test_a_model_goes_through_its_life(shell) -> None:
     assert shell.json(*REGISTER, "--wait", "-m", "first")["state"] == "ready"
     assert [model["name"] for model in shell.json("list")["models"]] == ["iris"]
     assert shell.json("status", "iris")["message"] == "first"
@@ -64,7 +28,7 @@ def test_a_model_goes_through_its_life(shell: Shell) -> None:
     assert shell.json("list") == {"models": []}
 
 
-def test_people_get_tables(shell: Shell) -> None:
+def test_people_get_tables(shell) -> None:
     status, out, err = shell.run(*REGISTER)
     assert (status, err) == (0, "")
     assert "input-0 FP64 [-1,4]" in out
@@ -74,7 +38,7 @@ def test_people_get_tables(shell: Shell) -> None:
     assert row.split() == ["iris", "sklearn", "1", "ready", "1/1", "registered"]
 
 
-def test_options_and_settings_are_json_or_text(shell: Shell, fake: FakePlatform) -> None:
+def test_options_and_settings_are_json_or_text(shell, fake: FakePlatform) -> None:
     shell.json(
         *REGISTER, "-o", "model_file=a.joblib", "-s", "autoscaling.max_replicas=4", "-s", "runtime.version=3.0.5"
     )
@@ -82,6 +46,15 @@ def test_options_and_settings_are_json_or_text(shell: Shell, fake: FakePlatform)
     assert record.spec["options"] == {"model_file": "a.joblib"}
     assert record.spec["autoscaling"]["max_replicas"] == 4
     assert record.spec["runtime"]["version"] == "3.0.5"
+
+
+def test_settings_may_be_deep_or_a_single_value(shell, fake: FakePlatform) -> None:
+    settings = ("rollout.steps=[1,10,100]", "rollout.gates.error_rate=0.01", "rollout.gates.p99_ms=50")
+    shell.json(*REGISTER, *(part for text in settings for part in ("-s", text)), "--set", "sticky=header:x-user-id")
+    (record,) = fake.catalog.list_models()
+    assert record.spec["rollout"]["steps"] == [1, 10, 100]
+    assert record.spec["rollout"]["gates"] == {"error_rate": 0.01, "p99_ms": 50, "shadow_mismatch": None}
+    assert record.spec["sticky"] == "header:x-user-id"
 
 
 @pytest.mark.parametrize(
@@ -94,14 +67,12 @@ def test_options_and_settings_are_json_or_text(shell: Shell, fake: FakePlatform)
         '{"inputs": [{"name": "x", "datatype": "FP64", "shape": [2, 2], "data": [1, 2, 3, 4]}]}',
     ],
 )
-def test_every_form_of_data_is_understood(shell: Shell, data: str) -> None:
+def test_every_form_of_data_is_understood(shell, data: str) -> None:
     shell.json(*REGISTER)
     assert shell.json("predict", "iris", "--data", data)["outputs"] == {"output-0": [3, 7]}
 
 
-def test_data_comes_from_a_file_or_standard_input(
-    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_comes_from_a_file_or_standard_input(shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.json(*REGISTER)
     (tmp_path / "rows.json").write_text("[[1, 2]]")
     assert shell.json("predict", "iris", "-d", str(tmp_path / "rows.json"))["outputs"] == {"output-0": [3]}
@@ -109,7 +80,7 @@ def test_data_comes_from_a_file_or_standard_input(
     assert shell.json("predict", "iris", "-d", "-", "--output", "sum", "--version", "1")["outputs"] == {"sum": [4]}
 
 
-def test_a_prediction_is_a_table_with_a_row_per_row(shell: Shell) -> None:
+def test_a_prediction_is_a_table_with_a_row_per_row(shell) -> None:
     shell.json(*REGISTER)
     _, out, _ = shell.run("predict", "iris", "-d", '{"city": ["Ulm", "Köln"]}')
     assert [line.strip() for line in out.splitlines()] == ["output-0", "Ulm", "Köln"]
@@ -128,7 +99,7 @@ def test_a_prediction_is_a_table_with_a_row_per_row(shell: Shell) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_an_expected_error_is_one_line_and_status_1(shell: Shell, arguments: tuple[str, ...], sentence: str) -> None:
+def test_an_expected_error_is_one_line_and_status_1(shell, arguments: tuple[str, ...], sentence: str) -> None:
     status, out, err = shell.run(*arguments)
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"modelyard: {sentence}")
@@ -136,16 +107,32 @@ def test_an_expected_error_is_one_line_and_status_1(shell: Shell, arguments: tup
 
 @pytest.mark.parametrize(
     "arguments",
-    [("status",), ("nonsense",), ("register", "a"), (*REGISTER, "-o", "x"), (*REGISTER, "-s", "x=1")],
+    [
+        ("status",),
+        ("nonsense",),
+        ("register", "a"),
+        (*REGISTER, "-o", "x"),
+        (*REGISTER, "-s", "x=1"),
+        (*REGISTER, "-s", "rollout=1"),
+        (*REGISTER, "-s", "sticky.x=1"),
+        (*REGISTER, "-s", "rollout.gates=1", "-s", "rollout.gates.p99_ms=1"),
+        ("traffic", "iris", "1=all"),
+        ("traffic", "iris", "--shadow", "2:x"),
+        ("traffic", "iris", "--shadow", "2", "--no-shadow"),
+        ("label", "iris", "mine"),
+        ("label", "iris", "mine", "1", "--remove"),
+        ("rollout", "iris", "2", "--steps", "1,x"),
+        ("events", "--limit", "0"),
+    ],
     ids=" ".join,
 )
-def test_a_wrong_command_line_is_status_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+def test_a_wrong_command_line_is_status_2(shell, arguments: tuple[str, ...]) -> None:
     status, _, err = shell.run(*arguments)
     assert status == 2
     assert "Traceback" not in err
 
 
-def test_a_model_that_failed_ends_the_wait_with_status_1(shell: Shell, fake: FakePlatform) -> None:
+def test_a_model_that_failed_ends_the_wait_with_status_1(shell, fake: FakePlatform) -> None:
     fake.coming["iris"] = [(ModelState.FAILED, "no such file")]
     status, _, err = shell.run(*REGISTER, "--wait")
     assert (status, err) == (1, 'modelyard: model "iris" is not ready: failed: no such file\n')
@@ -158,12 +145,26 @@ def test_nothing_at_the_address_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == 'modelyard: url: expected http:// or https:// and a host, got "nowhere"\n'
 
 
-def test_the_version_is_printed(shell: Shell) -> None:
+def test_the_version_is_printed(shell) -> None:
     assert shell.run("version") == (0, f"{__version__}\n", "")
 
 
-def test_help_names_every_verb(shell: Shell) -> None:
+def test_help_names_every_verb(shell) -> None:
     status, out, _ = shell.run("--help")
     assert status == 0
-    for verb in ("serve", "register", "list", "status", "load", "unload", "unregister", "predict", "version"):
+    verbs = ("serve", "register", "list", "status", "load", "unload", "unregister", "predict", "version")
+    for verb in (
+        *verbs,
+        "traffic",
+        "label",
+        "rollout",
+        "promote",
+        "rollback",
+        "pause",
+        "resume",
+        "revisions",
+        "events",
+        "export",
+        "import",
+    ):
         assert f" {verb} " in out

@@ -60,9 +60,9 @@ def test_every_section_refuses_unknown_keys_and_is_frozen(model: type[BaseModel]
 
 
 WRONG = [
-    ({"autoscaling": {"min_replicas": 0}}, "autoscaling.min_replicas: expected an integer >= 1, got 0"),
-    ({"autoscaling": {"min_replicas": "3"}}, 'autoscaling.min_replicas: expected an integer >= 1, got "3"'),
-    ({"autoscaling": {"min_replicas": True}}, "autoscaling.min_replicas: expected an integer >= 1, got true"),
+    ({"autoscaling": {"min_replicas": -1}}, "autoscaling.min_replicas: expected an integer >= 0, got -1"),
+    ({"autoscaling": {"min_replicas": "3"}}, 'autoscaling.min_replicas: expected an integer >= 0, got "3"'),
+    ({"autoscaling": {"min_replicas": True}}, "autoscaling.min_replicas: expected an integer >= 0, got true"),
     (
         {"autoscaling": {"min_replicas": 3, "max_replicas": 2}},
         "autoscaling: expected max_replicas >= min_replicas, got max_replicas 2 and min_replicas 3",
@@ -135,6 +135,13 @@ def test_an_unknown_framework_is_refused_with_the_known_ones() -> None:
     assert re.fullmatch(r'models\[0\]\.framework: expected one of .*sklearn.*, got "sklaern"', problem)
 
 
+def test_the_catalog_may_be_in_postgresql_and_in_no_other_server() -> None:
+    for url in ("postgresql://me:hunter2@db/modelyard", "postgresql+psycopg://me@db/modelyard"):
+        assert load_platform_config({"catalog": {"url": url}}).catalog.url == url
+    (problem,) = _problems({"catalog": {"url": "mysql://me:hunter2@db/modelyard"}})
+    assert problem.endswith('or postgresql://user:password@host/db, got "mysql://me:***@db/modelyard"')
+
+
 def test_two_models_of_one_name_are_refused_with_both_places() -> None:
     assert _problems({"models": [_model(), _model(name="b"), _model()]}) == (
         'models: expected different names, got "iris" in models[0] and models[2]',
@@ -144,7 +151,7 @@ def test_two_models_of_one_name_are_refused_with_both_places() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        {"catalog": {"url": "postgresql://me:hunter2@db/modelyard"}},
+        {"catalog": {"url": "mysql://me:hunter2@db/modelyard"}},
         {"models": [_model(runtime={"env_vars": {"A": ["hunter2"]}})]},
         {"models": [_model(runtime={"env_vars": {"A": {"b": "hunter2"}}})]},
         {"models": [_model(runtime={"env_vars": "hunter2"})]},
@@ -178,6 +185,7 @@ REVISION = [
     {"uri": "elsewhere"},
     {"options": {"a": 1}},
     {"runtime": {"env_vars": {"A": "1"}}},
+    {"warmup": [{"instances": [[1]]}]},
 ]
 SETTINGS = [
     {"batching": {"max_batch_size": 8}},
@@ -185,6 +193,8 @@ SETTINGS = [
     {"resources": {"num_cpus": 2}},
     {"limits": {"request_timeout_s": 5}},
     {"description": "flowers"},
+    {"rollout": {"steps": [10, 100]}},
+    {"sticky": "header:x-user"},
 ]
 
 
@@ -204,7 +214,11 @@ def test_a_setting_leaves_the_digest_alone(changes: dict[str, Any]) -> None:
 
 def test_every_field_has_its_part() -> None:
     spec = parse_model_spec(_model())
-    parts = {"name", "description", "version_policy"} | spec.revision_content().keys() | spec.settings().keys()
+    parts = (
+        {"name", "description", "version_policy", "rollout", "sticky", "warmup"}
+        | spec.revision_content().keys()
+        | spec.settings().keys()
+    )
     assert parts == ModelSpec.model_fields.keys()
 
 

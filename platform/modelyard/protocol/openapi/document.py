@@ -33,6 +33,7 @@ routes that manage models. Each model has a page of its own with a request that 
 _PATH: Final = {
     "model": "Name of the model.",
     "version": "A version's number or a label.",
+    "label": "A label of your own.",
     "file": "Name of the file.",
     "region": "Name of the region.",
 }

@@ -52,6 +52,15 @@ _SPEC: Final = object_of(
     },
     required=("name", "datatype", "shape"),
 )
+_GENERATION: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_PERCENT: Final[Schema] = {"type": "number", "minimum": 0, "maximum": 100}
+_WEIGHTS: Final[Schema] = {"type": "object", "additionalProperties": _PERCENT}
+_REVISION: Final[Schema] = {
+    "type": ["integer", "string"],
+    "minLength": 1,
+    "description": "A revision, by number or label.",
+}
+_REASON: Final = text("What the change is for, for the history.", maxLength=4096)
 _OPENAI_MODEL: Final = {
     "id": text(),
     "object": {"const": "model"},
@@ -255,8 +264,152 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "outputs": list_of(_SPEC),
             "message": text("What the last change was for."),
             "generation": {"type": "integer", "description": "Counts the changes of what is wanted of it."},
+            "traffic": {**_WEIGHTS, "description": "Percent by revision; those with 0 run for who asks for them."},
+            "labels": {"type": "object", "additionalProperties": text(), "description": "Revision by label."},
+            "rollout": {
+                "anyOf": [ref("Rollout"), {"type": "null"}],
+                "description": "The one on its way, or the last one.",
+            },
+            "shadow": {"anyOf": [ref("Shadow"), {"type": "null"}], "description": "Who gets copies of the requests."},
         }
     ),
+    "Rollout": object_of(
+        {
+            "to": {"type": "integer", "description": "Number of its revision."},
+            "state": text(enum=["waiting", "running", "paused", "promoted", "rolled_back"]),
+            "steps": list_of(_PERCENT),
+            "step": {"type": "integer", "description": "Index of the step it is at; -1 before the first."},
+            "since": text("When that began, ISO 8601, UTC."),
+            "interval_s": {"type": "number"},
+            "min_requests": {"type": "integer"},
+            "gates": {"type": "object"},
+            "base": {**_WEIGHTS, "description": "The weights before it."},
+            "reason": text("Why it is where it is."),
+            "measured": {"type": "object", "additionalProperties": {"type": "number"}},
+        }
+    ),
+    "Shadow": object_of(
+        {"revision": {"type": "integer"}, "percent": _PERCENT, "tolerance": {"type": "number", "minimum": 0}}
+    ),
+    "TrafficPlan": object_of(
+        {
+            "weights": {
+                **_WEIGHTS,
+                "minProperties": 1,
+                "description": "Percent by revision, number or label: whole tenths, 100 in sum. Left out, they stay.",
+            },
+            "shadow": {
+                "anyOf": [
+                    object_of(
+                        {
+                            "revision": _REVISION,
+                            "percent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100, "default": 100},
+                            "tolerance": {"type": "number", "minimum": 0, "default": 1e-5},
+                        },
+                        required=("revision",),
+                        additionalProperties=False,
+                    ),
+                    {"type": "null"},
+                ],
+                "description": "Who gets copies of the requests; null ends it. Left out, it stays.",
+            },
+            "message": _REASON,
+        },
+        required=(),
+        additionalProperties=False,
+    ),
+    "RolloutPlan": object_of(
+        {
+            "to": _REVISION,
+            "steps": list_of(_PERCENT, description="One after the other, each higher than the last."),
+            "interval_s": {"type": "number", "minimum": 0, "description": "Seconds each step takes at least."},
+            "min_requests": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "Requests each step has to see before its gates can be said to hold.",
+            },
+            "gates": object_of(
+                {
+                    "error_rate": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+                    "p99_ms": {"type": ["number", "null"], "exclusiveMinimum": 0},
+                    "shadow_mismatch": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+                },
+                required=(),
+                additionalProperties=False,
+                description="What has to hold for it to go on; where one does not, it is rolled back.",
+            ),
+            "message": _REASON,
+        },
+        required=("to",),
+        additionalProperties=False,
+        description="What is left out is as in the model's `rollout`.",
+    ),
+    "LabelPlan": object_of(
+        {"revision": _REVISION, "message": _REASON}, required=("revision",), additionalProperties=False
+    ),
+    "RevisionPlan": object_of(
+        {"revision": {**_REVISION, "type": ["integer", "string", "null"]}, "message": _REASON},
+        required=(),
+        additionalProperties=False,
+    ),
+    "OnlyMessage": object_of({"message": _REASON}, required=(), additionalProperties=False),
+    "Revisions": object_of(
+        {
+            "revisions": list_of(
+                object_of(
+                    {
+                        "number": {"type": "integer", "description": "What the protocols call version."},
+                        "digest": text("Identity of what it is made of."),
+                        "created_at": text("ISO 8601, UTC."),
+                        "actor": text("Who made it."),
+                        "message": text("Why."),
+                        "promoted_at": text("When it last got all traffic; empty before it ever did."),
+                        "traffic": {"type": ["number", "null"], "description": "Percent; null where it does not run."},
+                        "labels": _NAMES,
+                        "state": text("Empty where it does not run."),
+                        "reason": text("Why it is not ready."),
+                        "changed": {
+                            "type": "object",
+                            "description": "What differs from the one before, by key: before and after.",
+                        },
+                    }
+                ),
+                description="Newest first.",
+            )
+        }
+    ),
+    "Events": object_of(
+        {
+            "events": list_of(
+                object_of(
+                    {
+                        "id": {"type": "integer", "description": "Grows with time."},
+                        "at": text("ISO 8601, UTC."),
+                        "model": text("The model, which may be gone."),
+                        "kind": text("`created`, `revised`, `step`, `promoted`, `rolled_back`, `traffic` and so on."),
+                        "actor": text("Who."),
+                        "message": text("Why."),
+                        "detail": {"type": "object"},
+                    }
+                )
+            )
+        }
+    ),
+    "Plan": object_of(
+        {
+            "name": text(),
+            "action": text(enum=["create", "revise", "change", "load", "nothing"]),
+            "revision": {"type": "integer", "description": "The revision that this would be about."},
+            "generation": {"type": "integer", "description": "Of the model as it is now; 0 for one that is new."},
+            "changed": {"type": "object", "description": "What would differ, by key: before and after."},
+            "rollout": {
+                "anyOf": [ref("Rollout"), {"type": "null"}],
+                "description": "How a new revision would get its traffic; null where it has it at once.",
+            },
+        },
+        description="What registering would do.",
+    ),
+    "ModelOrPlan": {"anyOf": [ref("Model"), ref("Plan")]},
     "Models": object_of({"models": list_of(ref("Model"))}),
     "Change": object_of({"message": text("What the change is for, for the history.")}, required=()),
     "IndexRequest": object_of({"ready": {"type": "boolean", "description": "Only what is ready."}}, required=()),
@@ -323,6 +476,50 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
         "in": "header",
         "description": "Bytes of JSON at the body's start, tensors in binary follow; without it all of it is JSON.",
         "schema": {"type": "integer", "minimum": 0},
+    },
+    "After": {
+        "name": "after",
+        "in": "query",
+        "description": "Id of an event: those after it, oldest first, as soon as there is one, or none after some "
+        "seconds. Left out, the latest, newest first.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "Limit": {
+        "name": "limit",
+        "in": "query",
+        "description": "How many at most.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    },
+    "Watch": {
+        "name": "watch",
+        "in": "query",
+        "description": "Send them as they come, as server-sent events, until the client goes away; `accept: "
+        "text/event-stream` says the same.",
+        "schema": {"type": "boolean", "default": False},
+    },
+    "LastEventId": {
+        "name": "last-event-id",
+        "in": "header",
+        "description": "Where a stream that begins anew goes on; counts before `after`.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "DryRun": {
+        "name": "dry_run",
+        "in": "query",
+        "description": "Only answer what would be done.",
+        "schema": {"type": "boolean", "default": False},
+    },
+    "ExpectedGeneration": {
+        "name": "expected_generation",
+        "in": "query",
+        "description": "409 unless the model is at this generation; 0: unless it is new.",
+        "schema": _GENERATION,
+    },
+    "IfMatch": {
+        "name": "if-match",
+        "in": "header",
+        "description": "The same, where the query does not say it; quotes around it are allowed.",
+        "schema": _GENERATION,
     },
     "Message": {
         "name": "message",

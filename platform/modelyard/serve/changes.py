@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the admin routes read of a request: its JSON body, its reason, who asks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from modelyard.errors import InvalidRequest, TooLarge
+from modelyard.protocol.fields import check_depth, check_object, check_text, expected, quoted
+from modelyard.protocol.http import load_json
+from modelyard.serve.http import HttpRequest
+
+_MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+"""Of a model's description: Serve's own messages end at 4 MiB."""
+_MAX_DEPTH: Final = 64
+_MAX_MESSAGE_CHARS: Final = 4096
+_FLAGS: Final = {"": False, "false": False, "true": True}
+MAX_ID: Final = 2**63 - 1
+"""The largest number that a database keeps."""
+
+
+async def read_message(request: HttpRequest) -> str:
+    """The ``message`` of a body that may be empty."""
+    return pop_message(await read_document(request, b"{}"))
+
+
+async def read_document(request: HttpRequest, default: bytes = b"") -> dict[str, Any]:
+    """The JSON object in a body, small and flat enough for the way to the controller.
+
+    Args:
+        request: The request.
+        default: Stands for an empty body.
+
+    Raises:
+        InvalidRequest: It is no such object.
+        TooLarge: It is too large.
+    """
+    body = await request.body()
+    if len(body) > _MAX_DOCUMENT_BYTES:
+        raise TooLarge("request body", _MAX_DOCUMENT_BYTES, len(body))
+    document = check_object(load_json(body if body.strip() else default), "the request body")
+    check_depth(document, _MAX_DEPTH, "the request body")
+    return document
+
+
+def pop_message(document: dict[str, Any]) -> str:
+    """Takes the ``message`` out of a body.
+
+    Raises:
+        InvalidRequest: It is no text.
+        TooLarge: It is too long.
+    """
+    return _check_message(check_text(document.pop("message", ""), "message"))
+
+
+def pop_revision(document: dict[str, Any]) -> str | None:
+    """Takes the ``revision`` out of a body: its number, as a number or a text, or a label; None where there is none.
+
+    Raises:
+        InvalidRequest: It is nothing of that.
+    """
+    revision = document.pop("revision", None)
+    if type(revision) is int or (type(revision) is str and revision):
+        return str(revision)
+    if revision is not None:
+        raise expected("revision", "a revision's number or label", revision)
+    return None
+
+
+def check_empty(document: dict[str, Any], known: str) -> None:
+    """Refuses keys that nobody has taken out of a body.
+
+    Args:
+        document: What is left of it.
+        known: The keys it may have, for the message.
+
+    Raises:
+        InvalidRequest: There are some.
+    """
+    if document:
+        raise InvalidRequest(f"the request body: expected {known}, got the unknown keys {quoted(document)}")
+
+
+def find_message(request: HttpRequest) -> str:
+    """The ``message`` in the query of a request without a body.
+
+    Raises:
+        TooLarge: It is too long.
+    """
+    return _check_message(find_parameter(request, "message"))
+
+
+def find_parameter(request: HttpRequest, name: str) -> str:
+    """A parameter of the query; the first where it comes twice, empty where it does not come."""
+    text: str = request.scope.get("query_string", b"").decode("latin-1")
+    return parse_qs(text, keep_blank_values=True).get(name, [""])[0]
+
+
+def find_flag(request: HttpRequest, name: str) -> bool:
+    """A parameter of the query that is ``true`` or ``false``; false where it does not come.
+
+    Raises:
+        InvalidRequest: It is neither.
+    """
+    flag = find_parameter(request, name)
+    if flag not in _FLAGS:
+        raise InvalidRequest(f'query {name}: expected true or false, got "{flag[:40]}"')
+    return _FLAGS[flag]
+
+
+def find_number(request: HttpRequest, name: str, least: int, most: int) -> int | None:
+    """An integer in the query, from ``least`` to ``most``; None where it does not come.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    text = find_parameter(request, name)
+    return to_number(text, f"query {name}", least, most) if text else None
+
+
+def to_number(text: str, where: str, least: int, most: int) -> int:
+    """An integer in digits, from ``least`` to ``most``.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise InvalidRequest(f'{where}: expected an integer from {least} to {most}, got "{text[:40]}"')
+    return int(text)
+
+
+def find_generation(request: HttpRequest) -> int | None:
+    """The generation that a change is for, in the query or in ``If-Match``; None where any will do.
+
+    Raises:
+        InvalidRequest: It is no generation.
+    """
+    asked = find_number(request, "expected_generation", 0, MAX_ID)
+    match = request.header("if-match")
+    if asked is not None or not match:
+        return asked
+    # RFC 9110 has entity tags in quotes there.
+    return to_number(match.strip().removeprefix('"').removesuffix('"'), "header if-match", 0, MAX_ID)
+
+
+def _check_message(message: str) -> str:
+    if len(message) > _MAX_MESSAGE_CHARS:
+        raise TooLarge("message", _MAX_MESSAGE_CHARS, len(message), "characters")
+    return message
+
+
+def actor_of(request: HttpRequest) -> str:
+    """Who asks, as far as known: without authentication, from where."""
+    client = request.scope.get("client")
+    return f"http:{client[0]}" if client else "http"

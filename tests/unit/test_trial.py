@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Revisions on trial: what is counted, what is copied, and that no caller pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from modelyard.batching import Call
+from modelyard.errors import InvalidRequest, ModelFailed, ModelyardError, Overloaded
+from modelyard.routing import RevisionRoute, ShadowRoute
+from modelyard.tensor import Tensors
+from modelyard.trial import Trial, is_same
+
+CALL = Call({"x": np.ones(1)}, (1,), ("y",), {})
+OLD = RevisionRoute("m", "1", "m@1", "f", "ready")
+NEW = replace(OLD, version="2", application="m@2")
+WATCHED = replace(NEW, is_watched=True)
+
+
+def answer(*values: object, dtype: str = "float64") -> Tensors:
+    return {"y": np.array(values, dtype=dtype)}
+
+
+class Replicas:
+    """Answers by application: tensors, or an error that is raised; copies wait until they may go on."""
+
+    def __init__(self, **answers: Tensors | ModelyardError) -> None:
+        self.answers = {f"m@{number.removeprefix('r')}": one for number, one in answers.items()}
+        self.asked: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
+        self.asked.append(revision.application)
+        if revision.application == "m@2":
+            await self.may_answer.wait()
+        found = self.answers[revision.application]
+        if isinstance(found, ModelyardError):
+            raise found
+        return found
+
+    async def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        yield await self.call(revision, call, timeout_s)
+        yield await self.call(revision, call, timeout_s)
+
+
+def shadowed(percent: float = 100) -> RevisionRoute:
+    return replace(OLD, shadow=ShadowRoute(NEW, percent, 1e-5))
+
+
+async def settle(trial: Trial) -> None:
+    await asyncio.gather(*trial._copies)
+
+
+async def test_requests_and_faults_are_counted() -> None:
+    replicas = Replicas(r2=answer(1))
+    trial = Trial(replicas)
+    assert await trial.call(WATCHED, CALL, 1) == replicas.answers["m@2"]
+    for error in (ModelFailed("m", "no"), InvalidRequest("x")):
+        replicas.answers["m@2"] = error
+        with pytest.raises(type(error)):
+            await trial.call(WATCHED, CALL, 1)
+    counts = trial.take()["m@2"]
+    assert (counts.requests, counts.errors, counts.seconds.total()) == (3, 1, 3)
+    assert trial.take() == {}
+    trial.put_back({"m@2": counts})
+    assert trial.take()["m@2"] == counts
+
+
+async def test_a_stream_is_counted_once_at_its_end() -> None:
+    trial = Trial(Replicas(r2=answer(1)))
+    stream = trial.stream(WATCHED, CALL, 1)
+    await anext(stream)
+    assert trial.take() == {}
+    assert len([one async for one in stream]) == 1
+    assert trial.take()["m@2"].requests == 1
+
+
+async def test_a_client_that_hangs_up_is_nobodys_fault() -> None:
+    replicas = Replicas(r2=answer(1))
+    replicas.may_answer.clear()
+    trial = Trial(replicas)
+    task = asyncio.create_task(trial.call(WATCHED, CALL, 1))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert trial.take() == {}
+
+
+async def test_a_copy_is_sent_after_the_answer_and_compared() -> None:
+    replicas = Replicas(r1=answer(1), r2=answer(1.000001))
+    replicas.may_answer.clear()
+    trial = Trial(replicas)
+    assert await trial.call(shadowed(), CALL, 1) == replicas.answers["m@1"], "without waiting for the copy"
+    replicas.may_answer.set()
+    await settle(trial)
+    replicas.answers["m@2"] = answer(2)
+    await trial.call(shadowed(), CALL, 1)
+    await settle(trial)
+    assert replicas.asked == ["m@1", "m@2"] * 2
+    counts = trial.take()
+    assert counts.keys() == {"m@2"}, "what nobody watches is not counted"
+    assert (counts["m@2"].same, counts["m@2"].different) == (1, 1)
+
+
+@pytest.mark.parametrize(("error", "different", "dropped"), [(ModelFailed("m", "x"), 1, 0), (Overloaded("full"), 0, 1)])
+async def test_a_copy_that_fails_is_another_answer_but_not_one_without_room(
+    error: ModelyardError, different: int, dropped: int
+) -> None:
+    trial = Trial(Replicas(r1=answer(1), r2=error))
+    await trial.call(shadowed(), CALL, 1)
+    await settle(trial)
+    counts = trial.take()["m@2"]
+    assert (counts.different, counts.dropped, counts.same) == (different, dropped, 0)
+
+
+async def test_what_fails_for_the_caller_is_not_copied() -> None:
+    replicas = Replicas(r1=ModelFailed("m", "x"), r2=answer(1))
+    with pytest.raises(ModelFailed):
+        await Trial(replicas).call(shadowed(), CALL, 1)
+    assert replicas.asked == ["m@1"]
+
+
+async def test_some_are_copied_and_never_too_many_at_once() -> None:
+    replicas = Replicas(r1=answer(1), r2=answer(1))
+    trial = Trial(replicas)
+    for _ in range(1000):
+        await trial.call(shadowed(20), CALL, 1)
+        await settle(trial)
+    assert 120 < replicas.asked.count("m@2") < 280
+    replicas.may_answer.clear()
+    for _ in range(100):
+        await trial.call(shadowed(), CALL, 1)
+    assert len(trial._copies) == 64
+    replicas.may_answer.set()
+    await settle(trial)
+    assert trial.take()["m@2"].dropped == 36
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (answer(1, 2), answer(1, 2.00001), True),
+        (answer(1, 2), answer(1, 2.1), False),
+        (answer(float("nan")), answer(float("nan")), True),
+        (answer(1, dtype="int64"), answer(1, dtype="int32"), True),
+        (answer(1, dtype="int64"), answer(1.0), True),
+        (answer(b"a", dtype="O"), answer(b"a", dtype="O"), True),
+        (answer(b"a", dtype="O"), answer(b"b", dtype="O"), False),
+        (answer(b"1", dtype="O"), answer(1), False),
+        (answer(1, 2), answer(1), False),
+        ({**answer(1), "z": np.ones(1)}, answer(1), False),
+    ],
+)
+def test_answers_are_the_same_within_the_tolerance(one: Tensors, other: Tensors, same: bool) -> None:
+    assert is_same(one, other, 1e-4) is same
