@@ -85,6 +85,7 @@ class Registering(RegisteringSpec, total=False):
     limits: Mapping[str, Any] | None
     runtime: Mapping[str, Any] | None
     rollout: Mapping[str, Any] | None
+    warmup: Sequence[Mapping[str, Any]]
     sticky: str | None
     description: str
 
@@ -153,6 +154,7 @@ class AsyncPlatform:
         limits: Mapping[str, Any] | None = None,
         runtime: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        warmup: Sequence[Mapping[str, Any]] = (),
         sticky: str | None = None,
         description: str = "",
         message: str = "",
@@ -174,6 +176,7 @@ class AsyncPlatform:
         }
         given: dict[str, Any] = {key: dict(value) for key, value in sections.items() if value is not None}
         given |= {"name": name, "framework": framework, "uri": uri, "description": description, "sticky": sticky}
+        given["warmup"] = list(map(dict, warmup))
         spec = parse_model_spec(given)
         return await self.register_spec(
             spec,

@@ -89,6 +89,7 @@ class Platform:
         limits: Mapping[str, Any] | None = None,
         runtime: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        warmup: Sequence[Mapping[str, Any]] = (),
         sticky: str | None = None,
         description: str = "",
         message: str = "",
@@ -114,6 +115,7 @@ class Platform:
             limits: When it refuses requests.
             runtime: What its processes run in.
             rollout: How a new revision gets its traffic; keys as in the configuration file.
+            warmup: Requests that each replica answers before it gets others, as bodies of v1 ``:predict``.
             sticky: Where requests say who they belong to, for example ``header:x-user-id``.
             description: What the model is for.
             message: Why, for the history.
@@ -140,6 +142,7 @@ class Platform:
                 limits=limits,
                 runtime=runtime,
                 rollout=rollout,
+                warmup=warmup,
                 sticky=sticky,
                 description=description,
                 message=message,

@@ -50,11 +50,19 @@ def test_options_and_settings_are_json_or_text(shell, fake: FakePlatform) -> Non
 
 def test_settings_may_be_deep_or_a_single_value(shell, fake: FakePlatform) -> None:
     settings = ("rollout.steps=[1,10,100]", "rollout.gates.error_rate=0.01", "rollout.gates.p99_ms=50")
-    shell.json(*REGISTER, *(part for text in settings for part in ("-s", text)), "--set", "sticky=header:x-user-id")
+    shell.json(
+        *REGISTER,
+        *(part for text in settings for part in ("-s", text)),
+        "--set",
+        "sticky=header:x-user-id",
+        "-s",
+        'warmup=[{"instances":[[1]]}]',
+    )
     (record,) = fake.catalog.list_models()
     assert record.spec["rollout"]["steps"] == [1, 10, 100]
     assert record.spec["rollout"]["gates"] == {"error_rate": 0.01, "p99_ms": 50, "shadow_mismatch": None}
     assert record.spec["sticky"] == "header:x-user-id"
+    assert record.spec["warmup"] == [{"instances": [[1]]}]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def test_a_plain_registration_gets_the_traffic(platform: Platform) -> None:
 
 def test_a_model_says_how_its_revisions_get_their_traffic(platform: Platform, fake: FakePlatform) -> None:
     policy = {"steps": [1, 100], "gates": {"error_rate": 0.1}}
-    platform.register("new", framework="sklearn", uri="a", rollout=policy, sticky="header:x-user-id")
+    warmup = [{"instances": [[1.0, 2.0, 3.0, 4.0]]}]
+    platform.register("new", framework="sklearn", uri="a", rollout=policy, warmup=warmup, sticky="header:x-user-id")
+    assert fake.catalog.get_model("new").spec["warmup"] == warmup
     status = platform.register("new", framework="sklearn", uri="b", rollout=policy, sticky="header:x-user-id")
     assert (status.traffic, rollout_of(status).steps) == ({"1": 100.0, "2": 0.0}, (1.0, 100.0))
     assert fake.catalog.get_model("new").spec["sticky"] == "header:x-user-id"
