@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The durable truth about models, revisions, traffic and events."""
 
-from modelyard.catalog.catalog import Catalog, compare
+from modelyard.catalog.catalog import Catalog
 from modelyard.catalog.records import (
     EventRecord,
     ModelEntry,
@@ -11,6 +11,7 @@ from modelyard.catalog.records import (
     VersionEntry,
     Wanted,
 )
+from modelyard.catalog.revisions import compare
 from modelyard.catalog.traffic import STABLE
 
 __all__ = [

@@ -7,16 +7,15 @@ is on disk.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, select
 
-from modelyard.admin import Action, Plan
-from modelyard.catalog import schema, traffic
+from modelyard.admin import Plan
+from modelyard.catalog import revisions, rows, schema, traffic
 from modelyard.catalog.engine import open_engine, reading, trying, writing
 from modelyard.catalog.migrations import migrate
 from modelyard.catalog.records import EventRecord, ModelEntry, ModelRecord, Owner, RevisionRecord, VersionEntry, Wanted
@@ -26,33 +25,6 @@ from modelyard.rollout import ALL, Rollout, RolloutState, Shadow
 
 _FOLLOWING: Final = frozenset(traffic.FOLLOWING)
 _CONFIGURATION: Final = "configuration"
-_ACTIONS: Final[Mapping[str, Action]] = {
-    "created": Action.CREATE,
-    "revised": Action.REVISE,
-    "changed": Action.CHANGE,
-    "loaded": Action.LOAD,
-    "restored": Action.LOAD,
-}
-"""By the kind of event."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """Who changes a model, and how.
-
-    Attributes:
-        owner: On whose behalf.
-        actor: Who.
-        message: Why.
-        loads: An unloaded model is loaded.
-        again: The model has failed and is to be tried again: a change, also where nothing in it differs.
-    """
-
-    owner: Owner
-    actor: str
-    message: str
-    loads: bool = True
-    again: bool = False
 
 
 class Catalog:
@@ -87,12 +59,12 @@ class Catalog:
     def list_models(self) -> tuple[ModelRecord, ...]:
         """All models by name, those being removed included."""
         with reading(self._engine) as connection:
-            return _read_models(connection)
+            return rows.read_models(connection)
 
     def find_model(self, name: str) -> ModelRecord | None:
         """The model of that name, also while it is being removed."""
         with reading(self._engine) as connection:
-            return _find(connection, name)
+            return rows.find(connection, name)
 
     def get_model(self, name: str) -> ModelRecord:
         """The model of that name, which is not being removed.
@@ -102,14 +74,14 @@ class Catalog:
             Conflict: It is being removed.
         """
         with reading(self._engine) as connection:
-            return _get_kept(connection, name)
+            return rows.get_kept(connection, name)
 
     def list_revisions(self, name: str) -> tuple[RevisionRecord, ...]:
         """Every revision the model ever had, by number; empty for an unknown one."""
         table = schema.revisions
         query = select(table).where(table.c.model == name).order_by(table.c.number)
         with reading(self._engine) as connection:
-            return tuple(_to_revision(row) for row in connection.execute(query))
+            return tuple(rows.to_revision(row) for row in connection.execute(query))
 
     def put_model(
         self,
@@ -154,7 +126,7 @@ class Catalog:
         entry = ModelEntry(name, spec, content, digest, versions, labels or {})
         with writing(self._engine) as connection:
             old = _find_changeable(connection, name, owner, expected_generation)
-            return _put(connection, old, entry, _Change(owner, actor, message, again=again))
+            return revisions.put(connection, old, entry, revisions.Change(owner, actor, message, again=again))
 
     def plan_model(
         self, entry: ModelEntry, *, owner: Owner, expected_generation: int | None = None, again: bool = False
@@ -162,8 +134,8 @@ class Catalog:
         """What :meth:`put_model` would do with these arguments, and raise; nothing is kept."""
         with trying(self._engine) as connection:
             old = _find_changeable(connection, entry.name, owner, expected_generation)
-            new = _put(connection, old, entry, _Change(owner, "", "", again=again))
-            return _to_plan(connection, old, new)
+            new = revisions.put(connection, old, entry, revisions.Change(owner, "", "", again=again))
+            return revisions.to_plan(connection, old, new)
 
     def load_model(
         self,
@@ -196,10 +168,10 @@ class Catalog:
             Conflict: It is being removed, or at another generation.
         """
         with writing(self._engine) as connection:
-            old = _get_kept(connection, name)
+            old = rows.get_kept(connection, name)
             _check_generation(name, old, expected_generation)
             entry = ModelEntry(name, old.spec, content, digest, versions, labels or {})
-            return _put(connection, old, entry, _Change(old.owner, actor, message, again=again))
+            return revisions.put(connection, old, entry, revisions.Change(old.owner, actor, message, again=again))
 
     def unload_model(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
         """Wants nothing of a model to run; one that is unloaded already stays as it is.
@@ -214,12 +186,12 @@ class Catalog:
             Conflict: It is being removed.
         """
         with writing(self._engine) as connection:
-            old = _get_kept(connection, name)
+            old = rows.get_kept(connection, name)
             if old.wanted is Wanted.UNLOADED:
                 return old
-            _update_model(connection, old, {"wanted": Wanted.UNLOADED.value}, traffic.now())
-            _add_event(connection, name, "unloaded", actor, message, {})
-            return _get(connection, name)
+            rows.update_model(connection, old, {"wanted": Wanted.UNLOADED.value}, traffic.now())
+            rows.add_event(connection, name, "unloaded", actor, message, {})
+            return rows.get(connection, name)
 
     def remove_model(self, name: str, *, actor: str = "", message: str = "", owner: Owner | None = None) -> ModelRecord:
         """Marks a model as no longer wanted; one that already is stays as it is.
@@ -235,7 +207,7 @@ class Catalog:
             Conflict: It belongs to the other owner.
         """
         with writing(self._engine) as connection:
-            old = _find(connection, name)
+            old = rows.find(connection, name)
             if old is None:
                 raise ModelNotFound(name)
             if old.wanted is Wanted.REMOVED:
@@ -251,7 +223,7 @@ class Catalog:
             Conflict: The model is wanted (again).
         """
         with writing(self._engine) as connection:
-            old = _find(connection, name)
+            old = rows.find(connection, name)
             if old is None:
                 return
             if old.wanted is not Wanted.REMOVED:
@@ -259,7 +231,7 @@ class Catalog:
             for table in (schema.labels, schema.traffic, schema.revisions):
                 connection.execute(delete(table).where(table.c.model == name))
             connection.execute(delete(schema.models).where(schema.models.c.name == name))
-            _add_event(connection, name, "purged", "", "", {})
+            rows.add_event(connection, name, "purged", "", "", {})
 
     def sync_declared(
         self, entries: Iterable[ModelEntry], *, actor: str = _CONFIGURATION, message: str = ""
@@ -274,14 +246,14 @@ class Catalog:
         """
         entries = tuple(entries)
         names = {entry.name for entry in entries}
-        change = _Change(Owner.DECLARED, actor, message, loads=False)
+        change = revisions.Change(Owner.DECLARED, actor, message, loads=False)
         with writing(self._engine) as connection:
-            known = {record.name: record for record in _read_models(connection)}
+            known = {record.name: record for record in rows.read_models(connection)}
             for record in known.values():
                 if _is_declared(record) and record.name not in names:
                     _remove(connection, record, actor, message)
             return tuple(
-                _put(connection, known.get(entry.name), entry, change)
+                revisions.put(connection, known.get(entry.name), entry, change)
                 for entry in entries
                 if not _is_of_run_time(known.get(entry.name))
             )
@@ -306,15 +278,15 @@ class Catalog:
         entries = tuple(entries)
         names = {entry.name for entry in entries}
         with writing(self._engine) as connection:
-            known = {record.name: record for record in _read_models(connection)}
+            known = {record.name: record for record in rows.read_models(connection)}
             _check_reloadable(entries, known)
             left = [
                 _remove(connection, record, actor, message)
                 for record in known.values()
                 if record.owner is Owner.RELOADED and record.wanted is not Wanted.REMOVED and record.name not in names
             ]
-            changes = {name: _Change(Owner.RELOADED, actor, message, again=name in again) for name in names}
-            kept = [_put(connection, known.get(entry.name), entry, changes[entry.name]) for entry in entries]
+            changes = {name: revisions.Change(Owner.RELOADED, actor, message, again=name in again) for name in names}
+            kept = [revisions.put(connection, known.get(entry.name), entry, changes[entry.name]) for entry in entries]
         return tuple(kept), tuple(left)
 
     # -- traffic
@@ -374,9 +346,9 @@ class Catalog:
             if shadow is not None or not keep_shadow:
                 traffic.write_label(connection, name, SHADOW, shadow.revision if shadow is not None else None)
                 values["shadow"] = detail["shadow"] = shadow.to_dict() if shadow is not None else None
-            _update_model(connection, old, values, traffic.now())
-            _add_event(connection, name, "traffic", actor, message, detail)
-            return _get(connection, name)
+            rows.update_model(connection, old, values, traffic.now())
+            rows.add_event(connection, name, "traffic", actor, message, detail)
+            return rows.get(connection, name)
 
     def set_label(
         self, name: str, label: str, number: int | None, *, actor: str = "", message: str = ""
@@ -404,9 +376,9 @@ class Catalog:
             if old.labels.get(label) == number:
                 return old
             traffic.write_label(connection, name, label, number)
-            _update_model(connection, old, {}, traffic.now())
-            _add_event(connection, name, "label", actor, message, {"label": label, "revision": number})
-            return _get(connection, name)
+            rows.update_model(connection, old, {}, traffic.now())
+            rows.add_event(connection, name, "label", actor, message, {"label": label, "revision": number})
+            return rows.get(connection, name)
 
     def begin_rollout(self, name: str, rollout: Rollout, *, actor: str = "", message: str = "") -> ModelRecord:
         """Brings a revision of the history on its way to all traffic; one that is on its way already is replaced.
@@ -510,7 +482,7 @@ class Catalog:
     ) -> None:
         """Adds to the history what is not itself a change of the catalog, for example that a model failed to load."""
         with writing(self._engine) as connection:
-            _add_event(connection, model, kind, actor, message, detail or {})
+            rows.add_event(connection, model, kind, actor, message, detail or {})
 
     def list_events(
         self, model: str | None = None, limit: int = 100, *, after: int | None = None
@@ -556,7 +528,7 @@ def _find_changeable(
     connection: Connection, name: str, owner: Owner, expected_generation: int | None
 ) -> ModelRecord | None:
     """The model, which is this owner's or nobody's yet, and at this generation."""
-    old = _find(connection, name)
+    old = rows.find(connection, name)
     _check_owner(name, old, owner)
     _check_generation(name, old, expected_generation)
     return old
@@ -579,85 +551,6 @@ def _check_generation(name: str, old: ModelRecord | None, expected: int | None) 
         raise Conflict(f'model "{name}" was changed meanwhile: expected generation {expected}, got {got}')
 
 
-def _put(connection: Connection, old: ModelRecord | None, entry: ModelEntry, change: _Change) -> ModelRecord:
-    if old is None:
-        return _create(connection, entry, change)
-    is_new_revision = not old.revisions or not _is_current(old, entry)
-    changed = compare(old.spec, entry.spec)
-    kind = _kind_of_change(old, change, is_new_revision, bool(changed))
-    if kind is None:
-        return old
-    stays_unloaded = old.wanted is Wanted.UNLOADED and not change.loads
-    wanted = Wanted.UNLOADED if stays_unloaded else Wanted.SERVING
-    values: dict[str, Any] = {"owner": change.owner.value, "spec": entry.spec, "wanted": wanted.value}
-    number = (old.latest or old.active).number if not is_new_revision else 0
-    if is_new_revision:
-        number = _add_revision(connection, entry, change)
-        values |= _send_traffic(connection, old, entry, number)
-    _update_model(connection, old, values, traffic.now())
-    detail: dict[str, Any] = {"revision": number, "changed": changed}
-    _add_event(connection, entry.name, kind, change.actor, change.message, detail)
-    return _get(connection, entry.name)
-
-
-def _to_plan(connection: Connection, old: ModelRecord | None, new: ModelRecord) -> Plan:
-    """What has been done to a model in this transaction: the event about it says so."""
-    if new is old:
-        return Plan(new.name, Action.NOTHING, (new.latest or new.active).number, new.generation)
-    table = schema.events
-    query = select(table).where(table.c.model == new.name).order_by(table.c.id.desc()).limit(1)
-    event = connection.execute(query).one()
-    action = _ACTIONS[event.kind]
-    if action is Action.LOAD and old is not None and new.latest != old.latest:  # restored as something else
-        action = Action.REVISE
-    return Plan(
-        name=new.name,
-        action=action,
-        revision=event.detail["revision"],
-        generation=old.generation if old is not None else 0,
-        changed=event.detail.get("changed", {}),
-        rollout=new.rollout if action is Action.REVISE else None,
-    )
-
-
-def _send_traffic(connection: Connection, old: ModelRecord, entry: ModelEntry, number: int) -> dict[str, Any]:
-    """A new revision's way to its traffic: a rollout, or all of it at once where nothing of the model runs.
-
-    The highest version of a folder gets all of it at once too: until it is ready the one before it goes on answering.
-
-    Returns:
-        What changes in the model's own row.
-    """
-    if old.wanted is not Wanted.SERVING or not old.traffic:
-        _give_all(connection, old, entry, number)
-        return {"rollout": None, "shadow": None}
-    if entry.versions:
-        _share_versions(connection, old, entry)
-        return {"rollout": None}
-    rollout = traffic.revision_rollout(number, entry.spec, _base(old))
-    traffic.write_rollout(connection, old, rollout)
-    return {"rollout": rollout.to_dict()}
-
-
-def _share_versions(connection: Connection, old: ModelRecord, entry: ModelEntry) -> None:
-    """The traffic of a folder of versions: all to a highest one that is new, else as it was."""
-    served = [version.number for version in entry.versions]
-    kept = {number: weight for number, weight in _base(old).items() if number in served}
-    if served[-1] > max(old.traffic) or sum(kept.values()) < ALL:
-        _give_all(connection, old, entry, served[-1])
-        return
-    traffic.write_weights(connection, entry.name, dict.fromkeys(served, 0.0) | kept)
-    stable = old.active.number if STABLE in old.own_labels else old.labels.get(STABLE, old.active.number)
-    _write_policy_labels(connection, old, entry, stable)
-
-
-def _base(model: ModelRecord) -> dict[int, float]:
-    """The weights without those of a rollout on its way, which another one replaces."""
-    if model.rollout is not None and model.is_rolling_out:
-        return dict(model.rollout.base)
-    return {number: weight for number, weight in model.traffic.items() if weight > 0}
-
-
 def _plain(number: int, *, is_ready: bool) -> Rollout:
     return Rollout(number, state=RolloutState.PROMOTED if is_ready else RolloutState.WAITING)
 
@@ -672,24 +565,24 @@ def _begin(
         raise Conflict(
             f'model "{old.name}": version {rollout.to} is not served: its folder and version_policy say which'
         )
-    begun = replace(rollout, base=_base(old))
+    begun = replace(rollout, base=revisions.base_weights(old))
     traffic.write_rollout(connection, old, begun)
-    _update_model(connection, old, {"rollout": begun.to_dict()}, traffic.now())
-    _add_event(connection, old.name, kind, actor, message, _rollout_detail(begun))
+    rows.update_model(connection, old, {"rollout": begun.to_dict()}, traffic.now())
+    rows.add_event(connection, old.name, kind, actor, message, _rollout_detail(begun))
     if begun.state is RolloutState.PROMOTED:
-        _add_event(connection, old.name, "promoted", actor, message, {"revision": begun.to})
-    return _get(connection, old.name)
+        rows.add_event(connection, old.name, "promoted", actor, message, {"revision": begun.to})
+    return rows.get(connection, old.name)
 
 
 def _advance(connection: Connection, old: ModelRecord, rollout: Rollout, actor: str, message: str) -> ModelRecord:
     before = old.rollout
     traffic.write_rollout(connection, old, rollout)
-    _update_model(connection, old, {"rollout": rollout.to_dict()}, traffic.now())
+    rows.update_model(connection, old, {"rollout": rollout.to_dict()}, traffic.now())
     kind: str = rollout.state.value
     if rollout.state in (RolloutState.RUNNING, RolloutState.WAITING):
         kind = "resumed" if before is not None and before.step == rollout.step else "step"
-    _add_event(connection, old.name, kind, actor, message or rollout.reason, _rollout_detail(rollout))
-    return _get(connection, old.name)
+    rows.add_event(connection, old.name, kind, actor, message or rollout.reason, _rollout_detail(rollout))
+    return rows.get(connection, old.name)
 
 
 def _rollout_detail(rollout: Rollout) -> dict[str, Any]:
@@ -697,87 +590,10 @@ def _rollout_detail(rollout: Rollout) -> dict[str, Any]:
     return {"revision": rollout.to, "weights": weights, "reason": rollout.reason, "measured": dict(rollout.measured)}
 
 
-def _create(connection: Connection, entry: ModelEntry, change: _Change) -> ModelRecord:
-    now = traffic.now()
-    values = {"owner": change.owner.value, "spec": entry.spec, "wanted": Wanted.SERVING.value, "generation": 1}
-    connection.execute(insert(schema.models).values(name=entry.name, **values, created_at=now, updated_at=now))
-    number = _add_revision(connection, entry, change)
-    _give_all(connection, None, entry, number)
-    _add_event(connection, entry.name, "created", change.actor, change.message, {"revision": number})
-    return _get(connection, entry.name)
-
-
-def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What differs, by key: before and after. A runtime may hold secrets, so of it this says only that it does."""
-    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return {key: [] if key == "runtime" else [old.get(key), new.get(key)] for key in keys}
-
-
-def _kind_of_change(old: ModelRecord, change: _Change, is_new_revision: bool, is_changed: bool) -> str | None:
-    if old.wanted is Wanted.REMOVED:
-        return "restored"
-    if is_new_revision:
-        return "revised"
-    if change.again or (change.loads and old.wanted is Wanted.UNLOADED):
-        return "loaded"
-    return "changed" if is_changed or old.problem else None
-
-
-def _is_current(old: ModelRecord, entry: ModelEntry) -> bool:
-    """The model has just these revisions and labels already."""
-    if not entry.versions:
-        latest = old.latest or old.active
-        return entry.digest == latest.digest or (entry.digest == old.active.digest and not old.is_rolling_out)
-    digests = {revision.number: revision.digest for revision in old.revisions}
-    own = {*entry.labels, *old.own_labels} | (old.labels.keys() - _FOLLOWING)
-    named = {label: old.labels.get(label) for label in own}
-    is_same = digests == {version.number: version.digest for version in entry.versions}
-    return is_same and named == dict(entry.labels)
-
-
-def _add_revision(connection: Connection, entry: ModelEntry, change: _Change) -> int:
-    """Adds the next revision, or those the artifact numbers; returns the number of the one to get the traffic."""
-    table, now = schema.revisions, traffic.now()
-    versions = entry.versions
-    if not versions:
-        highest = connection.execute(select(func.max(table.c.number)).where(table.c.model == entry.name)).scalar()
-        versions = (VersionEntry((highest or 0) + 1, entry.content, entry.digest),)
-    for version in versions:
-        is_it = and_(table.c.model == entry.name, table.c.number == version.number)
-        if connection.execute(select(table.c.digest).where(is_it)).scalar() != version.digest:
-            for in_use, column in ((schema.traffic, "revision"), (schema.labels, "revision")):
-                pointing = and_(in_use.c.model == entry.name, in_use.c[column] == version.number)
-                connection.execute(delete(in_use).where(pointing))
-            connection.execute(delete(table).where(is_it))
-            values = {"digest": version.digest, "content": version.content, "number": version.number}
-            by = {"actor": change.actor, "message": change.message}
-            connection.execute(insert(table).values(model=entry.name, created_at=now, **values, **by))
-    return versions[-1].number
-
-
-def _give_all(connection: Connection, old: ModelRecord | None, entry: ModelEntry, number: int) -> None:
-    """All traffic to one revision, and the label ``stable``; the other versions of its artifact run beside it."""
-    others = dict.fromkeys((version.number for version in entry.versions), 0.0)
-    traffic.write_weights(connection, entry.name, others | {number: ALL})
-    for label in (CANARY, SHADOW):
-        traffic.write_label(connection, entry.name, label, None)
-    traffic.mark_promoted(connection, entry.name, number, traffic.now())
-    if entry.versions:
-        _write_policy_labels(connection, old, entry, number)
-
-
-def _write_policy_labels(connection: Connection, old: ModelRecord | None, entry: ModelEntry, stable: int) -> None:
-    """The labels that the version policy has, ``stable`` where it has none of that name, and no others."""
-    known = old.labels.keys() - {SHADOW} if old is not None else set()
-    labels = dict.fromkeys(known, None) | {STABLE: stable} | dict(entry.labels)
-    for label, number in labels.items():
-        traffic.write_label(connection, entry.name, label, number)
-
-
 def _remove(connection: Connection, old: ModelRecord, actor: str, message: str) -> ModelRecord:
-    _update_model(connection, old, {"wanted": Wanted.REMOVED.value}, traffic.now())
-    _add_event(connection, old.name, "removed", actor, message, {})
-    return _get(connection, old.name)
+    rows.update_model(connection, old, {"wanted": Wanted.REMOVED.value}, traffic.now())
+    rows.add_event(connection, old.name, "removed", actor, message, {})
+    return rows.get(connection, old.name)
 
 
 def _get_running(connection: Connection, name: str, expected_generation: int | None = None) -> ModelRecord:
@@ -787,117 +603,10 @@ def _get_running(connection: Connection, name: str, expected_generation: int | N
         ModelNotFound: There is none.
         Conflict: It is being removed, unloaded, cannot be used, or is at another generation.
     """
-    record = _get_kept(connection, name)
+    record = rows.get_kept(connection, name)
     _check_generation(name, record, expected_generation)
     if record.wanted is Wanted.UNLOADED:
         raise Conflict(f'model "{name}" is unloaded: load it first')
     if record.problem:
         raise Conflict(f'model "{name}": its entry in the catalog cannot be used: register it again')
     return record
-
-
-def _update_model(connection: Connection, old: ModelRecord, values: Mapping[str, Any], now: str) -> None:
-    table = schema.models
-    statement = update(table).where(table.c.name == old.name, table.c.generation == old.generation)
-    result = connection.execute(statement.values(**values, generation=old.generation + 1, updated_at=now))
-    if result.rowcount != 1:  # cannot happen while writers wait for each other
-        raise Conflict(f'model "{old.name}" was changed meanwhile: try again')
-
-
-def _add_event(
-    connection: Connection, model: str, kind: str, actor: str, message: str, detail: Mapping[str, Any]
-) -> None:
-    values = {"model": model, "kind": kind, "actor": actor, "message": message, "detail": detail}
-    connection.execute(insert(schema.events).values(at=traffic.now(), **values))
-
-
-def _get(connection: Connection, name: str) -> ModelRecord:
-    (record,) = _read_models(connection, name)
-    return record
-
-
-def _get_kept(connection: Connection, name: str) -> ModelRecord:
-    record = _find(connection, name)
-    if record is None:
-        raise ModelNotFound(name)
-    if record.wanted is Wanted.REMOVED:
-        raise Conflict(f'model "{name}" is being removed: register it again to keep it')
-    return record
-
-
-def _find(connection: Connection, name: str) -> ModelRecord | None:
-    return next(iter(_read_models(connection, name)), None)
-
-
-def _read_models(connection: Connection, name: str | None = None) -> tuple[ModelRecord, ...]:
-    """All models, or the one, in five queries whatever their number."""
-    models, shares_of, labels, revisions = schema.models, schema.traffic, schema.labels, schema.revisions
-    weights: dict[str, dict[int, float]] = defaultdict(dict)
-    marked: dict[str, dict[str, int]] = defaultdict(dict)
-    found: dict[str, list[RevisionRecord]] = defaultdict(list)
-    latest: dict[str, RevisionRecord] = {}
-    pairs = select(shares_of.c.model, shares_of.c.revision), select(labels.c.model, labels.c.revision)
-    highest = select(revisions.c.model, func.max(revisions.c.number).label("number")).group_by(revisions.c.model)
-    if name is not None:
-        pairs = pairs[0].where(shares_of.c.model == name), pairs[1].where(labels.c.model == name)
-        highest = highest.where(revisions.c.model == name)
-    in_use, last = pairs[0].union(pairs[1]).subquery(), highest.subquery()
-    newest = select(revisions).join(last, and_(last.c.model == revisions.c.model, last.c.number == revisions.c.number))
-    used = select(revisions).join(
-        in_use, and_(in_use.c.model == revisions.c.model, in_use.c.revision == revisions.c.number)
-    )
-    rows = select(models)
-    shares, names = select(shares_of), select(labels).order_by(labels.c.label)
-    if name is not None:
-        rows = rows.where(models.c.name == name)
-        shares, names = shares.where(shares_of.c.model == name), names.where(labels.c.model == name)
-    for row in connection.execute(shares.order_by(shares_of.c.revision)):
-        weights[row.model][row.revision] = row.weight
-    for row in connection.execute(names):
-        marked[row.model][row.label] = row.revision
-    for row in connection.execute(used.order_by(revisions.c.number)):
-        found[row.model].append(_to_revision(row))
-    for row in connection.execute(newest):
-        latest[row.model] = _to_revision(row)
-    return tuple(
-        ModelRecord(
-            name=row.name,
-            owner=Owner(row.owner) if row.owner in set(Owner) else Owner.REGISTERED,
-            spec=row.spec if isinstance(row.spec, dict) else {},
-            wanted=Wanted(row.wanted) if row.wanted in set(Wanted) else Wanted.SERVING,
-            generation=row.generation,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-            revisions=tuple(found[row.name]),
-            traffic=weights[row.name],
-            labels=marked[row.name],
-            latest=latest.get(row.name),
-            rollout=_to_rollout(row.rollout),
-            shadow=Shadow.from_dict(row.shadow) if isinstance(row.shadow, dict) else None,
-            problem=_find_problem(row, found[row.name]),
-        )
-        for row in sorted(connection.execute(rows), key=lambda row: row.name)  # databases sort by their own rules
-    )
-
-
-def _find_problem(row: Row[Any], revisions: Sequence[RevisionRecord]) -> str:
-    """What no Modelyard writes into the row of a model, for one bad row must not hide all the others."""
-    for column, known in (("owner", Owner), ("wanted", Wanted)):
-        value = getattr(row, column)
-        if value not in set(known):
-            return f'{column}: expected one of {", ".join(known)}, got "{value}"'
-    if not isinstance(row.spec, dict):
-        return f"spec: expected an object, got {type(row.spec).__name__}"
-    return "" if revisions else "it has no revision that carries traffic"
-
-
-def _to_rollout(value: Any) -> Rollout | None:
-    """The rollout in a model's row; None for one that no Modelyard writes, which then simply does not go on."""
-    try:
-        return Rollout.from_dict(value) if isinstance(value, dict) else None
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _to_revision(row: Row[Any]) -> RevisionRecord:
-    return RevisionRecord(**row._mapping)
