@@ -40,8 +40,10 @@ def model_route(
     serving = _serving(plan)
     shown = {one.number: one for one in plan.others}
     shown |= {serving.number: serving} | ({plan.newest.number: plan.newest} if plan.serving else {})
+    frameworks = {one.number: str(one.content.get("framework", spec.framework)) for one in model.revisions}
     revisions = {
-        str(number): _revision_route(spec, state, described, max_inflight) for number, state in sorted(shown.items())
+        str(number): _revision_route(spec, state, frameworks.get(number, spec.framework), described, max_inflight)
+        for number, state in sorted(shown.items())
     }
     labels = {label: str(number) for label, number in model.labels.items() if number in shown}
     if (stable := shown.get(model.labels.get(STABLE, 0))) is not None and stable.state is not ModelState.READY:
@@ -67,7 +69,7 @@ def _watch(model: ModelRecord, revisions: dict[str, RevisionRoute]) -> dict[str,
 
 
 def _revision_route(
-    spec: ModelSpec, state: RevisionState, described: Mapping[str, Description], max_inflight: int
+    spec: ModelSpec, state: RevisionState, framework: str, described: Mapping[str, Description], max_inflight: int
 ) -> RevisionRoute:
     application = application_name(spec.name, state.number)
     description = described.get(application)
@@ -79,7 +81,7 @@ def _revision_route(
         model=spec.name,
         version=str(state.number),
         application=application,
-        framework=spec.framework,
+        framework=framework,
         state=state.state.value,
         reason=state.reason,
         signature=signature,
@@ -151,10 +153,12 @@ def model_status(record: ModelRecord, plan: ModelPlan | None, described: Mapping
     state = _shown_state(record, plan)
     description = described.get(application_name(record.name, state.number))
     signature = description.signature if description else None
+    content = next((one.content for one in record.revisions if one.number == state.number), record.spec)
+    located = record.spec if record.is_versioned else content
     return ModelStatus(
         name=record.name,
-        framework=str(record.spec.get("framework", "")),
-        uri=str(record.spec.get("uri", "")),
+        framework=str(content.get("framework", record.spec.get("framework", ""))),
+        uri=str(located.get("uri", record.spec.get("uri", ""))),
         owner=record.owner.value,
         state=state.state,
         reason=state.reason,
