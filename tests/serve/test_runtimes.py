@@ -88,8 +88,8 @@ def test_ray_starts_the_check_inside_the_conda_environment(tmp_path: Path, monke
     assert "models" in " ".join(context.command_prefix)
 
 
-def test_ray_starts_an_image_by_podman() -> None:
-    plugin, context = ImageURIPlugin("/tmp/ray"), RuntimeEnvContext()
+def test_ray_starts_an_image_by_podman(tmp_path: Path) -> None:
+    plugin, context = ImageURIPlugin(str(tmp_path)), RuntimeEnvContext()
     plugin.worker_path = "/in/the/image/default_worker.py"
     plugin.modify_context([], runtime_env(image_uri="team/model:1"), context)
     assert context.py_executable.startswith("podman run ")
