@@ -24,8 +24,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # It is back within seconds when it was started again; gRPC alone would wait up to two minutes.
+    # Not min_reconnect_backoff_ms: it bounds how long one attempt may take, and a busy server takes its time.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _INT64: Final = range(-(2**63), 2**63)

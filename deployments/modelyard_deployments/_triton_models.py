@@ -116,9 +116,10 @@ def read_contents(
         with open_channel(endpoint) as channel:
             return _Reader(endpoint, channel, repository).read(connection, chosen)
     except grpc.RpcError as exc:
-        raise ModelLoadError(
-            f"Triton at {endpoint.target} does not answer: {exc.code().name}: {exc.details()}"
-        ) from exc
+        said = f"{exc.code().name}: {exc.details()}"
+        if repository is not None:  # the replica's own, whose socket is nobody's business
+            raise ModelLoadError(f"Triton does not answer: {said.replace(endpoint.target, 'its socket')}") from exc
+        raise ModelLoadError(f"Triton at {endpoint.target} does not answer: {said}") from exc
 
 
 class _Reader:
