@@ -26,8 +26,11 @@ test: .venv/dev.installed .venv/llm.installed
 	$(BIN)/python tests/e2e/install_clients.py
 	$(BIN)/python tests/install_postgres.py
 	$(BIN)/python -m modelyard_deployments.triton install
-	$(BIN)/python -m pytest
-	for name in $(HEAVY); do $(BIN)/python -m pytest -q tests/frameworks --framework $$name || exit; done
+	@failed=; $(BIN)/python -m pytest || failed=" suite"; \
+	for name in $(HEAVY); do \
+		$(BIN)/python -m pytest -q tests/frameworks --framework $$name || failed="$$failed $$name"; \
+	done; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 check: .venv/dev.installed
 	$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ from modelyard.errors import ModelyardError
 from modelyard.inference import InferenceResponse
 from modelyard.model import Model, load_model
 from modelyard.protocol import mlflow as protocol
+from modelyard.routing import RevisionRoute
 
 ROW = {"boolean": True, "integer": 1, "long": 2, "float": 0.5, "double": 0.1, "string": "a", "binary": "aGk=\n"}
 ROW |= {"datetime": "2024-02-29T10:00:00"}
@@ -156,7 +157,7 @@ class Both:
         plane = DataPlane(_Direct(self._ours))
         try:
             decoded = protocol.decode_invocations(body, kind, self._ours.signature)
-            route: Any = _Route()
+            route = RevisionRoute("m", "1", "m@1", "mlflow", "ready", signature=self._ours.signature)
             answer: InferenceResponse = asyncio.run(plane.infer(route, self._ours.signature, decoded))
             reply = protocol.encode_invocations(answer, self._ours.signature)
         except ModelyardError as exc:
@@ -175,10 +176,6 @@ class _Direct:
 
         answers = self._model.predict(call.inputs, call.outputs, call.parameters)
         return {name: to_protocol_array(answers[name]) for name in call.outputs}
-
-
-class _Route:
-    model, version, member, adapter, request_timeout_s = "m", "1", "", "", 60.0
 
 
 def _to_body(request: Any) -> tuple[bytes, str]:
