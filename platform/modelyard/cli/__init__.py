@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import typer
 
 from modelyard import __version__
-from modelyard.cli import launch, models, rollouts, transfer
+from modelyard.cli import launch, models, render, rollouts, transfer, validate
 from modelyard.cli.session import Connect, Session, app
 from modelyard.errors import InvalidConfig, ModelyardError
 
-__all__ = ["launch", "main", "models", "rollouts", "transfer"]
+__all__ = ["launch", "main", "models", "render", "rollouts", "transfer", "validate"]
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -50,7 +50,7 @@ def _sentences(item: Mapping[str, Any], model: type[BaseModel], where: str) -> I
     loc: tuple[int | str, ...] = item["loc"]
     path = join_path(where, *loc)
     if item["type"] == "extra_forbidden":
-        return (f"{path}: unknown key{_nearest(str(loc[-1]), _model_at(model, loc[:-1]))}",)
+        return (f"{path}: unknown key{nearest(str(loc[-1]), _fields(_model_at(model, loc[:-1])))}",)
     if item["type"] == "missing":
         return (f"{path}: expected {_expected(model, loc) or 'a value'}, got nothing",)
     if item["type"] == "value_error":
@@ -102,12 +102,16 @@ def mask_url(text: str) -> str:
     return _URL_PASSWORD.sub(r"\1:***@", text)
 
 
-def _nearest(key: str, model: type[BaseModel] | None) -> str:
-    names = list(model.model_fields) if model is not None else []
+def nearest(key: str, names: Sequence[str]) -> str:
+    """How a message about an unknown key ends: with the nearest name that there is, or else with all of them."""
     near = difflib.get_close_matches(key[:_MAX_SHOWN], names, n=1)
     if near:
         return f'; did you mean "{near[0]}"?'
     return f"; expected one of {', '.join(names)}" if names else ""
+
+
+def _fields(model: type[BaseModel] | None) -> list[str]:
+    return list(model.model_fields) if model is not None else []
 
 
 def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command that checks files before anybody deploys them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from modelyard.cli.session import app
+from modelyard.config import ModelsFile, check_framework, parse_section
+from modelyard.config.documents import read_documents
+from modelyard.config.problems import shown
+from modelyard.errors import InvalidConfig
+from modelyard.kuberay import check_rules, check_serving, check_shape, read_serve_file
+from modelyard.kuberay.serving import PATH
+
+_OURS: Final = "RayService"
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Serve files, RayServices, lists of models.")],
+) -> None:
+    """Check files of YAML: one line for each problem, exit status 1 where there is any."""
+    found = [_check_file(path) for path in files]
+    if any(found):
+        raise typer.Exit(1)
+
+
+def _check_file(path: Path) -> bool:
+    """Whether anything is wrong with it."""
+    try:
+        documents = read_documents(path)
+    except InvalidConfig as exc:
+        return _print(exc.problems, "")
+    if not documents:
+        return _print(("expected a document, got none",), f"{path}: ")
+    wrong, others = False, []
+    for number, document in enumerate(documents, 1):
+        if isinstance(document, Mapping) and document.get("kind", _OURS) != _OURS:
+            others.append(str(document["kind"]))
+        else:
+            where = f"{path}: " if len(documents) == 1 else f"{path}, document {number}: "
+            wrong |= _print(_check_document(document), where)
+    if others:
+        typer.echo(f"{path}: not checked: {', '.join(sorted(set(others)))}")
+    return wrong
+
+
+def _check_document(document: object) -> tuple[str, ...]:
+    if not isinstance(document, Mapping):
+        return (f"expected a mapping, got {shown(document, '')}",)
+    if "kind" in document:
+        return check_rayservice(document)
+    if "applications" in document:
+        return check_serve(document)
+    if "models" in document:
+        return _check_models(document)
+    return ("expected one of the keys applications, kind and models",)
+
+
+def check_rayservice(service: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is wrong with a RayService and with the Serve file in it."""
+    problems = check_shape(service)
+    if problems:
+        return problems  # rules and files can be looked at where the shape is right
+    problems = check_rules(service)
+    if not service["spec"].get("serveConfigV2"):
+        return problems
+    try:
+        document = read_serve_file(service)
+    except InvalidConfig as exc:
+        return (*problems, *exc.problems)
+    inside = (f"{PATH}.{problem}" for problem in check_serve(document))
+    return (*problems, *check_serving(service, document), *inside)
+
+
+def check_serve(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is wrong with a Serve file."""
+    from modelyard.serve.files import check_serve_file  # Ray Serve, which takes seconds to import
+
+    return check_serve_file(document)
+
+
+def _check_models(document: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        models = parse_section(ModelsFile, document).models
+    except InvalidConfig as exc:
+        return exc.problems
+    return tuple(text for index, spec in enumerate(models) for text in check_framework(spec, f"models[{index}]"))
+
+
+def _print(problems: tuple[str, ...], where: str) -> bool:
+    for problem in problems:
+        typer.echo(f"{where}{' '.join(problem.split())}")
+    return bool(problems)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The RayService of ``kuberay/``: the base's with what an overlay changes, as ``kubectl kustomize`` makes it.
+
+Only what concerns the RayService is read, and only the kinds of patches that the overlays use.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from modelyard.config.problems import nearest
+from modelyard.errors import InvalidConfig
+
+_PACKAGED: Final = Path(__file__).with_name("manifests")
+FOLDER: Final = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "kuberay"
+"""In an installed package, or in a checkout."""
+
+
+def overlay_names() -> tuple[str, ...]:
+    """Of the overlays there are."""
+    return tuple(sorted(path.parent.name for path in FOLDER.glob("overlays/*/kustomization.yaml")))
+
+
+def load_service(overlay: str) -> dict[str, Any]:
+    """The RayService of an overlay, without its Serve file.
+
+    Raises:
+        InvalidConfig: There is none of that name.
+    """
+    if overlay not in overlay_names():
+        raise InvalidConfig((f'--overlay: unknown overlay "{overlay}"{nearest(overlay, overlay_names())}',))
+    service: dict[str, Any] = _load(FOLDER / "base" / "rayservice.yaml")
+    for path in _patch_files(FOLDER / "overlays" / overlay):
+        for change in _load(path):
+            _apply(service, change)
+    return service
+
+
+def image_name(overlay: str) -> str:
+    """Of the image that the overlay's pods run, without a tag."""
+    images = _load(FOLDER / "overlays" / overlay / "kustomization.yaml").get("images", [{"newName": "modelyard"}])
+    return str(images[0]["newName"])
+
+
+def load_environment() -> dict[str, str]:
+    """What Ray and Serve read when their processes start."""
+    lines = (FOLDER / "base" / "ray.env").read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def _patch_files(folder: Path) -> Iterator[Path]:
+    """Those for the RayService, of the folder's components first."""
+    kustomization = _load(folder / "kustomization.yaml")
+    for component in kustomization.get("components", ()):
+        yield from _patch_files(folder / component)
+    for patch in kustomization.get("patches", ()):
+        if "path" in patch and patch["target"]["kind"] == "RayService":
+            yield folder / patch["path"]
+
+
+def _apply(document: Any, change: Mapping[str, Any]) -> None:
+    """One operation of a JSON patch (RFC 6902): add, replace or remove."""
+    *path, last = change["path"].strip("/").split("/")
+    for key in path:
+        document = document[int(key) if isinstance(document, list) else key]
+    if change["op"] == "remove":
+        del document[last]
+    elif isinstance(document, list) and last == "-":
+        document.append(copy.deepcopy(change["value"]))
+    else:
+        document[int(last) if isinstance(document, list) else last] = copy.deepcopy(change["value"])
+
+
+def _load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
