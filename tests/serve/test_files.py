@@ -68,6 +68,10 @@ def test_what_render_makes_is_what_serve_takes(overlay: str) -> None:
         ({"logging_config": {"log_levle": "INFO"}}, 'logging_config.log_levle: unknown key; did you mean "log_level"?'),
         ({"applications": [{"name": "a", "import_path": "nowhere"}]}, "applications[0].import_path: "),
         ({"applications": [{"name": "a", "import_path": "a:b", "port": 1}]}, "port"),
+        (
+            {"applications": [{"name": "a", "import_path": "a:b", "deployments": [1]}]},
+            "a mapping for each of the deploy",
+        ),
     ],
 )
 def test_what_serve_would_refuse_is_refused(changes: dict[str, Any], problem: str) -> None:

@@ -131,7 +131,7 @@ def set_replicas(group: Group, needs: Sequence[Need], ingresses: int) -> None:
     newest = sorted(fitting, key=lambda need: (need.replicas * need.total("GPU"), need.replicas * need.total("CPU")))[
         -1:
     ]
-    bundles = [bundle for need in (*fitting, *newest) for bundle in need.bundles * need.replicas]
+    bundles = [(bundle, need.replicas) for need in (*fitting, *newest) for bundle in need.bundles]
     pods = max(count_nodes(bundles, node), ingresses + 1 if ingresses else 0)
     group["minReplicas"] = group["replicas"] = max(group["minReplicas"], ingresses)
     group["maxReplicas"] = max(group["minReplicas"], math.ceil(pods / group.get("numOfHosts", 1)))

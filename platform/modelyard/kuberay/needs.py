@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -81,20 +82,44 @@ def _count_workers(spec: ModelSpec) -> int:
         return 0  # where the artifact is can be told in the cluster only
 
 
-def fits(amounts: Amounts, node: Amounts) -> bool:
-    """Whether a node with nothing else on it has room."""
-    return all(amount <= node.get(name, 0) for name, amount in amounts.items())
+def count_nodes(wanted: Iterable[tuple[Amounts, int]], node: Amounts) -> int:
+    """How many nodes of a size hold so many of each of the bundles: the largest first, each where it first fits.
+
+    Args:
+        wanted: Bundles, each of which fits a node, and how often.
+        node: What one node has.
+    """
+    rooms: list[tuple[Amounts, int]] = []  # what is free on a node, and on how many nodes so much is
+    for bundle, count in sorted(wanted, key=lambda one: _share(one[0], node), reverse=True):
+        left, filled = count, []
+        for free, nodes in rooms:
+            more, left = _fill(free, nodes, bundle, left)
+            filled += more
+        each = _how_often(bundle, node, left)
+        if left:
+            filled += _fill(node, math.ceil(left / each), bundle, left)[0]
+        rooms = filled
+    return sum(nodes for _, nodes in rooms)
 
 
-def count_nodes(bundles: Iterable[Amounts], node: Amounts) -> int:
-    """How many nodes of a size hold the bundles, each of which fits: the largest first, each where it first fits."""
-    free: list[dict[str, float]] = []
-    shares = [(max((amount / node[name] for name, amount in one.items() if amount), default=0), one) for one in bundles]
-    for _, bundle in sorted(shares, key=lambda pair: pair[0], reverse=True):
-        room = next((room for room in free if fits(bundle, room)), None)
-        if room is None:
-            room = dict(node)
-            free.append(room)
-        for name, amount in bundle.items():
-            room[name] = round(room.get(name, 0) - amount, 9)
-    return len(free)
+def _fill(free: Amounts, nodes: int, bundle: Amounts, count: int) -> tuple[list[tuple[Amounts, int]], int]:
+    """Nodes with the same room after they have taken what they can, and how many bundles are left."""
+    each = _how_often(bundle, free, count)
+    full = min(nodes, count // each) if each else 0
+    rest = min(count - full * each, each) if full < nodes else 0
+    parts = [(_without(free, bundle, each), full), (_without(free, bundle, rest), 1 if rest else 0)]
+    parts.append((free, nodes - full - (1 if rest else 0)))
+    return [(room, number) for room, number in parts if number], count - full * each - rest
+
+
+def _how_often(bundle: Amounts, free: Amounts, most: int) -> int:
+    # A tenth of a CPU has no exact number: ten of them fit one.
+    return min((int(free.get(name, 0) / amount + 1e-9) for name, amount in bundle.items() if amount), default=most)
+
+
+def _without(free: Amounts, bundle: Amounts, count: int) -> Amounts:
+    return {name: free[name] - bundle.get(name, 0) * count for name in free}
+
+
+def _share(bundle: Amounts, node: Amounts) -> float:
+    return max((amount / node[name] for name, amount in bundle.items() if amount), default=0)

@@ -193,7 +193,7 @@ def _warn_of_room(head: Group, needs: Sequence[Need]) -> Iterator[str]:
     """Where everything is in one pod."""
     node = groups.capacity(head)
     fitting = [need for need in needs if not groups.misfit(need, head)]
-    if count_nodes([bundle for need in fitting for bundle in need.bundles * need.least], node) > 1:
+    if count_nodes([(bundle, need.least) for need in fitting for bundle in need.bundles], node) > 1:
         wanted = groups.describe("CPU", sum(need.total("CPU") * need.least for need in fitting))
         there = groups.describe("CPU", node["CPU"])
         yield f"models: not all can run at once: they and the ingress need {wanted}, and the one pod has {there}"

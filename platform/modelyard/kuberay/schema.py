@@ -16,9 +16,12 @@ from typing import Any, Final
 
 from modelyard.config.problems import join_path, nearest, shown
 from modelyard.kuberay import metadata
+from modelyard.kuberay.quantity import to_number
 
 Schema = Mapping[str, Any]
 
+_QUANTITY: Final = "[KMGTPE]i"
+"""In the pattern of quantities, which lets some through that an API server refuses then."""
 _INT32: Final = 2**31
 _INT64: Final = 2**63
 _REQUIRED: Final = ("apiVersion", "kind", "metadata", "spec")
@@ -107,7 +110,7 @@ def _check_text(value: str, schema: Schema, path: str) -> Iterator[str]:
         yield f"{path}: expected a text of at most {schema['maxLength']} characters, got {len(value)}"
     elif len(value) < schema.get("minLength", 0):
         yield f"{path}: expected a text that is not empty"
-    elif "pattern" in schema and not re.search(schema["pattern"], value):
+    elif "pattern" in schema and not _matches(schema["pattern"], value):
         yield f"{path}: expected {_words(schema)}, got {shown(value, path)}"
     elif schema.get("format") == "date-time" and not _is_time(value):
         yield f"{path}: expected a time as 2026-01-31T12:00:00Z, got {shown(value, path)}"
@@ -120,6 +123,16 @@ def _check_either(value: int | str, schema: Schema, path: str) -> Iterator[str]:
         yield from _check_number(value, schema, path)
 
 
+def _matches(pattern: str, value: str) -> bool:
+    if _QUANTITY not in pattern:
+        return re.search(pattern, value) is not None
+    try:
+        to_number(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_time(value: str) -> bool:
     try:
         return datetime.fromisoformat(value).tzinfo is not None
@@ -129,7 +142,7 @@ def _is_time(value: str) -> bool:
 
 def _words(schema: Schema) -> str:
     schema = _parts()[schema["$ref"]] if "$ref" in schema else schema
-    if "KMGTPE" in schema.get("pattern", ""):
+    if _QUANTITY in schema.get("pattern", ""):
         return "a quantity as 500m, 2 or 4Gi"
     return f"a text that matches {schema['pattern']}" if "pattern" in schema else _TYPES[schema["type"]][0]
 

@@ -30,8 +30,8 @@ def _values(document: Mapping[str, Any]) -> tuple[str, ...]:
     except ValidationError as exc:
         # Of these Serve itself says that they are unknown; we have said it already, with the nearest name.
         return tuple(text for text in problems_of(exc, ServeDeploySchema) if ": unknown key" not in text)
-    except ValueError as exc:  # out of Serve's own checks of what pydantic has let through
-        return (f"applications: {exc}",)
+    except AttributeError:  # a check of Serve's own looks into deployments before pydantic has seen what they are
+        return ("applications: expected a mapping for each of the deployments",)
     return ()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.config import PlatformConfig
 from modelyard.errors import InvalidConfig
@@ -206,15 +208,29 @@ def kustomize(overlay: str) -> dict[str, Any]:
     ("bundles", "count"),
     [
         ([], 0),
-        ([{"CPU": 0}], 1),
-        ([{"CPU": 0.1}] * 20, 1),
-        ([{"CPU": 1.5}] * 2, 2),
-        ([{"CPU": 0.5}, {"CPU": 1.5}, {"CPU": 1.5}, {"CPU": 0.5}], 2),
-        ([{"CPU": 1, "GPU": 0.4}] * 2 + [{"GPU": 1}], 2),
+        ([({"CPU": 0}, 5)], 1),
+        ([({"CPU": 0.1}, 20)], 1),
+        ([({"CPU": 0.1}, 21)], 2),
+        ([({"CPU": 1.5}, 2)], 2),
+        ([({"CPU": 0.5}, 2), ({"CPU": 1.5}, 2)], 2),
+        ([({"CPU": 0.5}, 3), ({"CPU": 1.5}, 2)], 3),
+        ([({"CPU": 1, "GPU": 0.4}, 2), ({"GPU": 1}, 1)], 2),
+        ([({"CPU": 0.3}, 1), ({"CPU": 2}, 10**12), ({"CPU": 0.3}, 6)], 10**12 + 2),
     ],
 )
-def test_bundles_are_packed(bundles: list[dict[str, float]], count: int) -> None:
+def test_bundles_are_packed(bundles: list[tuple[dict[str, float], int]], count: int) -> None:
     assert count_nodes(bundles, {"CPU": 2, "GPU": 1}) == count
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 9)), max_size=8))
+def test_nodes_are_enough_and_few(wanted: list[tuple[int, int]]) -> None:
+    count = count_nodes([({"CPU": tenths / 10}, number) for tenths, number in wanted], {"CPU": 2})
+    sizes = sorted((tenths for tenths, number in wanted for _ in range(number)), reverse=True)
+    rooms: list[int] = []
+    for size in sizes:
+        index = next((index for index, free in enumerate(rooms) if free >= size), len(rooms))
+        rooms[index : index + 1] = [(rooms[index] if index < len(rooms) else 20) - size]
+    assert count == len(rooms)
 
 
 def test_a_replica_of_several_workers_is_a_bundle_for_each() -> None:
