@@ -126,12 +126,14 @@ def set_replicas(group: Group, needs: Sequence[Need], ingresses: int) -> None:
     """
     node = capacity(group)
     if "numOfHosts" in group:
-        group["numOfHosts"] = max(1, *(math.ceil(need.total("GPU") / node["GPU"]) for need in needs))
+        group["numOfHosts"] = max([1, *(math.ceil(need.total("GPU") / node["GPU"]) for need in needs)])
     fitting = [need for need in needs if not misfit(need, group)]
-    newest = sorted(fitting, key=lambda need: (need.replicas * need.total("GPU"), need.replicas * need.total("CPU")))[
-        -1:
-    ]
-    bundles = [(bundle, need.replicas) for need in (*fitting, *newest) for bundle in need.bundles]
-    pods = max(count_nodes(bundles, node), ingresses + 1 if ingresses else 0)
+    wanted = [(bundle, need.replicas) for need in (*fitting, *_largest(fitting)) for bundle in need.bundles]
+    pods = max(count_nodes(wanted, node), ingresses + 1 if ingresses else 0)
     group["minReplicas"] = group["replicas"] = max(group["minReplicas"], ingresses)
     group["maxReplicas"] = max(group["minReplicas"], math.ceil(pods / group.get("numOfHosts", 1)))
+
+
+def _largest(needs: Sequence[Need]) -> Sequence[Need]:
+    """The one that takes most at its most; none of none."""
+    return sorted(needs, key=lambda need: (need.replicas * need.total("GPU"), need.replicas * need.total("CPU")))[-1:]

@@ -79,34 +79,38 @@ def render(document: Mapping[str, Any], choices: Choices) -> Rendered:
     """
     service = overlays.load_service(choices.overlay)
     cluster = service["spec"]["rayClusterConfig"]
-    workers: list[Group] = cluster.get("workerGroupSpecs", [])
-    least = min((group["minReplicas"] for group in workers if not groups.has_gpus(group)), default=1)
-    file, config = _to_cluster(document, least, on_workers=bool(workers))
+    templates: list[Group] = cluster.get("workerGroupSpecs", [])
+    file, config = _to_cluster(document, templates)
     needs = find_needs(config)
+    workers = list(_make_groups(templates, needs, choices))
     if workers:
-        workers = cluster["workerGroupSpecs"] = list(_make_groups(workers, needs, choices))
+        cluster["workerGroupSpecs"] = workers
     places = workers or [cluster["headGroupSpec"]]
     assigned = groups.assign(needs, places)
     for group, own in zip(workers, assigned, strict=False):
         groups.set_replicas(group, own, 0 if groups.has_gpus(group) else config.ingress.num_replicas)
     _name_pods(service, choices)
-    longest = max((spec.limits.request_timeout_s for spec in config.models), default=0)
-    delay = "rayClusterDeletionDelaySeconds"
-    service["spec"][delay] = max(service["spec"][delay], math.ceil(longest) + _REQUEST_MARGIN_S)
-    service["metadata"]["name"] = choices.name
-    service["spec"]["serveConfigV2"] = yaml.dump(file, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    _fill_in(service, file, config, choices)
     warnings = [*_warn_of_file(document, config, choices), *_warn_of_places(needs, places, assigned)]
-    warnings += _warn_of_nodes(workers, choices) if workers else _warn_of_room(cluster["headGroupSpec"], needs)
+    warnings += _warn_of_nodes(workers, choices) if workers else _warn_of_room(places[0], needs)
     return Rendered(service, tuple(warnings))
 
 
-def _to_cluster(document: Mapping[str, Any], least: int, *, on_workers: bool) -> tuple[dict[str, Any], PlatformConfig]:
+def _fill_in(service: dict[str, Any], file: Mapping[str, Any], config: PlatformConfig, choices: Choices) -> None:
+    service["metadata"]["name"] = choices.name
+    spec = service["spec"]
+    spec["serveConfigV2"] = yaml.dump(file, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    longest_s = max((model.limits.request_timeout_s for model in config.models), default=0)
+    delay = "rayClusterDeletionDelaySeconds"
+    spec[delay] = max(spec[delay], math.ceil(longest_s) + _REQUEST_MARGIN_S)
+
+
+def _to_cluster(document: Mapping[str, Any], workers: Sequence[Group]) -> tuple[dict[str, Any], PlatformConfig]:
     """The Serve file as it has to be in pods, and the platform's configuration in it.
 
     Args:
         document: As it is on a machine.
-        least: Ingress processes there are at least.
-        on_workers: The ingress has nodes of its own, and has to be on several of them.
+        workers: The overlay's groups; without any the ingress is where everything is.
     """
     file = copy.deepcopy(dict(document))
     # Whoever asks comes from outside of the pod; the ports are those of the overlay's Service.
@@ -118,15 +122,20 @@ def _to_cluster(document: Mapping[str, Any], least: int, *, on_workers: bool) ->
         raise InvalidConfig((f"applications: expected one with import_path: {IMPORT_PATH}, got {len(found)}",))
     (application,) = found
     args = application.setdefault("args", {})
-    replicas = load_platform_config(args).ingress.num_replicas
-    if on_workers:
-        replicas = max(replicas, least)
-        args["ingress"] = {**args.get("ingress", {}), "num_replicas": replicas}
-        deployments = application.setdefault("deployments", [])
-        if all(item.get("name") != _INGRESS for item in deployments):
-            one_more = math.ceil(100 / replicas)
-            deployments.append({"name": _INGRESS, "max_replicas_per_node": 1, "max_surge_percent": one_more})
+    if workers:
+        least = min((group["minReplicas"] for group in workers if not groups.has_gpus(group)), default=1)
+        _spread_ingress(application, max(least, load_platform_config(args).ingress.num_replicas))
     return file, load_platform_config(args)
+
+
+def _spread_ingress(application: dict[str, Any], replicas: int) -> None:
+    """So many processes, each on a node of its own, in place."""
+    args = application["args"]
+    args["ingress"] = {**args.get("ingress", {}), "num_replicas": replicas}
+    deployments = application.setdefault("deployments", [])
+    if all(item.get("name") != _INGRESS for item in deployments):
+        one_more = math.ceil(100 / replicas)
+        deployments.append({"name": _INGRESS, "max_replicas_per_node": 1, "max_surge_percent": one_more})
 
 
 def _make_groups(templates: Sequence[Group], needs: Sequence[Need], choices: Choices) -> Iterator[Group]:
