@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
@@ -164,6 +166,20 @@ def test_the_switches_are_those_of_modelyard_serve(folder: str) -> None:
     # Load balancers on other machines take time to notice; threads are counted for the pod, not for the machine.
     assert different <= {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "RAY_SERVE_HAPROXY_NBTHREAD"}
     assert int(ours["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]) >= 30
+
+
+def test_every_setting_is_one_that_ray_reads() -> None:
+    # A misspelt one is read over without a word.
+    (configmap,) = [item for item in find_all("base", "ConfigMap") if "platform.yaml" not in item["data"]]
+    package = Path(ray.__file__).parent
+    sources = [path for part in ("_common", "_private", "serve/_private") for path in package.glob(f"{part}/**/*.py")]
+    text = "".join(path.read_text() for path in sources)
+    program = (package / "core/src/ray/raylet/raylet").read_bytes()
+    assert [
+        key
+        for key in configmap["data"]
+        if not re.search(rf"\b{key}\b", text) and key.removeprefix("RAY_").encode() not in program
+    ] == []
 
 
 def test_dev_is_for_two_cores() -> None:
