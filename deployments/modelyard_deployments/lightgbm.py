@@ -87,6 +87,7 @@ class LightGBMFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".bst")
     options: ClassVar[type[Options]] = LightGBMOptions
     requires: ClassVar[str] = "lightgbm"
+    may_share: ClassVar[bool] = True
     distribution: ClassVar[str] = "lightgbm"
 
     def load(self, path: Path, options: LightGBMOptions) -> LightGBMModel:

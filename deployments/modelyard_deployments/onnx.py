@@ -110,6 +110,7 @@ class OnnxFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     options: ClassVar[type[Options]] = OnnxOptions
     requires: ClassVar[str] = "onnx"
+    may_share: ClassVar[bool] = True
     distribution: ClassVar[str] = "onnxruntime"
 
     def load(self, path: Path, options: OnnxOptions) -> OnnxModel:

@@ -181,6 +181,7 @@ class PyTorchFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".pt", ".pt2", ".pth", ".torchscript")
     options: ClassVar[type[Options]] = PyTorchOptions
     requires: ClassVar[str] = "pytorch"
+    may_share: ClassVar[bool] = True
     distribution: ClassVar[str] = "torch"
     loads_code: ClassVar[bool] = True
 

@@ -119,6 +119,7 @@ class SklearnFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".joblib", ".pkl", ".pickle", ".skops")
     options: ClassVar[type[Options]] = SklearnOptions
     requires: ClassVar[str] = "sklearn"
+    may_share: ClassVar[bool] = True
     distribution: ClassVar[str] = "scikit-learn"
     loads_code: ClassVar[bool] = True
 

@@ -194,6 +194,7 @@ class XGBoostFramework(Framework):
     suffixes: ClassVar[tuple[str, ...]] = (".json", ".ubj", ".bst")
     options: ClassVar[type[Options]] = XGBoostOptions
     requires: ClassVar[str] = "xgboost"
+    may_share: ClassVar[bool] = True
     distribution: ClassVar[str] = "xgboost-cpu"
 
     def load(self, path: Path, options: XGBoostOptions) -> XGBoostModel:

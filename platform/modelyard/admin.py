@@ -204,6 +204,64 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolProcess:
+    """What one process of a pool has done since it started.
+
+    Attributes:
+        name: The replica.
+        loaded: Models that are loaded now.
+        memory_mb: Memory that it takes, in MiB.
+        memory_limit_mb: Memory that it may take.
+        hits: Calls that found their model loaded.
+        misses: Calls that waited for it.
+        loads: Models that were loaded.
+        evictions: Models that made room for others.
+        load_p50_ms: Half of its last loads took less.
+        load_p99_ms: One of a hundred of its last loads took more.
+    """
+
+    name: str
+    loaded: int
+    memory_mb: int
+    memory_limit_mb: int
+    hits: int
+    misses: int
+    loads: int
+    evictions: int
+    load_p50_ms: float
+    load_p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Where models with ``shared: true`` live.
+
+    Attributes:
+        name: Its Serve application.
+        revisions: How many live in it, loaded or not.
+        replicas: Its processes, those that answer.
+    """
+
+    name: str
+    revisions: int
+    replicas: tuple[PoolProcess, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form of the admin API."""
+        return asdict(self) | {"replicas": [asdict(one) for one in self.replicas]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; keys it does not know (a newer server's) are ignored.
+
+        Raises:
+            KeyError: A key is missing.
+        """
+        replicas = tuple(PoolProcess(**{key: one[key] for key in PoolProcess.__slots__}) for one in data["replicas"])
+        return cls(data["name"], data["revisions"], replicas)
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a model.
 
@@ -450,6 +508,9 @@ class AdminTransport(Protocol):
         Raises:
             ModelNotFound: There is none of that name.
         """
+
+    async def pools(self) -> tuple[Pool, ...]:
+        """Where models with ``shared: true`` live, by name."""
 
     async def events(self, name: str | None, *, after: int | None, limit: int) -> tuple[Event, ...]:
         """What happened.

@@ -47,6 +47,7 @@ class Call:
         deadline_ns: When nobody waits for any part any more, on this host's ``time.monotonic_ns``.
         via: As ``InferenceRequest.via``; what any of the parts has come by.
         affinity: As ``InferenceRequest.affinity``; of streams, which are never merged.
+        resident: Which model of a pool it is for; empty where the replicas have one model.
     """
 
     inputs: Tensors
@@ -59,6 +60,7 @@ class Call:
     deadline_ns: int = NEVER_NS
     via: tuple[str, ...] = ()
     affinity: int = 0
+    resident: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,16 @@ def merge(calls: Sequence[Call]) -> Call:
     deadline_ns = max(call.deadline_ns for call in calls)
     via = tuple(dict.fromkeys(application for call in calls for application in call.via))
     return Call(
-        inputs, rows, first.outputs, first.parameters, first.priority, waited_ns, first.member, deadline_ns, via
+        inputs,
+        rows,
+        first.outputs,
+        first.parameters,
+        first.priority,
+        waited_ns,
+        first.member,
+        deadline_ns,
+        via,
+        resident=first.resident,
     )
 
 

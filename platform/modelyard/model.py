@@ -169,6 +169,9 @@ class Framework(ABC):
     loads_code: ClassVar[bool] = False
     """Loading can run code from the artifact (pickle), so it is confined to allowed locations; see ``runs_code``."""
 
+    may_share: ClassVar[bool] = False
+    """Its models get on with others of theirs in one process, and leave nothing behind when they are closed."""
+
     has_artifact: ClassVar[bool] = True
     """Its models are made of an artifact; those of a framework without have no URI, and ``connect`` makes them."""
 

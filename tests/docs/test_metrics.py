@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric of language models is in docs/openai.md, and no other."""
+"""Every metric is in the table of its page, and no other."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from modelyard.serve.meter import METRICS
+from modelyard.serve.poolmeter import POOL_METRICS
 
-PAGE = Path(__file__).parents[2] / "docs" / "openai.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_table_has_every_metric() -> None:
-    assert set(re.findall(r"`(modelyard_llm_\w+)`", PAGE.read_text())) == set(METRICS)
+@pytest.mark.parametrize(("page", "metrics"), [("openai.md", METRICS), ("pools.md", POOL_METRICS)])
+def test_the_table_has_every_metric(page: str, metrics: Mapping[str, str]) -> None:
+    assert set(re.findall(r"`(modelyard_\w+_\w+)`", (DOCS / page).read_text())) == set(metrics)

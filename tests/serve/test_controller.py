@@ -16,13 +16,22 @@ import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
 from modelyard.batching import reports_batch_id
-from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelNotReady
+from modelyard.errors import (
+    Conflict,
+    InvalidConfig,
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    ModelyardError,
+    Overloaded,
+)
 from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.serve import controller as module
-from modelyard.serve import counts, descriptions, failures
+from modelyard.serve import counts, descriptions, failures, pools
 from modelyard.serve.controller import Controller
+from modelyard.serve.residents import Resident
 from modelyard.testing import FakeModel, FakeOptions
 
 
@@ -36,6 +45,8 @@ class RememberingServe:
         silent: Applications whose replicas do not describe themselves.
         given_up: Applications that Serve could not start.
         lingering: Applications that answer what they have before they go.
+        loaded: Revisions that a pool has loaded to describe them, in order.
+        unloadable: What a pool answers for a revision instead of its description.
     """
 
     def __init__(self) -> None:
@@ -45,6 +56,8 @@ class RememberingServe:
         self.silent: set[str] = set()
         self.given_up: set[str] = set()
         self.lingering: set[str] = set()
+        self.loaded: list[str] = []
+        self.unloadable: dict[str, ModelyardError] = {}
 
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
@@ -83,6 +96,11 @@ class RememberingServe:
             return describe_model(FakeModel(0.0, FakeOptions()))
 
         return SimpleNamespace(describe=SimpleNamespace(remote=describe))
+
+    async def describe_resident(self, resident: Resident) -> Any:
+        self.loaded.append(resident.application)
+        failure = self.unloadable.get(resident.application)
+        return failure or describe_model(FakeModel(0.0, FakeOptions()))
 
     def run(self, name: str) -> None:
         """Its replica has started."""
@@ -130,6 +148,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     monkeypatch.setattr(descriptions, "_internal_kv_get", lambda key, namespace: described.get(key))
     monkeypatch.setattr(descriptions, "_internal_kv_del", lambda key, namespace: described.pop(key, None))
     monkeypatch.setattr(descriptions, "_internal_kv_put", lambda key, kept, **_: described.update({key: kept}))
+    monkeypatch.setattr(descriptions, "_internal_kv_list", lambda prefix, namespace: list(described))
     return store
 
 
@@ -137,6 +156,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
 def remembering(monkeypatch: pytest.MonkeyPatch, kept) -> RememberingServe:
     fake = RememberingServe()
     monkeypatch.setattr(module, "serve", fake)
+    monkeypatch.setattr(pools, "_ask", fake.describe_resident)
     for name in ("modelyard", "modelyard_deployments"):  # the constructor joins Serve's log: undone afterwards
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
@@ -1007,3 +1027,157 @@ async def test_a_model_is_unloaded_while_its_environment_is_built(start, remembe
     await controller.step()
     assert (await controller.status("m")).state == "unloaded"
     assert (controller._builds._running, remembering.deployed) == ({}, [])
+
+
+# -- models that share a process
+
+
+SHARED = {"shared": True}
+
+
+@pytest.fixture
+def pool(artifacts: Path, remembering: RememberingServe) -> Callable[..., Stepped]:
+    """Makes controllers over the same catalog."""
+    return lambda: Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}})
+
+
+async def _settle(controller: Stepped) -> None:
+    """Some rounds, between which pools answer."""
+    for _ in range(4):
+        await controller.step()
+        await asyncio.sleep(0.001)
+
+
+async def test_shared_models_have_one_application_between_them(pool, remembering, artifacts):
+    controller = pool()
+    for name in ("a", "b", "c"):
+        await controller.register(_spec(artifacts, **SHARED) | {"name": name}, "", "")
+    await _settle(controller)
+    assert remembering.deployed == ["pool@fake"]
+    remembering.run("pool@fake")
+    await _settle(controller)
+    table = await _table(controller)
+    assert sorted(remembering.loaded) == ["a@1", "b@1", "c@1"]
+    routes = [table.get_ready(name)[0] for name in "abc"]
+    assert {route.pool for route in routes} == {"pool@fake"}
+    assert len({route.resident for route in routes}) == 3
+    assert remembering.deployed == ["pool@fake"]
+
+
+async def test_a_pool_is_told_who_lives_in_it_and_what_has_changed(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    key = (await _table(controller)).get_ready("m")[0].resident
+    (one,) = (await controller.residents({key: ""})).values()
+    assert one.spec.uri == str(artifacts / "one.fake")
+    assert await controller.residents({key: one.fingerprint}) == {}
+    await controller.register(_spec(artifacts, batching={"max_batch_size": 3}, **SHARED), "", "")
+    await _settle(controller)
+    assert (await controller.residents({key: one.fingerprint}))[key].batching.max_batch_size == 3
+    assert remembering.loaded == ["m@1"]
+    await controller.unregister("m", "", "")
+    await _settle(controller)
+    assert await controller.residents({key: one.fingerprint}) == {key: None}
+    assert isinstance(await controller.status("m"), ModelNotFound)
+    assert remembering.deleted == ["pool@fake"]
+
+
+async def test_a_shared_model_that_cannot_be_loaded_fails_alone(pool, remembering, artifacts):
+    controller = pool()
+    remembering.unloadable["bad@1"] = ModelLoadError("its file is cut off")
+    for name in ("bad", "good"):
+        await controller.register(_spec(artifacts, **SHARED) | {"name": name}, "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    assert (await controller.status("good")).state.value == "ready"
+    status = await controller.status("bad")
+    assert (status.state.value, status.reason) == ("failed", "its file is cut off")
+    assert remembering.loaded.count("bad@1") == 1
+    remembering.unloadable.clear()
+    await controller.register(_spec(artifacts, **SHARED) | {"name": "bad"}, "", "")  # once more
+    await _settle(controller)
+    assert (await controller.status("bad")).state.value == "ready"
+    assert "pool@fake" not in remembering.deleted
+
+
+async def test_a_pool_without_room_is_asked_again(pool, remembering, artifacts):
+    controller = pool()
+    remembering.unloadable["m@1"] = Overloaded("all are busy")
+    await controller.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "loading"
+    remembering.unloadable.clear()
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "ready"
+
+
+async def test_shared_models_answer_at_once_under_the_next_controller(pool, remembering, artifacts):
+    first = pool()
+    await first.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(first)
+    remembering.run("pool@fake")
+    await _settle(first)
+    second = pool()
+    await second.round()
+    known = (await _table(second)).get_ready("m")[0]
+    assert known.resident == (await _table(first)).get_ready("m")[0].resident
+    assert await second.residents({known.resident: ""})
+    assert (remembering.loaded, remembering.deleted) == (["m@1"], [])
+
+
+async def test_a_revision_goes_on_while_the_next_one_is_loaded_by_the_pool(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    remembering.unloadable["m@2"] = ModelLoadError("it is no model")
+    await controller.register(_spec(artifacts, "two.fake", **SHARED), "", "")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].version == "1"
+    del remembering.unloadable["m@2"]
+    await controller.register(_spec(artifacts, "two.fake", **SHARED), "", "")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].version == "2"
+
+
+async def test_a_model_moves_into_a_pool_and_out_again(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts), "", "")
+    await _settle(controller)
+    remembering.run("m@1")
+    await _settle(controller)
+    await controller.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].application == "m@1"
+    remembering.run("pool@fake")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].pool == "pool@fake"
+    assert remembering.deleted == ["m@1"]
+    await controller.register(_spec(artifacts), "", "")
+    await _settle(controller)
+    remembering.run("m@3")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].pool == ""
+    assert remembering.deleted == ["m@1", "pool@fake"]
+
+
+async def test_a_pool_that_cannot_be_started_fails_its_models(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(controller)
+    remembering.given_up.add("pool@fake")
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "failed"
+    await controller.register(_spec(artifacts, **SHARED), "", "")  # once more
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "ready"
+    assert remembering.deployed == ["pool@fake", "pool@fake"]

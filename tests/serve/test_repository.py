@@ -58,7 +58,8 @@ class CatalogTransport:
         """What one round of the controller tells the ingress."""
         models = [self._advance(model) for model in self._catalog.list_models()]
         self._plans = {model.name: self._plan(model) for model in models}
-        routes = {model.name: model_route(model, self._plans[model.name], self._signatures(), 9) for model in models}
+        known = self._signatures()
+        routes = {model.name: model_route(model, self._plans[model.name], known, {}, 9) for model in models}
         self._plane.follow(RouteTable("e", self._plane.table.version + 1, routes))
 
     def _advance(self, model: ModelRecord) -> ModelRecord:

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from modelyard.admin import Action, Event, ModelState, ModelStatus, Plan, Revision
+from modelyard.admin import Action, Event, ModelState, ModelStatus, Plan, Pool, PoolProcess, Revision
 from modelyard.config import load_model_spec
 from modelyard.errors import ModelNotFound
 from modelyard.rollout import Rollout
@@ -82,6 +82,9 @@ class Admin:
     async def revisions(self, name: str) -> tuple[Revision, ...]:
         await self.status(name)
         return (Revision(1, "d", "2026-01-01T00:00:00+00:00"),)
+
+    async def pools(self) -> tuple[Pool, ...]:
+        return (Pool("pool@fake", 2, (PoolProcess("r", 1, 10, 20, 3, 2, 2, 1, 1.5, 2.5),)),)
 
     async def events(self, name: str | None, **_: int | None) -> tuple[Event, ...]:
         return (Event(1, "2026-01-01T00:00:00+00:00", name or "m", "created"),)

@@ -43,7 +43,7 @@ def test_each_revision_is_of_its_own_framework_and_place() -> None:
     described = {f"m@{number}": Description(SIGNATURE) for number in (1, 2)}
     running = dict.fromkeys(described, Observed(running=1, wanted=1))
     plan = plan_model(model, running, described, {})
-    route = model_route(model, plan, described, 1000)
+    route = model_route(model, plan, described, {}, 1000)
     assert {number: one.framework for number, one in route.revisions.items()} == {"1": "sklearn", "2": "xgboost"}
     assert (route.active, route.weights, route.labels) == ("1", {"1": 90.0, "2": 10.0}, {"canary": "2", "stable": "1"})
     status = model_status(model, plan, described)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from modelyard.admin import Action, Event, ModelState, ModelStatus, Plan, Revision
+from modelyard.admin import Action, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.inference import InferenceResponse
 from modelyard.rollout import Rollout
 
@@ -146,6 +146,29 @@ def _describe_way(rollout: Rollout | None) -> str:
     steps = ", ".join(f"{step:g} %" for step in rollout.steps)
     gates = [f"{name} {limit:g}" for name, limit in asdict(rollout.gates).items() if limit is not None]
     return f"{steps}, {rollout.interval_s:g} s each" + (f", while {' and '.join(gates)} hold" if gates else "")
+
+
+def print_pools(pools: Iterable[Pool], as_json: bool) -> None:
+    """Where shared models live: a row for each process."""
+    if as_json:
+        print_json({"pools": [pool.to_dict() for pool in pools]})
+        return
+    table = Table("pool", "revisions", "loaded", "memory", "hits", "loads", "evictions", "load p50", "p99", box=None)
+    for pool in pools:
+        for one in pool.replicas:
+            asked = one.hits + one.misses
+            table.add_row(
+                pool.name,
+                str(pool.revisions),
+                str(one.loaded),
+                f"{one.memory_mb} of {one.memory_limit_mb} MiB",
+                f"{one.hits / asked:.1%} of {asked}" if asked else "",
+                str(one.loads),
+                str(one.evictions),
+                f"{one.load_p50_ms:.0f} ms" if one.loads else "",
+                f"{one.load_p99_ms:.0f} ms" if one.loads else "",
+            )
+    console().print(table)
 
 
 def print_revisions(revisions: Iterable[Revision], as_json: bool) -> None:

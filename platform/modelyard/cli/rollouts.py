@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from modelyard.admin import ModelStatus
-from modelyard.cli.printing import describe_rollout, print_events, print_revisions, print_status
+from modelyard.cli.printing import describe_rollout, print_events, print_pools, print_revisions, print_status
 from modelyard.cli.session import AsJson, Message, Name, TimeoutS, Wait, app, open_platform
 from modelyard.cli.values import parse_shadow, parse_steps, parse_weights
 
@@ -177,6 +177,13 @@ def revisions(context: typer.Context, name: Name, as_json: AsJson = False) -> No
     """Show the history of a model, newest first."""
     with open_platform(context) as platform:
         print_revisions(platform.revisions(name), as_json)
+
+
+@app.command()
+def pools(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show where shared models live."""
+    with open_platform(context) as platform:
+        print_pools(platform.pools(), as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from modelyard.errors import InvalidRequest
 from modelyard.protocol import v2
 
 _SECTIONS: Final = ("batching", "autoscaling", "resources", "limits", "runtime", "rollout")
-_KEYS: Final = ("sticky", "warmup")
+_KEYS: Final = ("shared", "sticky", "warmup")
 
 
 def pair(text: str, option: str) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack, overload
 
-from modelyard.admin import Action, AdminTransport, Event, ModelState, ModelStatus, Plan, Revision
+from modelyard.admin import Action, AdminTransport, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.client.arrays import to_tensors
 from modelyard.client.http import HttpTransport
 from modelyard.client.waiting import EventWatch, RolloutWait, Waits
@@ -87,6 +87,7 @@ class Registering(RegisteringSpec, total=False):
     rollout: Mapping[str, Any] | None
     warmup: Sequence[Mapping[str, Any]]
     sticky: str | None
+    shared: bool
     description: str
 
 
@@ -156,6 +157,7 @@ class AsyncPlatform:
         rollout: Mapping[str, Any] | None = None,
         warmup: Sequence[Mapping[str, Any]] = (),
         sticky: str | None = None,
+        shared: bool = False,
         description: str = "",
         message: str = "",
         wait: bool = False,
@@ -176,7 +178,7 @@ class AsyncPlatform:
         }
         given: dict[str, Any] = {key: dict(value) for key, value in sections.items() if value is not None}
         given |= {"name": name, "framework": framework, "uri": uri, "description": description, "sticky": sticky}
-        given["warmup"] = list(map(dict, warmup))
+        given |= {"warmup": list(map(dict, warmup)), "shared": shared}
         spec = parse_model_spec(given)
         return await self.register_spec(
             spec,
@@ -364,6 +366,10 @@ class AsyncPlatform:
     async def resume(self, name: str, *, message: str = "") -> ModelStatus:
         """See :meth:`Platform.resume`."""
         return await self._transport.resume(name, actor=_ACTOR, message=message)
+
+    async def pools(self) -> tuple[Pool, ...]:
+        """See :meth:`Platform.pools`."""
+        return await self._transport.pools()
 
     async def revisions(self, name: str) -> tuple[Revision, ...]:
         """See :meth:`Platform.revisions`."""

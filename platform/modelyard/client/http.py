@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from modelyard.admin import Event, ModelStatus, Plan, Revision
+from modelyard.admin import Event, ModelStatus, Plan, Pool, Revision
 from modelyard.client.failures import ApiError, PlatformUnreachable, check_reply
 from modelyard.errors import DeadlineExceeded, InvalidConfig, InvalidRequest, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse
@@ -20,6 +20,7 @@ from modelyard.tensor import Array, datatype_of, from_raw, get_datatype, to_byte
 
 _PLATFORM: Final = "/platform/v1"
 _MODELS: Final = f"{_PLATFORM}/models"
+_POOLS: Final = f"{_PLATFORM}/pools"
 _JSON_LENGTH: Final = "inference-header-content-length"
 _GRACE_S: Final = 1.0
 _WATCHING_S: Final = 60.0
@@ -134,6 +135,10 @@ class HttpTransport:
     async def _change(self, method: str, name: str, way: str, change: Mapping[str, Any], message: str) -> ModelStatus:
         body = orjson.dumps(dict(change) | ({"message": message} if message else {}))
         return _to_status(await self._call(method, f"{_MODELS}/{_segment(name)}/{way}", content=body))
+
+    async def pools(self) -> tuple[Pool, ...]:
+        """``GET /platform/v1/pools``."""
+        return _to_list(await self._call("GET", _POOLS), "pools", Pool.from_dict)
 
     async def revisions(self, name: str) -> tuple[Revision, ...]:
         """``GET /platform/v1/models/{name}/revisions``."""

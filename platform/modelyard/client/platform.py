@@ -8,7 +8,7 @@ from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
-from modelyard.admin import AdminTransport, Event, ModelStatus, Plan, Revision
+from modelyard.admin import AdminTransport, Event, ModelStatus, Plan, Pool, Revision
 from modelyard.client.aio import AsyncPlatform, Registering, RegisteringSpec, Weights, open_transport
 from modelyard.client.loop import LoopThread
 from modelyard.client.waiting import EventWatch, RolloutWait
@@ -91,6 +91,7 @@ class Platform:
         rollout: Mapping[str, Any] | None = None,
         warmup: Sequence[Mapping[str, Any]] = (),
         sticky: str | None = None,
+        shared: bool = False,
         description: str = "",
         message: str = "",
         wait: bool = False,
@@ -117,6 +118,7 @@ class Platform:
             rollout: How a new revision gets its traffic; keys as in the configuration file.
             warmup: Requests that each replica answers before it gets others, as bodies of v1 ``:predict``.
             sticky: Where requests say who they belong to, for example ``header:x-user-id``.
+            shared: It lives in a pool with others, loaded when it is asked for.
             description: What the model is for.
             message: Why, for the history.
             wait: Wait until it is ready.
@@ -144,6 +146,7 @@ class Platform:
                 rollout=rollout,
                 warmup=warmup,
                 sticky=sticky,
+                shared=shared,
                 description=description,
                 message=message,
                 wait=wait,
@@ -456,6 +459,10 @@ class Platform:
             Conflict: It has no rollout that is paused.
         """
         return self._loop.run(self._platform.resume(name, message=message))
+
+    def pools(self) -> tuple[Pool, ...]:
+        """Where models with ``shared: true`` live: what their processes hold, and how often a model was there."""
+        return self._loop.run(self._platform.pools())
 
     def revisions(self, name: str) -> tuple[Revision, ...]:
         """The history of a model, newest first.

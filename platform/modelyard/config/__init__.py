@@ -8,6 +8,7 @@ from modelyard.config.platform import (
     ControllerConfig,
     IngressConfig,
     PlatformConfig,
+    PoolsConfig,
     SecurityConfig,
     load_platform_config,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ModelSpec",
     "ModelsFile",
     "PlatformConfig",
+    "PoolsConfig",
     "Resources",
     "RolloutPlan",
     "RolloutPolicy",

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from modelyard.config.models import check_different
 from modelyard.config.problems import join_path, mask_url, problems_of
 from modelyard.config.section import Flag, Integer, Number, Section, Text
-from modelyard.config.spec import ModelSpec, check_framework
+from modelyard.config.spec import Autoscaling, ModelSpec, Resources, check_framework
 from modelyard.errors import InvalidConfig
 
 _SQLITE = "sqlite:///"
@@ -122,6 +122,33 @@ class ControllerConfig(Section):
     )
 
 
+class PoolsConfig(Section):
+    """Where shared models live: one pool for each framework and runtime that any of them has, all alike."""
+
+    memory_mb: Integer = Field(
+        default=1024,
+        ge=1,
+        description="Memory that the process of a replica takes at most, in MiB, itself included: the least recently "
+        "used models leave it. While a model loads it may take as much more as that model.",
+    )
+    resources: Resources = Field(
+        default=Resources(), description="What each replica of a pool reserves in the cluster; no GPUs."
+    )
+    autoscaling: Autoscaling = Field(
+        default=Autoscaling(),
+        description="How many replicas a pool has, at least one, and when that changes. Each model lives in one of "
+        "those on a node.",
+    )
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> PoolsConfig:
+        if self.resources.num_gpus:
+            raise ValueError(f"resources.num_gpus: expected 0, got {self.resources.num_gpus:g}")
+        if not self.autoscaling.min_replicas:
+            raise ValueError("autoscaling.min_replicas: expected at least 1, got 0")
+        return self
+
+
 class SecurityConfig(Section):
     """What the platform refuses for safety's sake."""
 
@@ -144,6 +171,7 @@ class PlatformConfig(Section):
     )
     ingress: IngressConfig = Field(default=IngressConfig(), description="The processes that answer HTTP and gRPC.")
     controller: ControllerConfig = Field(default=ControllerConfig(), description="The process that runs the models.")
+    pools: PoolsConfig = Field(default=PoolsConfig(), description="Where models with `shared: true` live.")
     security: SecurityConfig = Field(default=SecurityConfig(), description="What is refused for safety's sake.")
 
     _check_names = field_validator("models")(check_different)

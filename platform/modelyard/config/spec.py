@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from modelyard.config.problems import join_path, problems_of
 from modelyard.config.runtime import Runtime
@@ -309,7 +309,22 @@ class ModelSpec(Section):
         description="Where requests say who they belong to, `header:x-user-id` or `cookie:session`: all with the same "
         "value there go to the same revision, as long as the weights let them. Over gRPC the metadata of that name.",
     )
+    shared: Flag = Field(
+        default=False,
+        description="It lives in a pool, with others of its framework and runtime in one process, is loaded when it is "
+        "asked for and leaves memory when others need it. What the pool's replicas reserve, and how many run, is "
+        "`pools` of the platform's configuration; `resources` and `autoscaling` stay out.",
+    )
     description: Text = Field(default="", description="What the model is for, shown to people; changes nothing.")
+
+    @field_validator("shared")
+    @classmethod
+    def _check_shared(cls, value: bool, info: ValidationInfo) -> bool:
+        for name, default in (("resources", Resources()), ("autoscaling", Autoscaling())):
+            if value and info.data.get(name, default) != default:
+                where = f"pools.{name}"
+                raise ValueError(f"expected false for a model with {name}, got true: those are its pool's ({where})")
+        return value
 
     @property
     def max_ongoing_requests(self) -> int:
@@ -327,8 +342,9 @@ class ModelSpec(Section):
 
     def revision_content(self) -> dict[str, Any]:
         """What makes a revision, as JSON values: a change of any of it is a new revision."""
-        content = self.model_dump(mode="json", include={"framework", "uri", "options", "runtime", "warmup"})
-        return content if self.warmup else {key: value for key, value in content.items() if key != "warmup"}
+        content = self.model_dump(mode="json", include={"framework", "uri", "options", "runtime"})
+        later = self.model_dump(mode="json", include={"warmup", "shared"})  # left out where they say nothing
+        return content | {key: value for key, value in later.items() if value}
 
     def revision_digest(self, artifact_digest: str) -> str:
         """Identity of the revision: what the spec says of it and what the artifact holds.
@@ -361,6 +377,10 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
     if spec.runtime.version is not None and not framework.distribution:
         path = join_path(where, "runtime", "version")
         problems = (f'{path}: framework "{spec.framework}" has no library of its own: name yours in runtime.pip',)
+    if spec.shared and not framework.may_share:
+        problems += (
+            f'{join_path(where, "shared")}: framework "{spec.framework}": its models need a process of their own',
+        )
     if framework.has_artifact == (not spec.uri):
         expected = "a path or URL, got none" if framework.has_artifact else f'none, got "{spec.uri}"'
         problems += (f'{join_path(where, "uri")}: framework "{spec.framework}": expected {expected}',)

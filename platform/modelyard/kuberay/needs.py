@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from modelyard.config import ModelSpec, PlatformConfig
+from modelyard.config import ModelSpec, PlatformConfig, Resources
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.store import resolve
@@ -47,20 +47,27 @@ class Need:
 
 
 def find_needs(config: PlatformConfig) -> tuple[Need, ...]:
-    """Of the ingress and of each declared model, in their order."""
+    """Of the ingress, of each declared model that has a process of its own, in their order, and of the pools."""
     count = config.ingress.num_replicas
     ingress = Need("ingress", "ingress", None, ({"CPU": config.ingress.num_cpus},), count, count)
-    return (ingress, *(_need_of(spec, f"models[{index}]") for index, spec in enumerate(config.models)))
+    own = (_need_of(spec, f"models[{index}]") for index, spec in enumerate(config.models) if not spec.shared)
+    return (ingress, *own, *_pools(config))
+
+
+def _pools(config: PlatformConfig) -> Iterator[Need]:
+    """One for each framework and runtime that shared models have."""
+    scaling = config.pools.autoscaling
+    kinds = {(spec.framework, spec.runtime.model_dump_json()) for spec in config.models if spec.shared}
+    for framework, _ in sorted(kinds):
+        bundle = _amounts(config.pools.resources)
+        yield Need("pools", f"that of {framework}", None, (bundle,), scaling.max_replicas, scaling.min_replicas)
 
 
 def _need_of(spec: ModelSpec, path: str) -> Need:
     resources = spec.resources
-    own: dict[str, float] = {"CPU": resources.num_cpus, **resources.custom}
-    if resources.memory_mb is not None:
-        own["memory"] = resources.memory_mb * 1024 * 1024
     workers = _count_workers(spec)
     each = {"GPU": resources.num_gpus / max(1, workers)} if resources.num_gpus else {}
-    bundles = (own | each, *([each] * (workers - 1)))
+    bundles = (_amounts(resources) | each, *([each] * (workers - 1)))
     return Need(
         path,
         spec.name,
@@ -69,6 +76,14 @@ def _need_of(spec: ModelSpec, path: str) -> Need:
         spec.autoscaling.max_replicas,
         max(1, spec.autoscaling.min_replicas),
     )
+
+
+def _amounts(resources: Resources) -> dict[str, float]:
+    """All but the GPUs."""
+    own: dict[str, float] = {"CPU": resources.num_cpus, **resources.custom}
+    if resources.memory_mb is not None:
+        own["memory"] = resources.memory_mb * 1024 * 1024
+    return own
 
 
 def _count_workers(spec: ModelSpec) -> int:

@@ -51,6 +51,8 @@ class RevisionRoute:
         adapter: Which of them this is the route of; empty for the model itself.
         is_watched: Somebody wants to know what becomes of its requests.
         shadow: Where copies of its requests go; None for nowhere.
+        pool: Name of the Ray Serve application whose replicas answer for it; empty where it has its own.
+        resident: What those know it by.
     """
 
     model: str
@@ -75,6 +77,8 @@ class RevisionRoute:
     adapter: str = ""
     is_watched: bool = False
     shadow: ShadowRoute | None = None
+    pool: str = ""
+    resident: str = ""
 
     @property
     def is_ready(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from modelyard.admin import AdminTransport, Event, ModelState, ModelStatus, Plan, Revision
+from modelyard.admin import AdminTransport, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.batching import Call, split
 from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError
@@ -120,6 +120,11 @@ class HandleTransport:
         """See ``AdminTransport``."""
         return await self._change("resume", name, actor, message)
 
+    async def pools(self) -> tuple[Pool, ...]:
+        """See ``AdminTransport``."""
+        found: tuple[Pool, ...] = await self._ask("list_pools")
+        return found
+
     async def revisions(self, name: str) -> tuple[Revision, ...]:
         """See ``AdminTransport``."""
         found: tuple[Revision, ...] | ModelyardError = await self._ask("revisions", name)
@@ -173,7 +178,7 @@ class _ByHandle:
     async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
         """See ``dataplane.Transport``."""
         try:
-            answer = await asyncio.wait_for(RevisionHandle(revision.application).call(call), timeout_s)
+            answer = await asyncio.wait_for(RevisionHandle(revision).call(call), timeout_s)
         except TimeoutError as exc:
             raise DeadlineExceeded(timeout_s) from exc
         outputs = split(answer, call.rows)[0]
@@ -184,7 +189,7 @@ class _ByHandle:
     async def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
         """See ``dataplane.Transport``."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        async with contextlib.aclosing(RevisionHandle(revision.application).stream(call)) as answers:
+        async with contextlib.aclosing(RevisionHandle(revision).stream(call)) as answers:
             while True:
                 try:
                     left_s = deadline - asyncio.get_running_loop().time()
@@ -199,7 +204,7 @@ class _ByHandle:
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
-        return await RevisionHandle(revision.application).statistics(revision.member, _TIMEOUT_S)
+        return await RevisionHandle(revision).statistics(revision.member, _TIMEOUT_S)
 
 
 def _unwrap(result: _T | ModelyardError) -> _T:

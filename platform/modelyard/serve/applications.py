@@ -15,19 +15,21 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 
 from modelyard.catalog import ModelRecord, RevisionRecord
-from modelyard.config import Limits, ModelSpec, Runtime
+from modelyard.config import Autoscaling, Limits, ModelSpec, Resources, Runtime
 from modelyard.environments.overlay import Overlay
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.serve.handle import DEPLOYMENT_NAME
-from modelyard.serve.replica import ModelReplica, RevisionSpec
+from modelyard.serve.replica import ModelReplica
+from modelyard.serve.revision import Batching, RevisionSpec
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
 from modelyard.store import resolve
 
 _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
-_CONSTRUCTOR_ATTEMPTS: Final = 2
-_SERVE_CALLS_PER_REPLICA: Final = 100
+CONSTRUCTOR_ATTEMPTS: Final = 2
+SERVE_CALLS_PER_REPLICA: Final = 100
+QUIET: Final = LoggingConfig(enable_access_log=False, log_level="WARNING")
 _ANY_OF_THE_TYPE: Final = 0.001
 """What Ray itself asks for of a node's accelerator type. Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``."""
 
@@ -110,14 +112,18 @@ class RevisionDeployment:
         """Rows in one call of the model."""
         return self.spec.batching.max_batch_size
 
-    def to_target(self, platform: str, *, is_new: bool) -> serve.RunTarget:
-        """What ``serve.run_many`` takes.
+    @property
+    def is_shared(self) -> bool:
+        """It lives in a pool and has no application of its own."""
+        return bool(self.content.get("shared"))
+
+    def to_revision(self, platform: str) -> RevisionSpec:
+        """What a replica needs to load it.
 
         Args:
             platform: The application of the platform that it belongs to.
-            is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
         """
-        revision = RevisionSpec(
+        return RevisionSpec(
             model=self.spec.name,
             framework=self.content["framework"],
             uri=self.content["uri"],
@@ -127,6 +133,15 @@ class RevisionDeployment:
             platform=platform,
             warmup=tuple(self.content.get("warmup", ())),
         )
+
+    def to_target(self, platform: str, *, is_new: bool) -> serve.RunTarget:
+        """What ``serve.run_many`` takes.
+
+        Args:
+            platform: The application of the platform that it belongs to.
+            is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
+        """
+        revision = self.to_revision(platform)
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
         restart_text = json.dumps(asdict(revision), sort_keys=True)
         version = hashlib.sha256(restart_text.encode()).hexdigest()[:16]
@@ -134,45 +149,31 @@ class RevisionDeployment:
         placement: dict[str, Any] = {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}
         deployment = serve.deployment(
             name=DEPLOYMENT_NAME,
-            max_ongoing_requests=max(_SERVE_CALLS_PER_REPLICA, self.spec.max_ongoing_requests),
-            max_constructor_retry_count=_CONSTRUCTOR_ATTEMPTS,
+            max_ongoing_requests=max(SERVE_CALLS_PER_REPLICA, self.spec.max_ongoing_requests),
+            max_constructor_retry_count=CONSTRUCTOR_ATTEMPTS,
             max_surge_percent=100,
             graceful_shutdown_wait_loop_s=0.2,
             graceful_shutdown_timeout_s=40,
             health_check_period_s=5,
-            autoscaling_config=self._autoscaling(is_new),
-            ray_actor_options=self._actor_options(is_alone=not bundles),
-            user_config=self._batching(),
-            logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
+            autoscaling_config=to_autoscaling(self.spec.autoscaling, self.spec.target_ongoing_requests, is_new=is_new),
+            ray_actor_options=to_actor_options(
+                self.spec.resources, to_runtime_env(self.runtime, self.overlay), is_alone=not bundles
+            ),
+            user_config=asdict(self.batching),
+            logging_config=QUIET,
         )(ModelReplica)
         application = deployment.options(version=version, _internal=True, **(placement if bundles else {})).bind(
             self.application, revision
         )
         return serve.RunTarget(target=application, name=self.application, route_prefix=None)
 
-    def _batching(self) -> dict[str, Any]:
-        return {
-            "max_batch_size": self.spec.batching.max_batch_size,
-            "batch_wait_timeout_s": self.spec.batching.batch_wait_timeout_s,
-            "max_queued_requests": self.spec.limits.max_queued_requests + self.spec.max_ongoing_requests,
-        }
-
-    def _autoscaling(self, is_new: bool) -> AutoscalingConfig:
-        scaling = self.spec.autoscaling
-        return AutoscalingConfig(
-            min_replicas=scaling.min_replicas,
-            max_replicas=scaling.max_replicas,
-            initial_replicas=(scaling.initial_replicas or max(1, scaling.min_replicas)) if is_new else None,
-            target_ongoing_requests=self.spec.target_ongoing_requests,
-            upscale_delay_s=scaling.upscale_delay_s,
-            downscale_delay_s=scaling.downscale_delay_s,
-            downscale_to_zero_delay_s=scaling.downscale_to_zero_delay_s,
-            metrics_interval_s=2.0,
-            look_back_period_s=5.0,
-            policy={
-                "policy_function": "modelyard.serve.autoscaling:FollowLoad",
-                "policy_kwargs": {"target_requests_per_s": scaling.target_requests_per_s},
-            },
+    @property
+    def batching(self) -> Batching:
+        """The limits its replicas take while they run."""
+        return Batching(
+            max_batch_size=self.spec.batching.max_batch_size,
+            batch_wait_timeout_s=self.spec.batching.batch_wait_timeout_s,
+            max_queued_requests=self.spec.limits.max_queued_requests + self.spec.max_ongoing_requests,
         )
 
     def _bundles(self) -> list[dict[str, float]]:
@@ -197,23 +198,50 @@ class RevisionDeployment:
             first["memory"] = resources.memory_mb * 1024 * 1024
         return [first, *([each] * (workers - 1))]
 
-    def _actor_options(self, is_alone: bool) -> dict[str, Any]:
-        """What a replica's own process takes.
 
-        Args:
-            is_alone: It has no workers; else the GPUs are theirs.
-        """
-        resources = self.spec.resources
-        options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus if is_alone else 0}
-        if resources.memory_mb is not None:
-            options["memory"] = resources.memory_mb * 1024 * 1024
-        if resources.accelerator_type is not None and is_alone:
-            options["accelerator_type"] = resources.accelerator_type
-        if resources.custom:
-            options["resources"] = dict(resources.custom)
-        if runtime_env := to_runtime_env(self.runtime, self.overlay):
-            options["runtime_env"] = dict(runtime_env)
-        return options
+def to_autoscaling(scaling: Autoscaling, target_ongoing_requests: float, *, is_new: bool) -> AutoscalingConfig:
+    """What Serve is told of how many replicas there are to be.
+
+    Args:
+        scaling: What the user wants.
+        target_ongoing_requests: Requests in flight for each replica.
+        is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
+    """
+    return AutoscalingConfig(
+        min_replicas=scaling.min_replicas,
+        max_replicas=scaling.max_replicas,
+        initial_replicas=(scaling.initial_replicas or max(1, scaling.min_replicas)) if is_new else None,
+        target_ongoing_requests=target_ongoing_requests,
+        upscale_delay_s=scaling.upscale_delay_s,
+        downscale_delay_s=scaling.downscale_delay_s,
+        downscale_to_zero_delay_s=scaling.downscale_to_zero_delay_s,
+        metrics_interval_s=2.0,
+        look_back_period_s=5.0,
+        policy={
+            "policy_function": "modelyard.serve.autoscaling:FollowLoad",
+            "policy_kwargs": {"target_requests_per_s": scaling.target_requests_per_s},
+        },
+    )
+
+
+def to_actor_options(resources: Resources, runtime_env: Mapping[str, Any] | None, *, is_alone: bool) -> dict[str, Any]:
+    """What a replica's own process takes.
+
+    Args:
+        resources: What the user says that it reserves.
+        runtime_env: What it runs in; None for what the platform does.
+        is_alone: It has no workers; else the GPUs are theirs.
+    """
+    options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus if is_alone else 0}
+    if resources.memory_mb is not None:
+        options["memory"] = resources.memory_mb * 1024 * 1024
+    if resources.accelerator_type is not None and is_alone:
+        options["accelerator_type"] = resources.accelerator_type
+    if resources.custom:
+        options["resources"] = dict(resources.custom)
+    if runtime_env:
+        options["runtime_env"] = dict(runtime_env)
+    return options
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from typing import Any, Final
 from modelyard.batching import Answer, Call, GroupKey, enqueue, group_key, merge, split
 from modelyard.errors import DeadlineExceeded, InternalError, ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.routing import RevisionRoute
-from modelyard.serve.lane import STREAM_WINDOW, Kind, LaneProtocol
+from modelyard.serve.connections import Connection, Connections, OwnConnections
+from modelyard.serve.lane import STREAM_WINDOW, Kind
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class _Lane:
     """A connection to one replica."""
 
     path: Path
-    protocol: LaneProtocol
+    protocol: Connection
     calls: dict[int, _InFlight] = field(default_factory=dict)
     streams: dict[int, _Stream] = field(default_factory=dict)
     is_leaving: bool = False
@@ -117,10 +118,18 @@ class RevisionCaller:
         route: What is known of the revision; replaced by :meth:`update`.
         call_by_handle: The way without a lane.
         stream_by_handle: The same for streams.
+        connections: Makes the lanes.
     """
 
-    def __init__(self, route: RevisionRoute, call_by_handle: HandleCall, stream_by_handle: HandleStream) -> None:
+    def __init__(
+        self,
+        route: RevisionRoute,
+        call_by_handle: HandleCall,
+        stream_by_handle: HandleStream,
+        connections: Connections | None = None,
+    ) -> None:
         self._route = route
+        self._connections: Connections = connections or OwnConnections()
         self._call_by_handle = call_by_handle
         self._stream_by_handle = stream_by_handle
         self._handle_streams = 0
@@ -136,6 +145,11 @@ class RevisionCaller:
     def update(self, route: RevisionRoute) -> None:
         """Takes the revision's newest route."""
         self._route = route
+
+    @property
+    def replicas_of(self) -> str:
+        """The application whose replicas answer: its own, or that of its pool."""
+        return self._route.pool or self._route.application
 
     @property
     def ongoing(self) -> int:
@@ -221,6 +235,10 @@ class RevisionCaller:
     def _find_lane(self) -> _Lane | None:
         """The least busy lane that takes another call."""
         limit = self._calls_per_lane()
+        if self._route.pool:
+            home = self._find_home()
+            is_free = home is not None and len(home.calls) < (limit if not home.is_exclusive else 1)
+            return home if is_free else None
         best: _Lane | None = None
         for lane in self._lanes.values():
             if lane.is_leaving or not lane.protocol.is_open or len(lane.calls) >= limit:
@@ -230,6 +248,18 @@ class RevisionCaller:
             if best is None or len(lane.calls) < len(best.calls):
                 best = lane
         return best
+
+    def _find_home(self) -> _Lane | None:
+        """The lane to the one replica of a pool that has this revision loaded, or is to load it.
+
+        Which one that is follows from the names alone, as for streams with an affinity; another one's arrival or end
+        moves no more revisions than it must (rendezvous hashing).
+        """
+        usable = [lane for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open]
+        if len(usable) < 2:
+            return usable[0] if usable else None
+        own = self._route.application.encode()
+        return max(usable, key=lambda lane: zlib.crc32(own + lane.path.name.encode()))
 
     def _calls_per_lane(self) -> int:
         """How many calls a replica may have at once.
@@ -259,6 +289,8 @@ class RevisionCaller:
     def _may_use_handle(self) -> bool:
         """There are replicas without a lane, or no lane at all."""
         usable = sum(1 for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open)
+        if self._route.pool and usable:
+            return False
         limit = 1 if self._waiting[0].attempts else _CALLS_BY_HANDLE
         return len(self._by_handle) < limit and (usable == 0 or usable < self._route.replicas)
 
@@ -463,7 +495,7 @@ class RevisionCaller:
 
     # -- lanes
 
-    def _on_frame(self, protocol: LaneProtocol, kind: Kind, ident: int, payload: Any) -> None:
+    def _on_frame(self, protocol: Connection, kind: Kind, ident: int, payload: Any) -> None:
         lane = next((lane for lane in self._lanes.values() if lane.protocol is protocol), None)
         if lane is None:
             return
@@ -490,7 +522,7 @@ class RevisionCaller:
         if lane.is_leaving and not lane.calls and not lane.streams:
             lane.protocol.close()
 
-    def _on_lost(self, protocol: LaneProtocol) -> None:
+    def _on_lost(self, protocol: Connection) -> None:
         for path, lane in list(self._lanes.items()):
             if lane.protocol is protocol:
                 del self._lanes[path]
@@ -507,7 +539,7 @@ class RevisionCaller:
             if path in self._lanes or self._closed:
                 continue
             # Known before it is open: it may say goodbye or be lost, or another call may come by, before this goes on.
-            lane = self._lanes[path] = _Lane(path, LaneProtocol(self._on_frame, self._on_lost))
+            lane = self._lanes[path] = _Lane(path, self._connections.make(self._on_frame, self._on_lost))
             if await self._open(lane):
                 self._close_if_idle(lane)
                 self._schedule()
@@ -516,7 +548,7 @@ class RevisionCaller:
 
     async def _open(self, lane: _Lane) -> bool:
         try:
-            await self._loop.create_unix_connection(lambda: lane.protocol, str(lane.path))
+            await self._connections.open(lane.protocol, lane.path)
         except ConnectionRefusedError:
             lane.path.unlink(missing_ok=True)
             return False
@@ -568,4 +600,5 @@ def _with_wait(call: Call, waited_ns: int, deadline_ns: int) -> Call:
         deadline_ns,
         call.via,
         call.affinity,
+        call.resident,
     )

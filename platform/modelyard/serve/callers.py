@@ -12,6 +12,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,6 +23,7 @@ from modelyard.errors import ModelNotReady
 from modelyard.outcomes import Outcomes
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.caller import RevisionCaller
+from modelyard.serve.connections import SharedConnections
 from modelyard.serve.handle import RevisionHandle, session_id
 from modelyard.serve.lane import lane_folder, socket_prefix
 from modelyard.statistics import Statistics
@@ -47,12 +49,13 @@ class Callers:
 
     def __init__(self) -> None:
         self._callers: dict[str, RevisionCaller] = {}
+        self._shared = SharedConnections()
         self._folder = lane_folder(session_id())
 
     async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
         """See ``dataplane.Transport``."""
         caller = self._callers.get(revision.application) or self._add(revision)
-        return await caller.call(call, timeout_s)
+        return await caller.call(replace(call, resident=revision.resident) if revision.pool else call, timeout_s)
 
     def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
         """See ``dataplane.Transport``."""
@@ -61,7 +64,7 @@ class Callers:
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
-        handle = RevisionHandle(revision.application)
+        handle = RevisionHandle(revision)
         try:
             if revision.is_ready and not revision.replicas:  # scaled to zero, and not to be woken for this
                 return await handle.kept_statistics(revision.member)
@@ -71,8 +74,9 @@ class Callers:
             raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
 
     def _add(self, route: RevisionRoute) -> RevisionCaller:
-        handle = RevisionHandle(route.application)
-        caller = self._callers[route.application] = RevisionCaller(route, handle.call, handle.stream)
+        handle = RevisionHandle(route)
+        connections = self._shared if route.pool else None
+        caller = self._callers[route.application] = RevisionCaller(route, handle.call, handle.stream, connections)
         return caller
 
     async def update(self, table: RouteTable) -> None:
@@ -108,8 +112,8 @@ class Callers:
         for entry in entries:
             if entry.name.endswith(".sock"):
                 found[entry.name.partition(".")[0] + "."].append(Path(entry.path))
-        for application, caller in list(self._callers.items()):
-            paths = found.get(socket_prefix(application))
+        for caller in list(self._callers.values()):
+            paths = found.get(socket_prefix(caller.replicas_of))
             if paths:
                 await caller.connect(paths)
 

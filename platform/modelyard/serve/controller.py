@@ -21,8 +21,8 @@ from typing import Any, Final, TypeVar
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from modelyard.admin import Event, ModelState, ModelStatus, Plan, Revision
-from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
+from modelyard.admin import Event, ModelState, ModelStatus, Plan, Pool, Revision
+from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, load_model_spec, parse_model_spec, to_short
 from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
 from modelyard.outcomes import Outcomes
@@ -37,11 +37,13 @@ from modelyard.serve.applications import (
 from modelyard.serve.artifacts import Artifacts, make_absent_entry
 from modelyard.serve.builds import Builds
 from modelyard.serve.counts import clear_counts
-from modelyard.serve.descriptions import clear_description, find_description, keep_description
+from modelyard.serve.descriptions import clear_description, find_description, keep_description, list_descriptions
 from modelyard.serve.failures import clear_failure, find_failure, find_setup_failure
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
+from modelyard.serve.pools import PoolDeployment, Pools, is_pool, is_pool_application
+from modelyard.serve.residents import Resident
 from modelyard.serve.rollouts import Rollouts, Traffic
 from modelyard.serve.views import failed_route, model_route, model_status, show_revisions
 from modelyard.signature import Description
@@ -111,10 +113,12 @@ class Controller:
         self._loop = asyncio.get_running_loop()
         self._catalog = Catalog(self._config.catalog.url)
         self._deployed: dict[str, str] = {}
+        self._read: dict[str, tuple[tuple[str, int, str], RevisionDeployment]] = {}
         self._loading: dict[str, float] = {}
         self._described: dict[str, Description] = {}
         self._failures: dict[str, str] = {}
         self._builds = Builds()
+        self._pools = Pools(self._config.pools, self._application)
         self._rollouts = Rollouts(self._catalog)
         self._traffic = Traffic(self._catalog, self._is_ready, self._try_again)
         self._waiting: dict[str, str] = {}
@@ -131,6 +135,7 @@ class Controller:
         self._stopping = threading.Event()
         self._artifacts = Artifacts(self._config.security.model_roots)
         self._declare(self._config.models)
+        self._admit_again()
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
             for work in (self._reconcile_forever, self._watch_versions)
@@ -165,6 +170,12 @@ class Controller:
             with self._lock:
                 self._watchers.discard(watcher)
         return self._table, self._is_settled
+
+    async def residents(self, known: dict[str, str]) -> dict[str, Resident | None]:
+        """What has changed of the models that a pool's replica knows; see ``Pools.find``."""
+        if not self._table.version:  # it has not looked yet
+            await self.watch("", -1)
+        return self._pools.find(known) if self._table.version else {}
 
     # -- the verbs of the admin API
 
@@ -234,6 +245,10 @@ class Controller:
     async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
         """See ``AdminTransport.revisions``; errors are returned."""
         return await asyncio.to_thread(self._answer, self._revisions, name)
+
+    async def list_pools(self) -> tuple[Pool, ...]:
+        """See ``AdminTransport.pools``."""
+        return await self._pools.report()
 
     async def events(self, name: str | None, after: int | None, limit: int) -> tuple[Event, ...] | ModelyardError:
         """See ``AdminTransport.events``; errors are returned."""
@@ -464,6 +479,19 @@ class Controller:
         for name in sorted(self._left_out):
             logger.warning('model "%s": %s', name, _LEFT_OUT)
 
+    def _admit_again(self) -> None:
+        """Shared revisions that answered under a controller before this one go on, also those out of use by now."""
+        kept = list_descriptions()
+        for model in self._catalog.list_models():
+            history = self._catalog.list_revisions(model.name) if any(kept.get(model.name, ())) else ()
+            for revision in history:
+                name = application_name(model.name, revision.number)
+                is_shared = revision.number in kept[model.name] and revision.content.get("shared")
+                if is_shared and (description := find_description(name, revision.digest)) is not None:
+                    with contextlib.suppress(InvalidConfig, KeyError, TypeError, ValueError):  # the round tells of it
+                        self._pools.admit(RevisionDeployment.from_records(model, revision))
+                        self._described[name] = description
+
     # -- folders of versions, in a thread of its own
 
     def _watch_versions(self) -> None:
@@ -533,7 +561,8 @@ class Controller:
         self._describe(models, observed)
         by_model: dict[str, dict[str, Observed]] = defaultdict(dict)
         for name, seen in observed.items():
-            by_model[name.rpartition("@")[0]][name] = seen
+            if not is_pool(name):
+                by_model[name.rpartition("@")[0]][name] = seen
         looks: dict[str, _Look] = {}
         for model in models:
             applications_of = by_model.pop(model.name, {})
@@ -546,12 +575,20 @@ class Controller:
         self._publish(models, looks)
         deleted = [name for orphans in by_model.values() for name in orphans]
         deleted += [name for look in looks.values() for name in look.plan.delete]
-        targets = [
+        changed = [
             deployment
             for look in looks.values()
             for deployment in look.deployments
             if self._deployed.get(deployment.application) != deployment.fingerprint
         ]
+        for deployment in changed:
+            if deployment.is_shared:
+                self._pools.admit(deployment)
+                self._deployed[deployment.application] = deployment.fingerprint
+        pools = self._pools.needed()
+        deleted += set(filter(is_pool, observed)) - {pool.application for pool in pools}
+        targets: list[RevisionDeployment | PoolDeployment] = [one for one in changed if not one.is_shared]
+        targets += [pool for pool in pools if self._deployed.get(pool.application) != pool.fingerprint]
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(self._await_environments(targets), observed)
@@ -565,9 +602,10 @@ class Controller:
         try:
             if model.problem:
                 raise InvalidConfig((model.problem,))
-            route = model_route(model, plan, self._described, self._config.ingress.max_inflight_per_model)
+            limit = self._config.ingress.max_inflight_per_model
+            route = model_route(model, plan, self._described, self._pools.residents, limit)
             revisions = (revision for revision in model.revisions if revision.number in plan.deploy)
-            return _Look(plan, route, tuple(RevisionDeployment.from_records(model, one) for one in revisions))
+            return _Look(plan, route, tuple(self._to_deployment(model, one) for one in revisions))
         except (InvalidConfig, KeyError, TypeError, ValueError) as exc:
             if model.wanted is Wanted.SERVING:
                 plan = failed_plan(model, f"{_UNUSABLE}: {exc}; register it again")
@@ -575,6 +613,15 @@ class Controller:
             if known is None or known.newest != plan.newest:
                 logger.warning('model "%s": %s: %s', model.name, _UNUSABLE, exc)
             return _Look(plan, failed_route(model, plan))
+
+    def _to_deployment(self, model: ModelRecord, revision: RevisionRecord) -> RevisionDeployment:
+        """From the last round, where nothing has changed: with a thousand models that is most of a round's work."""
+        name = application_name(model.name, revision.number)
+        state = model.created_at, model.generation, revision.digest
+        known = self._read.get(name)
+        if known is None or known[0] != state:
+            known = self._read[name] = state, RevisionDeployment.from_records(model, revision)
+        return known[1]
 
     def _purge(self, names: Sequence[str]) -> None:
         for name in names:
@@ -594,15 +641,20 @@ class Controller:
             self._failures.pop(name, None)
             clear_failure(name)
             self._deployed.pop(name, None)
-            if name in seen and not seen[name].running and not seen[name].is_deleting:
-                serve.delete(name, _blocking=False)
-                seen[name] = replace(seen[name], has_failed=False, is_deleting=True)
+            resident = self._pools.residents.get(name)
+            begun = resident.pool if resident is not None else name
+            if begun in seen and not seen[begun].running and not seen[begun].is_deleting:
+                serve.delete(begun, _blocking=False)
+                self._failures.pop(begun, None)
+                self._deployed.pop(begun, None)
+                seen[begun] = replace(seen[begun], has_failed=False, is_deleting=True)
         return seen
 
     def _forget_unused(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
         """Forgets what is known of revisions that nobody uses: one that is wanted again is tried again."""
         self._rollouts.forget(set(observed))
         used = {application_name(model.name, one.number) for model in models for one in model.revisions}
+        self._read = {name: one for name, one in self._read.items() if name in used}
         for application in self._failures.keys() - used - observed.keys():
             del self._failures[application]
             clear_failure(application)
@@ -618,14 +670,17 @@ class Controller:
         observed = {
             name: Observed.from_status(overview)
             for name, overview in applications.items()
-            if is_revision_application(name, overview.deployments)
+            if is_revision_application(name, overview.deployments) or is_pool_application(name, overview.deployments)
         }
+        observed |= self._pools.observe(observed)
         for name in set(self._described) - set(observed):
             del self._described[name]
             clear_description(name)
         for name in set(self._deployed) - set(observed):
             del self._deployed[name]
         for name, seen in observed.items():
+            if name in self._pools.residents:
+                continue  # its pool tells
             if seen.running:
                 self._failures.pop(name, None)
             elif name not in self._failures:
@@ -634,6 +689,7 @@ class Controller:
                 if reason is not None:
                     logger.warning("%s cannot be loaded: %s", name, reason)
                     self._failures[name] = reason
+        self._pools.blame(self._failures)
         return observed
 
     def _give_up_loading(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
@@ -663,10 +719,12 @@ class Controller:
             if is_asleep and name not in self._described and (kept := find_description(name, digest)) is not None:
                 self._described[name] = kept
         known = {name for name, description in self._described.items() if not description.may_change}
+        open_ = [name for name, seen in observed.items() if seen.running and name not in known and not seen.is_deleting]
+        self._describe_residents([name for name in open_ if name in self._pools.residents], digests)
         asked = {
             name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
-            for name, seen in observed.items()
-            if seen.running and name not in known and not seen.is_deleting
+            for name in open_
+            if name not in self._pools.residents and not is_pool(name)
         }
         is_first = not asked.keys() <= self._described.keys()
         until = time.monotonic() + (_DESCRIBE_TIMEOUT_S if is_first else _ASK_AGAIN_TIMEOUT_S)
@@ -680,7 +738,22 @@ class Controller:
                 future.cancel()
                 logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
 
-    def _await_environments(self, deployments: Sequence[RevisionDeployment]) -> list[RevisionDeployment]:
+    def _describe_residents(self, names: Sequence[str], digests: Mapping[str, str]) -> None:
+        """The same for shared revisions, which their pools load for this."""
+        for name, told in self._pools.take_descriptions().items():
+            if isinstance(told, Description):
+                self._described[name] = told
+                keep_description(name, digests.get(name, ""), told)
+            else:
+                logger.warning("%s cannot be loaded: %s", name, told)
+                self._failures[name] = told
+        for name in names:
+            if name not in self._described and name not in self._failures:
+                self._pools.ask(name, self._loop)
+
+    def _await_environments(
+        self, deployments: Sequence[RevisionDeployment | PoolDeployment]
+    ) -> list[RevisionDeployment | PoolDeployment]:
         """Those whose Python is there; the others wait for it, or have failed."""
         overlays = {one.application: one.overlay for one in deployments if one.overlay is not None}
         self._waiting, failed = self._builds.look(overlays)
@@ -689,12 +762,15 @@ class Controller:
         self._failures |= failed
         return [one for one in deployments if one.application not in self._waiting.keys() | failed.keys()]
 
-    def _deploy(self, deployments: Sequence[RevisionDeployment], observed: Mapping[str, Observed]) -> None:
+    def _deploy(
+        self, deployments: Sequence[RevisionDeployment | PoolDeployment], observed: Mapping[str, Observed]
+    ) -> None:
         targets: list[serve.RunTarget] = []
         for deployment in deployments:
             try:
                 seen = observed.get(deployment.application)
-                is_new = seen is None or seen.is_deleting or deployment.application not in self._described
+                has_run = deployment.application in self._described or (is_pool(deployment.application) and seen)
+                is_new = seen is None or seen.is_deleting or not has_run
                 targets.append(deployment.to_target(self._application, is_new=is_new))
             except (
                 KeyError,
@@ -726,7 +802,10 @@ class Controller:
             is_tried_again = name in self._failures and not seen.running and not seen.has_failed
             wait_s = _GIVE_UP_AFTER_S if is_tried_again else _LEAVE_AFTER_S
             if now - since >= wait_s and not seen.is_deleting:
-                serve.delete(name, _blocking=False)
+                if name in self._pools.residents:
+                    self._pools.release(name)
+                else:
+                    serve.delete(name, _blocking=False)
                 self._deployed.pop(name, None)
                 clear_description(name)
 

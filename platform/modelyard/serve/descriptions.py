@@ -7,8 +7,9 @@ In Ray's key-value store: it lives as long as the applications do.
 from __future__ import annotations
 
 import pickle
+from collections import defaultdict
 
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 
 from modelyard.signature import Description
 
@@ -35,6 +36,16 @@ def find_description(application: str, digest: str) -> Description | None:
     except (AttributeError, ImportError, TypeError, ValueError, pickle.UnpicklingError):  # another version's
         return None
     return found if known == digest and isinstance(found, Description) else None
+
+
+def list_descriptions() -> dict[str, set[int]]:
+    """What is kept: numbers of revisions, by model."""
+    kept: dict[str, set[int]] = defaultdict(set)
+    for key in _internal_kv_list(b"", namespace=_NAMESPACE):
+        model, _, number = key.decode().rpartition("@")
+        if model and number.isdecimal():
+            kept[model].add(int(number))
+    return kept
 
 
 def clear_description(application: str) -> None:

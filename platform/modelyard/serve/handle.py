@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
+from modelyard.routing import RevisionRoute
 from modelyard.serve.counts import get_kept_counts
 from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
@@ -34,26 +36,31 @@ class RevisionHandle:
     """Reaches one revision's replicas through Serve, wherever they are; the handle is made when it is first needed.
 
     Args:
-        application: The revision's Serve application.
+        route: Of the revision.
     """
 
-    def __init__(self, application: str) -> None:
-        self._application = application
+    def __init__(self, route: RevisionRoute) -> None:
+        self._route = route
         self._handle: DeploymentHandle[Any] | None = None
 
     def _get(self) -> DeploymentHandle[Any]:
         if self._handle is None:
-            self._handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=self._application)
+            route = self._route
+            handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=route.pool or route.application)
+            self._handle = handle.options(multiplexed_model_id=route.resident) if route.pool else handle
         return self._handle
+
+    def _address(self, call: Call) -> Call:
+        return replace(call, resident=self._route.resident) if self._route.pool and not call.resident else call
 
     async def call(self, call: Call) -> Answer:
         """See :meth:`ModelReplica.call`."""
-        answer: Answer = await self._get().call.remote(call, monotonic_ns())
+        answer: Answer = await self._get().call.remote(self._address(call), monotonic_ns())
         return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
         """See :meth:`ModelReplica.stream`."""
-        answers: Any = self._get().options(stream=True).stream.remote(call, monotonic_ns())
+        answers: Any = self._get().options(stream=True).stream.remote(self._address(call), monotonic_ns())
         try:
             async for item in answers:
                 yield item
@@ -66,11 +73,12 @@ class RevisionHandle:
         Raises:
             TimeoutError: Not all have answered in time.
         """
-        answers = await self._get().broadcast("statistics", member).results_async(timeout_s=timeout_s)
-        kept = await asyncio.to_thread(get_kept_counts, self._application, member)
+        asked = self._route.resident if self._route.pool else member
+        answers = await self._get().broadcast("statistics", asked).results_async(timeout_s=timeout_s)
+        kept = await asyncio.to_thread(get_kept_counts, self._route.application, member)
         return merge_statistics((kept | dict(answers)).values())
 
     async def kept_statistics(self, member: str) -> Statistics:
         """What replicas that have stopped had counted."""
-        kept = await asyncio.to_thread(get_kept_counts, self._application, member)
+        kept = await asyncio.to_thread(get_kept_counts, self._route.application, member)
         return merge_statistics(kept.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes that tell what was: the revisions of a model, and events, also as they come."""
+"""The routes that tell what was and is: the revisions of a model, pools, and events, also as they come."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAUSE_S: Final = 0.2
 
 
 class HistoryHandlers:
-    """``/platform/v1/events`` and, for one model, ``…/revisions`` and ``…/events``.
+    """``/platform/v1/events`` and ``…/pools`` and, for one model, ``…/revisions`` and ``…/events``.
 
     Args:
         transport: The way to the controller.
@@ -40,12 +40,17 @@ class HistoryHandlers:
             ("GET", f"{model}/revisions", self.revisions),
             ("GET", f"{model}/events", self.events),
             ("GET", "/platform/v1/events", self.events),
+            ("GET", "/platform/v1/pools", self.pools),
         ]
 
     async def revisions(self, request: HttpRequest) -> Encoded:
         """``GET /platform/v1/models/{model}/revisions``, newest first."""
         found = await self._transport.revisions(request.path("model"))
         return encode_json({"revisions": [revision.to_dict() for revision in found]})
+
+    async def pools(self, request: HttpRequest) -> Encoded:
+        """``GET /platform/v1/pools``."""
+        return encode_json({"pools": [pool.to_dict() for pool in await self._transport.pools()]})
 
     async def events(self, request: HttpRequest) -> Encoded | Streamed:
         """``GET /platform/v1[/models/{model}]/events?after=…&limit=…``.

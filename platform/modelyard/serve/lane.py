@@ -26,6 +26,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -83,6 +84,7 @@ def lane_folder(session: str) -> Path:
     return folder
 
 
+@lru_cache(4096)
 def socket_prefix(application: str) -> str:
     """How the names of an application's sockets begin; a digest, since socket paths are limited to 107 bytes."""
     return hashlib.sha256(application.encode()).hexdigest()[:16] + "."

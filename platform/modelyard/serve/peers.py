@@ -24,6 +24,7 @@ from modelyard.peers import NEVER_NS, Nobody, PeerRequest, Peers
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.callers import Callers, Following, Report, Watch
 from modelyard.serve.handle import CONTROLLER_NAME
+from modelyard.serve.residents import Resident
 from modelyard.signature import Signature
 from modelyard.tensor import Tensors
 
@@ -216,6 +217,11 @@ class ControllerLink:
     async def watch(self, epoch: str, version: int) -> tuple[RouteTable, bool]:
         """See ``Controller.watch``."""
         news: tuple[RouteTable, bool] = await self._get().watch.remote(epoch, version)
+        return news
+
+    async def residents(self, known: Mapping[str, str]) -> Mapping[str, Resident | None]:
+        """See ``Controller.residents``."""
+        news: Mapping[str, Resident | None] = await self._get().residents.remote(dict(known))
         return news
 
     async def report(self, counts: Mapping[str, Outcomes]) -> None:

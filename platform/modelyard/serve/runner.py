@@ -177,6 +177,7 @@ class ModelRunner:
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
+            self._loop_task = None  # it holds this runner, which could not be freed at once
         await asyncio.to_thread(self._thread.shutdown)  # a stream that was left may still need this loop to end
         await asyncio.to_thread(self._model.close)
 

@@ -79,6 +79,12 @@ class Runners:
         for runner in self._runners.values():
             runner.statistics = Statistics()
 
+    def adopt(self, counts: Mapping[str, Statistics]) -> dict[str, Statistics]:
+        """Goes on with what was counted before, by member; the same objects, in which it counts from now on."""
+        for member, runner in self._runners.items():
+            runner.statistics = counts.get(member, runner.statistics)
+        return {member: runner.statistics for member, runner in self._runners.items()}
+
     def submit(self, call: Call) -> asyncio.Future[Answer]:
         """As :meth:`ModelRunner.submit`.
 

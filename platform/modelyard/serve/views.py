@@ -18,11 +18,16 @@ from modelyard.rollout import Shadow
 from modelyard.routing import ModelRoute, RevisionRoute, ShadowRoute
 from modelyard.serve.applications import application_name
 from modelyard.serve.plan import ModelPlan, RevisionState, newest_revision, unloaded_state
+from modelyard.serve.residents import Resident
 from modelyard.signature import Description
 
 
 def model_route(
-    model: ModelRecord, plan: ModelPlan, described: Mapping[str, Description], max_inflight: int
+    model: ModelRecord,
+    plan: ModelPlan,
+    described: Mapping[str, Description],
+    residents: Mapping[str, Resident],
+    max_inflight: int,
 ) -> ModelRoute:
     """What the ingress replicas are told.
 
@@ -30,6 +35,7 @@ def model_route(
         model: From the catalog.
         plan: Of the same round.
         described: What applications tell of themselves, as far as known.
+        residents: Those that live in pools, by the name that an application of their own would have.
         max_inflight: Requests to any one model that an ingress replica may hold.
 
     Raises:
@@ -45,6 +51,7 @@ def model_route(
         str(number): _revision_route(spec, state, frameworks.get(number, spec.framework), described, max_inflight)
         for number, state in sorted(shown.items())
     }
+    revisions = {number: _place(route, residents) for number, route in revisions.items()}
     labels = {label: str(number) for label, number in model.labels.items() if number in shown}
     if (stable := shown.get(model.labels.get(STABLE, 0))) is not None and stable.state is not ModelState.READY:
         labels[STABLE] = str(serving.number)  # what answers in its place until it is ready
@@ -53,6 +60,12 @@ def model_route(
     weights = {str(number): weight for number, weight in plan.weights.items()}
     active = str(serving.number)
     return ModelRoute(model.name, active, revisions, labels, created, model.generation, weights, spec.sticky or "")
+
+
+def _place(route: RevisionRoute, residents: Mapping[str, Resident]) -> RevisionRoute:
+    """The route with where it leads, if that is a pool."""
+    resident = residents.get(route.application)
+    return route if resident is None else replace(route, pool=resident.pool, resident=resident.key)
 
 
 def _watch(model: ModelRecord, revisions: dict[str, RevisionRoute]) -> dict[str, RevisionRoute]:

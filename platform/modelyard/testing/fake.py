@@ -143,6 +143,7 @@ class FakeFramework(Framework):
     """Loads ``.fake`` files: text with one number, the bias."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".fake",)
+    may_share: ClassVar[bool] = True
     options: ClassVar[type[Options]] = FakeOptions
 
     def load(self, path: Path, options: FakeOptions) -> FakeModel:

@@ -7,7 +7,7 @@ For tests of the client and the CLI, and of programs that use them.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import orjson
 
-from modelyard.admin import Event, ModelState, ModelStatus, Revision
+from modelyard.admin import Event, ModelState, ModelStatus, Pool, Revision
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.client import HttpTransport, Platform
 from modelyard.config import RolloutPlan, TrafficPlan, load_model_spec, parse_model_spec, parse_section, to_short
@@ -74,6 +74,8 @@ class FakePlatform:
                 raise InternalError("the platform's controller does not answer")
             if parts == ["platform", "v1", "events"]:
                 return self._events(request, None)
+            if parts == ["platform", "v1", "pools"]:
+                return self._pools()
             if parts[:3] == ["platform", "v1", "models"] and len(parts) <= 6:
                 return self._answer_admin(request, parts[3:])
             if parts[:2] == ["v2", "models"] and parts[-1] == "infer":
@@ -188,6 +190,14 @@ class FakePlatform:
         record = self.catalog.unload_model(name, message=message)
         self.coming[name] = [(ModelState.UNLOADING, "")]
         return record
+
+    def _pools(self) -> httpx.Response:
+        """One without processes for each framework of shared models."""
+        contents = [one.content for record in self.catalog.list_models() for one in record.revisions]
+        lived = Counter(f"pool@{content['framework']}" for content in contents if content.get("shared"))
+        return httpx.Response(
+            200, json={"pools": [Pool(name, count).to_dict() for name, count in sorted(lived.items())]}
+        )
 
     def _revisions(self, name: str) -> httpx.Response:
         record, kept = self._get(name), self.catalog.list_revisions(name)

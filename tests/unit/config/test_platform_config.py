@@ -90,6 +90,14 @@ WRONG = [
     ({"name": ".."}, None),
     ({"name": "iris@1"}, None),
     ({"options": []}, "options: expected a mapping, got a list"),
+    (
+        {"shared": True, "resources": {"num_cpus": 1}},
+        "shared: expected false for a model with resources, got true: those are its pool's (pools.resources)",
+    ),
+    (
+        {"shared": True, "autoscaling": {"max_replicas": 2}},
+        "shared: expected false for a model with autoscaling, got true: those are its pool's (pools.autoscaling)",
+    ),
 ]
 
 
@@ -215,7 +223,7 @@ def test_a_setting_leaves_the_digest_alone(changes: dict[str, Any]) -> None:
 def test_every_field_has_its_part() -> None:
     spec = parse_model_spec(_model())
     parts = (
-        {"name", "description", "version_policy", "rollout", "sticky", "warmup"}
+        {"name", "description", "version_policy", "rollout", "sticky", "warmup", "shared"}
         | spec.revision_content().keys()
         | spec.settings().keys()
     )
@@ -249,3 +257,26 @@ def test_a_key_is_repeated_as_far_as_a_reader_needs() -> None:
 def test_a_text_that_is_too_long_is_refused_with_its_limit(key: str, limit: int) -> None:
     with pytest.raises(InvalidConfig, match=f"{key}: expected a text of at most {limit} characters, got {limit + 1}"):
         parse_model_spec(_model(**{key: "a" * (limit + 1)}))
+
+
+def test_a_framework_whose_models_need_a_process_of_their_own_is_not_shared() -> None:
+    problems = _problems({"models": [_model(framework="custom", shared=True)]})
+    assert 'models[0].shared: framework "custom": its models need a process of their own' in problems
+
+
+@pytest.mark.parametrize(
+    ("pools", "expected"),
+    [
+        ({"memory_mb": 0}, "pools.memory_mb: expected an integer >= 1, got 0"),
+        ({"resources": {"num_gpus": 1}}, "pools: resources.num_gpus: expected 0, got 1"),
+        ({"autoscaling": {"min_replicas": 0}}, "pools: autoscaling.min_replicas: expected at least 1, got 0"),
+    ],
+)
+def test_pools_are_checked(pools: dict[str, Any], expected: str) -> None:
+    assert _problems({"pools": pools}) == (expected,)
+
+
+def test_to_share_or_not_makes_another_revision_and_older_digests_stay() -> None:
+    plain, shared = parse_model_spec(_model()), parse_model_spec(_model(shared=True))
+    assert plain.revision_digest("") != shared.revision_digest("")
+    assert "shared" not in plain.revision_content()

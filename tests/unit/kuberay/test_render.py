@@ -238,3 +238,10 @@ def test_a_replica_of_several_workers_is_a_bundle_for_each() -> None:
     _, need = find_needs(PlatformConfig.model_validate({"models": [spec]}))
     assert need.bundles == ({"CPU": 4, "memory": 2**20, "GPU": 1}, {"GPU": 1})
     assert (need.least, need.replicas, need.total("GPU"), need.is_accelerated) == (2, 3, 2, True)
+
+
+def test_shared_models_are_counted_by_their_pools() -> None:
+    models = [{"name": f"m{index}", "framework": "sklearn", "uri": "m", "shared": True} for index in range(100)]
+    pools = {"resources": {"num_cpus": 3}, "autoscaling": {"min_replicas": 2, "max_replicas": 4}}
+    _, need = find_needs(PlatformConfig.model_validate({"models": models, "pools": pools}))
+    assert (need.path, need.bundles, need.least, need.replicas) == ("pools", ({"CPU": 3},), 2, 4)

@@ -532,6 +532,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers={200: "Revisions"},
         faults=(ModelNotFound,),
     ),
+    Operation(
+        method="GET",
+        path="/platform/v1/pools",
+        name="list_pools",
+        tag="Platform",
+        summary="Where shared models live",
+        answers={200: "Pools"},
+    ),
     *(
         Operation(
             method="GET",

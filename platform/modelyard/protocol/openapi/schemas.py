@@ -353,6 +353,35 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         additionalProperties=False,
     ),
     "OnlyMessage": object_of({"message": _REASON}, required=(), additionalProperties=False),
+    "Pools": object_of(
+        {
+            "pools": list_of(
+                object_of(
+                    {
+                        "name": text("Its Serve application."),
+                        "revisions": {"type": "integer", "description": "How many live in it, loaded or not."},
+                        "replicas": list_of(
+                            object_of(
+                                {
+                                    "name": text("The replica."),
+                                    "loaded": {"type": "integer", "description": "Models that are loaded now."},
+                                    "memory_mb": {"type": "integer", "description": "What it takes, in MiB."},
+                                    "memory_limit_mb": {"type": "integer", "description": "What it may take."},
+                                    "hits": {"type": "integer", "description": "Calls that found their model."},
+                                    "misses": {"type": "integer", "description": "Calls that waited for it."},
+                                    "loads": {"type": "integer", "description": "Models that were loaded."},
+                                    "evictions": {"type": "integer", "description": "Models that made room."},
+                                    "load_p50_ms": {"type": "number", "description": "Half of its last loads."},
+                                    "load_p99_ms": {"type": "number", "description": "99 of 100 of them."},
+                                }
+                            ),
+                            description="Those that answer.",
+                        ),
+                    }
+                )
+            )
+        }
+    ),
     "Revisions": object_of(
         {
             "revisions": list_of(

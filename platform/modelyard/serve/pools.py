@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where shared models live, as the controller sees it: one Serve application for each framework and runtime.
+
+A shared revision has no application of its own. It is *admitted* to its pool, described by it (which loads it once) and
+*released* again; to the plan it looks like one whose application has the pool's replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ray import serve
+
+from modelyard.admin import Pool
+from modelyard.config import PoolsConfig, Runtime
+from modelyard.environments.overlay import Overlay
+from modelyard.errors import ModelLoadError, ModelyardError, Overloaded
+from modelyard.serve.applications import (
+    CONSTRUCTOR_ATTEMPTS,
+    QUIET,
+    SERVE_CALLS_PER_REPLICA,
+    Observed,
+    RevisionDeployment,
+    to_actor_options,
+    to_autoscaling,
+)
+from modelyard.serve.handle import DEPLOYMENT_NAME
+from modelyard.serve.pool import PoolReplica
+from modelyard.serve.residents import Resident
+from modelyard.serve.runtimes import to_runtime_env
+from modelyard.signature import Description
+
+logger = logging.getLogger(__name__)
+
+_PREFIX: Final = "pool@"
+_TARGET_ONGOING_REQUESTS: Final = 32.0
+_ASKED_AT_ONCE: Final = 64
+_REPORT_TIMEOUT_S: Final = 5.0
+
+
+def is_pool(name: str) -> bool:
+    """The application is a pool's, by its name; ``pool@1`` is a revision of a model called pool."""
+    return name.startswith(_PREFIX) and not name.removeprefix(_PREFIX).isdecimal()
+
+
+def is_pool_application(name: str, deployments: Mapping[str, Any]) -> bool:
+    """The application is a pool of ours, not one that somebody else runs on the same cluster."""
+    return is_pool(name) and set(deployments) <= {DEPLOYMENT_NAME}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDeployment:
+    """Everything that decides how one pool runs.
+
+    Attributes:
+        application: Name of its Serve application.
+        config: What all pools have.
+        runtime: What its replicas run in.
+        overlay: The packages that have to be there before; None where the platform's are enough.
+    """
+
+    application: str
+    config: PoolsConfig
+    runtime: Runtime
+    overlay: Overlay | None
+
+    @classmethod
+    def of(cls, revision: RevisionDeployment, config: PoolsConfig) -> PoolDeployment:
+        """The pool that a shared revision lives in."""
+        kind = str(revision.content["framework"])
+        if revision.runtime != Runtime():
+            text = json.dumps(revision.runtime.model_dump(mode="json"), sort_keys=True)
+            kind = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return cls(_PREFIX + kind, config, revision.runtime, revision.overlay)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly when deploying again would change nothing."""
+        return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
+
+    def to_target(self, platform: str, *, is_new: bool) -> serve.RunTarget:
+        """What ``serve.run_many`` takes; see :meth:`RevisionDeployment.to_target`."""
+        deployment = serve.deployment(
+            name=DEPLOYMENT_NAME,
+            max_ongoing_requests=SERVE_CALLS_PER_REPLICA,
+            max_constructor_retry_count=CONSTRUCTOR_ATTEMPTS,
+            max_surge_percent=100,
+            graceful_shutdown_wait_loop_s=0.2,
+            graceful_shutdown_timeout_s=40,
+            health_check_period_s=5,
+            autoscaling_config=to_autoscaling(
+                self.config.autoscaling,
+                self.config.autoscaling.target_ongoing_requests or _TARGET_ONGOING_REQUESTS,
+                is_new=is_new,
+            ),
+            ray_actor_options=to_actor_options(
+                self.config.resources, to_runtime_env(self.runtime, self.overlay), is_alone=True
+            ),
+            user_config={"memory_mb": self.config.memory_mb},
+            logging_config=QUIET,
+        )(PoolReplica)
+        # Without a version of its own Serve would restart every replica each time the controller repeats itself.
+        bound = deployment.options(version="1", _internal=True).bind(self.application, platform)
+        return serve.RunTarget(target=bound, name=self.application, route_prefix=None)
+
+
+class Pools:
+    """The shared revisions that are admitted, and their pools.
+
+    Args:
+        config: What all pools have.
+        platform: The application of the platform.
+    """
+
+    def __init__(self, config: PoolsConfig, platform: str) -> None:
+        self._config = config
+        self._platform = platform
+        self._residents: dict[str, Resident] = {}
+        self._by_key: dict[str, Resident] = {}
+        self._deployments: dict[str, PoolDeployment] = {}
+        self._blamed: set[str] = set()
+        self._asked: dict[str, tuple[Resident, Future[Description | ModelyardError]]] = {}
+
+    @property
+    def residents(self) -> Mapping[str, Resident]:
+        """Those admitted, by the name that an application of their own would have."""
+        return self._residents
+
+    def find(self, known: Mapping[str, str]) -> dict[str, Resident | None]:
+        """What has changed of what a replica knows; from any thread.
+
+        Args:
+            known: Fingerprints by key, as far as it has any.
+
+        Returns:
+            The new state of those that have changed; None for those that are no more.
+        """
+        found = {key: self._by_key.get(key) for key in known}
+        return {key: one for key, one in found.items() if one is None or one.fingerprint != known[key]}
+
+    def admit(self, revision: RevisionDeployment) -> None:
+        """Takes a revision in, or its new limits."""
+        pool = PoolDeployment.of(revision, self._config)
+        self._deployments[pool.application] = pool
+        resident = Resident(
+            key=f"{revision.application}:{revision.digest.removeprefix('sha256:')[:16]}",
+            pool=pool.application,
+            application=revision.application,
+            spec=revision.to_revision(self._platform),
+            batching=revision.batching,
+            load_timeout_s=revision.spec.limits.load_timeout_s,
+        )
+        old = self._residents.get(revision.application)
+        self._residents[revision.application] = self._by_key[resident.key] = resident
+        if old is not None and old.key != resident.key:
+            self._by_key.pop(old.key, None)
+
+    def release(self, application: str) -> None:
+        """Nobody asks for this revision any more; its pool forgets it."""
+        resident = self._residents.pop(application, None)
+        if resident is not None:
+            self._by_key.pop(resident.key, None)
+
+    async def report(self) -> tuple[Pool, ...]:
+        """What the pools hold and have done, by name; of those whose replicas answer soon."""
+        lived = Counter(resident.pool for resident in self._residents.values())
+        return tuple(await asyncio.gather(*(_report(name, count) for name, count in sorted(lived.items()))))
+
+    def needed(self) -> list[PoolDeployment]:
+        """The pools that somebody lives in."""
+        used = {resident.pool for resident in self._residents.values()}
+        return [deployment for name, deployment in sorted(self._deployments.items()) if name in used]
+
+    def observe(self, observed: Mapping[str, Observed]) -> dict[str, Observed]:
+        """What there is to say of those admitted, from the applications that there are."""
+        pools = {name: replace(one, is_deleting=False, has_failed=False) for name, one in observed.items()}
+        return {name: pools.get(one.pool, Observed(wanted=1)) for name, one in self._residents.items()}
+
+    def blame(self, failures: dict[str, str]) -> None:
+        """Fails the revisions of pools that cannot be started, and takes that back for those of pools that run.
+
+        Args:
+            failures: Why applications cannot be loaded, pools among them; changed in place.
+        """
+        for name, resident in self._residents.items():
+            if resident.pool in failures:
+                failures.setdefault(name, f"its pool cannot be started: {failures[resident.pool]}")
+                self._blamed.add(name)
+            elif name in self._blamed:
+                self._blamed.remove(name)
+                failures.pop(name, None)
+
+    def take_descriptions(self) -> dict[str, Description | str]:
+        """What pools have told since the last call: what a revision takes and gives, or why it cannot be loaded."""
+        told: dict[str, Description | str] = {}
+        for name, (resident, future) in list(self._asked.items()):
+            if not future.done():
+                continue
+            del self._asked[name]
+            if self._residents.get(name) != resident or future.cancelled() or future.exception() is not None:
+                continue  # released since, or the replica has gone: the next round asks again
+            answer = future.result()
+            if isinstance(answer, Description):
+                told[name] = answer
+            elif not isinstance(answer, Overloaded):
+                told[name] = answer.reason if isinstance(answer, ModelLoadError) else str(answer)
+        return told
+
+    def ask(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        """Asks for a revision's description, unless that is on its way or enough others are.
+
+        Args:
+            name: Of one that is admitted.
+            loop: Where Serve's handles work.
+        """
+        resident = self._residents[name]
+        if name in self._asked or len(self._asked) >= _ASKED_AT_ONCE:
+            return
+        self._asked[name] = resident, asyncio.run_coroutine_threadsafe(_ask(resident), loop)
+
+
+async def _report(pool: str, revisions: int) -> Pool:
+    handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=pool)
+    try:
+        answers = await handle.broadcast("report").results_async(timeout_s=_REPORT_TIMEOUT_S)
+    except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that a replica is gone or busy
+        logger.info("%s does not report: %s", pool, type(exc).__name__)
+        answers = []
+    return Pool(pool, revisions, tuple(sorted(answers, key=lambda one: one.name)))
+
+
+async def _ask(resident: Resident) -> Description | ModelyardError:
+    handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=resident.pool)
+    multiplexed = handle.options(multiplexed_model_id=resident.key)
+    answer: Description | ModelyardError = await multiplexed.describe.remote(resident)
+    return answer
