@@ -138,6 +138,10 @@ class PlainModel(Model):
             given = answer if steps.postprocess is None else steps.postprocess(answer, parameters)
             yield self._answers.fit(given, outputs, self.signature, "stream")
 
+    def report_load(self) -> Mapping[str, float]:
+        """The user's."""
+        return self._model.report_load()
+
     def check_health(self) -> None:
         """The user's."""
         self._model.check_health()

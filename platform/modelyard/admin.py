@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.rollout import Rollout, Shadow
+from modelyard.scaling import Decision
 from modelyard.signature import TensorSpec
 
 
@@ -64,6 +65,7 @@ class ModelStatus:
         labels: Revision by label.
         rollout: The one on its way, or the last one.
         shadow: Which revision gets copies of the requests.
+        scaling: What was last decided of its number of replicas, and why; only where one model is asked for.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ModelStatus:
     labels: Mapping[str, str] = field(default_factory=dict)
     rollout: Rollout | None = None
     shadow: Shadow | None = None
+    scaling: Decision | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form of the admin API."""
@@ -116,6 +119,7 @@ class ModelStatus:
             "labels": dict(self.labels),
             "rollout": self.rollout.to_dict() if self.rollout is not None else None,
             "shadow": self.shadow.to_dict() if self.shadow is not None else None,
+            "scaling": asdict(self.scaling) if self.scaling is not None else None,
         }
 
     @classmethod
@@ -133,6 +137,7 @@ class ModelStatus:
         known |= {key: tuple(data.get(key, ())) for key in ("members", "adapters")}
         known["rollout"] = Rollout.from_dict(data["rollout"]) if data.get("rollout") else None
         known["shadow"] = Shadow.from_dict(data["shadow"]) if data.get("shadow") else None
+        known["scaling"] = Decision.from_dict(data["scaling"]) if data.get("scaling") else None
         for key in ("name", "framework", "uri", "owner"):
             known[key] = data[key]
         return cls(**known)

@@ -140,6 +140,13 @@ class Model(PeerCalls, ABC):
         """
         raise NotImplementedError
 
+    def report_load(self) -> Mapping[str, float]:  # most models have nothing of their own to follow
+        """Numbers that scaling may follow, by name (``autoscaling.target_metrics``); they add up over replicas.
+
+        Asked for every two seconds, from any thread; must not block.
+        """
+        return {}
+
     def check_health(self) -> None:  # most models can always answer
         """Asked for periodically, from any thread; must not block.
 

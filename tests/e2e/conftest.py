@@ -71,8 +71,11 @@ def platform(make_folder: object) -> Iterator[PlatformProcess]:
     document = base_document()
     arguments = document["applications"][0]["args"]
     arguments["ingress"] = {"max_body_bytes": MAX_BODY_BYTES}
+    arguments["autoscaling_policies"] = {"one-less": "my_policies:one_less"}
     arguments["models"] += [_custom("scores", "model:Scores"), _custom("words", "model:Words")]
-    with running(PlatformProcess(make_folder(), document)) as process:  # type: ignore[operator]
+    folder = make_folder()  # type: ignore[operator]
+    shutil.copy(CUSTOM.with_name("my_policies.py"), folder)
+    with running(PlatformProcess(folder, document)) as process:
         yield process
         assert process.stop() == 0
         assert process.unexplained(KNOWN_OUTPUT) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
@@ -14,6 +15,7 @@ from platform_process import PlatformProcess, wait_until
 
 from modelyard.admin import ModelState, ModelStatus
 from modelyard.client import Platform
+from modelyard.scaling import Decision
 
 INPUTS = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
 NAME = "sleepy"
@@ -86,3 +88,61 @@ def test_it_is_woken_over_grpc_too(platform: PlatformProcess) -> None:
 def test_what_was_counted_before_is_still_known(client: Platform, http: httpx.Client) -> None:
     (found,) = http.get(f"/v2/models/{NAME}/stats").json()["model_stats"]
     assert found["inference_stats"]["success"]["count"] >= 41
+
+
+def _register_deep(client: Platform, name: str, **scaling: Any) -> None:
+    client.register(
+        name,
+        framework="custom",
+        uri="models/moody",
+        options={"entrypoint": "model:Moody", "settings": {"depth": 9.0}},
+        autoscaling={"min_replicas": 1, "max_replicas": 4, "target_metrics": {"depth": 5}, "upscale_delay_s": 0}
+        | scaling,
+        resources={"num_cpus": 0.01},
+        wait=True,
+    )
+
+
+def _find_decision(client: Platform, name: str, reason: str) -> Decision | None:
+    found = client.status(name).scaling
+    return found if found is not None and reason in found.reason else None
+
+
+def test_a_model_is_scaled_by_what_it_reports_and_status_says_why(client: Platform, platform: PlatformProcess) -> None:
+    _register_deep(client, "deep", max_replicas=2)
+    try:
+        wait_until(lambda: len(platform.replicas("deep@1")) == 2, 60, "another replica")
+        decision = wait_until(lambda: _find_decision(client, "deep", "18 depth"), 30, "both to report")
+        assert decision.reason == "at most 2; 18 depth, 5 for each ask for 4"
+        assert (decision.replicas, decision.load.replicas, decision.load.own) == (2, 2, {"depth": 18.0})
+        assert decision.load.cpus >= 0
+    finally:
+        client.unregister("deep", wait=True)
+
+
+def test_a_policy_of_the_platforms_has_the_last_word(client: Platform, platform: PlatformProcess) -> None:
+    _register_deep(client, "less", policy="one-less")
+    try:
+        decision = wait_until(lambda: _find_decision(client, "less", "my_policies:one_less says so"), 30, "the policy")
+        assert decision.replicas == 1
+        assert len(platform.replicas("less@1")) == 1
+    finally:
+        client.unregister("less", wait=True)
+
+
+def test_hours_have_bounds_of_their_own(client: Platform, platform: PlatformProcess) -> None:
+    always = {"start": "00:00", "end": "00:00", "min_replicas": 2}
+    client.register(
+        "hourly",
+        framework="custom",
+        uri="models/moody",
+        options={"entrypoint": "model:Moody"},
+        autoscaling={"min_replicas": 0, "max_replicas": 1, "schedule": [always], "upscale_delay_s": 0},
+        resources={"num_cpus": 0.01},
+        wait=True,
+    )
+    try:
+        wait_until(lambda: len(platform.replicas("hourly@1")) == 2, 60, "the second replica")
+        assert _find_decision(client, "hourly", "at least 2 from 00:00 to 00:00") is not None
+    finally:
+        client.unregister("hourly", wait=True)

@@ -228,3 +228,32 @@ async def test_a_socket_that_nobody_listens_on_is_removed_for_all(start, make_ca
     callers = [make_caller("a"), make_caller("b")]
     await asyncio.gather(*(caller.connect([dead]) for caller in callers))
     assert not dead.exists()
+
+
+async def test_revisions_are_spread_evenly_over_many_replicas(start, make_caller, make_call):
+    replicas = [await start() for _ in range(4)]
+    callers = [make_caller(f"m{number}") for number in range(200)]
+    for caller in callers:
+        await caller.connect([replica.path for replica in replicas])
+    await asyncio.gather(*(_ask(caller, make_call(1)) for caller in callers))
+    shares = [len(replica.answers.asked) for replica in replicas]
+    assert sum(shares) == 200
+    assert min(shares) > 25
+
+
+async def test_what_one_let_wait_and_gave_up_is_not_told_for_ever(start, make_caller, make_call, until):
+    replica = await start()
+    first, second = make_caller("a"), make_caller("b")
+    for caller in (first, second):
+        await caller.connect([replica.path])
+    replica.answers.gate.clear()
+    asked = [_ask(first, make_call(*[1] * 64), 0.1) for _ in range(9)]
+    await until(lambda: len(replica.answers.asked) == 2)
+    assert replica.server.backlog > 0
+    await asyncio.gather(*asked, return_exceptions=True)
+    await until(lambda: replica.answers.cancelled == 2)
+    other = _ask(second, make_call(1))
+    await until(lambda: "b" in replica.answers.asked)
+    assert replica.server.backlog == 0
+    replica.answers.gate.set()
+    await other

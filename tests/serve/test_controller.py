@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -28,8 +30,10 @@ from modelyard.errors import (
 from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
+from modelyard.scaling import Decision, Load
+from modelyard.serve import autoscaling, counts, descriptions, failures, pools
 from modelyard.serve import controller as module
-from modelyard.serve import counts, descriptions, failures, pools
+from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
 from modelyard.serve.residents import Resident
 from modelyard.testing import FakeModel, FakeOptions
@@ -47,6 +51,8 @@ class RememberingServe:
         lingering: Applications that answer what they have before they go.
         loaded: Revisions that a pool has loaded to describe them, in order.
         unloadable: What a pool answers for a revision instead of its description.
+        deadly: A revision whose load ends the pool's process, for all that are loaded with it.
+        asked_now: Revisions that the pool is loading.
     """
 
     def __init__(self) -> None:
@@ -58,6 +64,8 @@ class RememberingServe:
         self.lingering: set[str] = set()
         self.loaded: list[str] = []
         self.unloadable: dict[str, ModelyardError] = {}
+        self.deadly = ""
+        self.asked_now: set[str] = set()
 
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
@@ -98,7 +106,18 @@ class RememberingServe:
         return SimpleNamespace(describe=SimpleNamespace(remote=describe))
 
     async def describe_resident(self, resident: Resident) -> Any:
+        self.asked_now.add(resident.application)
+        await asyncio.sleep(0)
+        try:
+            return self._describe_resident(resident)
+        finally:
+            await asyncio.sleep(0)
+            self.asked_now.discard(resident.application)
+
+    def _describe_resident(self, resident: Resident) -> Any:
         self.loaded.append(resident.application)
+        if self.deadly in self.asked_now:
+            raise ConnectionError("the replica died")
         failure = self.unloadable.get(resident.application)
         return failure or describe_model(FakeModel(0.0, FakeOptions()))
 
@@ -149,6 +168,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     monkeypatch.setattr(descriptions, "_internal_kv_del", lambda key, namespace: described.pop(key, None))
     monkeypatch.setattr(descriptions, "_internal_kv_put", lambda key, kept, **_: described.update({key: kept}))
     monkeypatch.setattr(descriptions, "_internal_kv_list", lambda prefix, namespace: list(described))
+    monkeypatch.setattr(autoscaling, "_internal_kv_get", lambda key, namespace: store.get(b"scaling " + key))
+    monkeypatch.setattr(autoscaling, "_internal_kv_del", lambda key, namespace: store.pop(b"scaling " + key, None))
     return store
 
 
@@ -1181,3 +1202,75 @@ async def test_a_pool_that_cannot_be_started_fails_its_models(pool, remembering,
     await _settle(controller)
     assert (await controller.status("m")).state.value == "ready"
     assert remembering.deployed == ["pool@fake", "pool@fake"]
+
+
+async def test_a_model_whose_load_ends_the_process_fails_and_is_found_out_alone(pool, remembering, artifacts):
+    controller = pool()
+    remembering.deadly = "bad@1"
+    for name in ("bad", "good", "other"):
+        await controller.register(_spec(artifacts, **SHARED) | {"name": name}, "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    for _ in range(4):
+        await _settle(controller)
+    states = {name: (await controller.status(name)).state.value for name in ("bad", "good", "other")}
+    assert states == {"bad": "failed", "good": "ready", "other": "ready"}
+    assert "died while loading" in (await controller.status("bad")).reason
+    assert remembering.loaded.count("bad@1") == 3
+
+
+async def test_a_pool_that_starts_slowly_fails_nobody(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, limits={"load_timeout_s": 5}, **SHARED), "", "")
+    await _settle(controller)
+    controller.now += 100
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "loading"
+    remembering.run("pool@fake")
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "ready"
+
+
+async def test_a_version_of_the_same_number_with_other_content_is_described_anew(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **SHARED), "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    model, (revision,) = controller._catalog.get_model("m"), controller._catalog.get_model("m").revisions
+    changed = dataclasses.replace(revision, digest="sha256:another")
+    controller._admit([RevisionDeployment.from_records(model, changed)])
+    assert "m@1" not in controller._described
+
+
+async def test_a_pool_that_only_starts_anew_is_not_taken_down_for_a_model_that_is_tried_again(
+    pool, remembering, artifacts
+):
+    controller = pool()
+    remembering.unloadable["bad@1"] = ModelLoadError("its file is cut off")
+    for name in ("bad", "good"):
+        await controller.register(_spec(artifacts, **SHARED) | {"name": name}, "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    remembering.states["pool@fake"] = {"STARTING": 1}
+    await controller.register(_spec(artifacts, **SHARED) | {"name": "bad"}, "", "")
+    await _settle(controller)
+    assert remembering.deleted == []
+
+
+async def test_a_status_says_how_many_replicas_were_decided_and_why(start, remembering, kept):
+    controller = await start(m="one.fake")
+    await controller.step()
+    decision = Decision(3, "41 requests in flight, 16 for each", Load(replicas=2, in_flight=41), "2026-01-01T00:00:00")
+    kept[b"scaling m@1"] = json.dumps(dataclasses.asdict(decision)).encode()
+    assert (await controller.status("m")).scaling == decision
+    kept[b"scaling m@1"] = b'{"of": "another version"}'
+    assert (await controller.status("m")).scaling is None
+
+
+async def test_a_policy_that_the_platform_does_not_have_is_refused(pool, artifacts):
+    refused = await pool().register(_spec(artifacts, autoscaling={"policy": "nightly"}), "", "")
+    assert isinstance(refused, InvalidConfig)
+    expected = 'autoscaling.policy: expected none, for the platform has no autoscaling_policies, got "nightly"'
+    assert refused.problems == (expected,)

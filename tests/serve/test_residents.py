@@ -243,7 +243,7 @@ async def test_counts_outlive_an_eviction(make_residents, shelf, ask):
     for name in "abab":
         await ask(residents, name)
     assert residents.statistics("a@1:0").success.count == 2
-    assert residents.answered == 4
+    assert residents.work.answered == 4
     assert {one: counts.success.count for one, counts in residents.all_statistics().items()} == {"a@1": 2, "b@1": 2}
 
 
@@ -252,7 +252,7 @@ async def test_one_that_is_no_more_is_closed_and_forgotten(make_residents, shelf
     await ask(residents, "a")
     await residents.forget("a@1:0")
     assert shelf.models["a"].is_closed
-    assert (residents.loaded, dict(residents.known), residents.answered) == ((), {}, 0)
+    assert (residents.loaded, dict(residents.known), residents.work.answered) == ((), {}, 0)
 
 
 async def test_limits_change_while_it_is_loaded(make_residents, shelf, ask, make_call, gated, until):
@@ -307,3 +307,99 @@ async def test_an_unhealthy_model_is_found(make_residents, shelf, ask, caplog):
     await residents.evict("a@1:0")
     assert await ask(residents, "a") == [4.0]
     assert shelf.loads == ["a", "b", "a"]
+
+
+async def test_one_that_is_forgotten_while_it_loads_leaves_nothing(make_residents, shelf, ask, until):
+    residents = make_residents()
+    shelf.gate.clear()
+    waiting = asyncio.create_task(ask(residents, "a"))
+    await until(lambda: residents.known)
+    shelf.unknown.add("a")
+    await residents.forget("a@1:0")
+    shelf.gate.set()
+    with pytest.raises(ModelNotReady, match="its pool does not know it"):
+        await waiting
+    assert shelf.models["a"].is_closed
+    assert (residents.loaded, dict(residents.all_statistics())) == ((), {})
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+async def test_what_a_library_raises_while_it_loads_ends_that_load_only(make_residents, shelf, ask, error):
+    residents = make_residents()
+    shelf.broken["a"] = error
+    with pytest.raises(ModelLoadError, match=type(error).__name__):
+        await residents.describe(make_resident("a"))
+    assert await ask(residents, "b") == [4.0]
+
+
+async def test_loads_that_hang_take_nobody_elses_place(make_residents, shelf, ask, until):
+    residents = make_residents()
+    shelf.gate.clear()
+    for number in range(12):
+        with pytest.raises(ModelLoadError, match="did not load within"):
+            await residents.describe(make_resident(f"hung-{number}", load_timeout_s=0.01))
+    with pytest.raises(ModelLoadError, match="it hangs where it was loaded before"):
+        await residents.describe(make_resident("hung-0"))
+    shelf.gate.set()
+    assert await ask(residents, "good") == [4.0]
+    await until(lambda: all(model.is_closed for name, model in shelf.models.items() if name != "good"))
+    assert (await residents.describe(make_resident("hung-0"))).signature.inputs
+
+
+async def test_a_giant_is_refused_while_another_is_busy_and_nobody_leaves_for_it(
+    make_residents, shelf, ask, gated, until
+):
+    residents = make_residents(budget=4 * SIZE)
+    await ask(residents, "a")  # with the library, as it were
+    shelf.make = gated
+    busy = asyncio.create_task(ask(residents, "b"))
+    await until(lambda: "b" in shelf.models and shelf.models["b"].begun)
+    shelf.make = lambda: FakeModel(0.0, FakeOptions())
+    shelf.sizes["giant"] = 5 * SIZE
+    with pytest.raises(ModelLoadError, match=r"pools\.memory_mb"):
+        await residents.describe(make_resident("giant"))
+    assert names(residents) == ["a", "b"]
+    shelf.models["b"].let()
+    await busy
+
+
+async def test_a_size_is_what_the_model_takes_whoever_left_meanwhile(make_residents, shelf, ask):
+    residents = make_residents(budget=3 * SIZE)
+    for name in "abcdefg":
+        await ask(residents, name)
+    assert set(residents._sizes.values()) == {0, SIZE}
+    assert list(residents._sizes.values()).count(0) == 1  # the first one, which brought the library
+    assert names(residents) == ["e", "f", "g"]
+
+
+async def test_a_controller_that_is_away_is_no_fault_of_the_platform(make_residents, ask, shelf):
+    async def find(key: str) -> Resident | None:
+        raise ConnectionError("no controller")
+
+    residents = make_residents()
+    residents._find = find
+    with pytest.raises(ModelNotReady, match="controller does not say"):
+        await ask(residents, "a")
+
+
+async def test_limits_that_change_while_it_loads_are_taken(make_residents, shelf, ask, make_call, gated, until):
+    residents = make_residents()
+    shelf.gate.clear()
+    shelf.make = gated
+    first = asyncio.create_task(ask(residents, "a"))
+    await until(lambda: residents.known)
+    residents.replace(make_resident("a", batching=Batching(8, 0.0, 1)))
+    shelf.gate.set()
+    await until(lambda: "a" in shelf.models and shelf.models["a"].begun)
+    waiting = residents.submit(replace(make_call(1), resident="a@1:0"))
+    with pytest.raises(Overloaded):
+        residents.submit(replace(make_call(1), resident="a@1:0"))
+    shelf.models["a"].let(2)
+    await asyncio.gather(first, waiting)
+
+
+async def test_a_replica_that_stops_is_no_reason_to_fail_a_model(make_residents):
+    residents = make_residents()
+    await residents.drain()
+    with pytest.raises(Overloaded, match="stopping"):
+        await residents.describe(make_resident("a"))

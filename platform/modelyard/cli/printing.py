@@ -50,7 +50,7 @@ def print_status(status: ModelStatus, as_json: bool) -> None:
         print_json(status.to_dict())
         return
     table = Table(box=None, show_header=False)
-    shadow = status.shadow
+    shadow, scaling = status.shadow, status.scaling
     rows: dict[str, str | Text] = {
         "name": status.name,
         "state": colored(status.state),
@@ -59,6 +59,7 @@ def print_status(status: ModelStatus, as_json: bool) -> None:
         "traffic": percents(status.traffic),
         "labels": ", ".join(f"{label} → {number}" for label, number in status.labels.items()),
         "rollout": describe_rollout(status.rollout) if status.rollout is not None else "",
+        "scaling": f"{scaling.replicas} replicas: {scaling.reason}" if scaling is not None else "",
         "shadow": f"revision {shadow.revision}, {shadow.percent:g} % of the requests" if shadow is not None else "",
         "replicas": f"{status.replicas_ready}/{status.replicas_wanted}",
         "framework": status.framework,

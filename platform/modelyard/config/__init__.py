@@ -10,6 +10,7 @@ from modelyard.config.platform import (
     PlatformConfig,
     PoolsConfig,
     SecurityConfig,
+    check_policy,
     load_platform_config,
 )
 from modelyard.config.runtime import Runtime
@@ -50,6 +51,7 @@ __all__ = [
     "TrafficPlan",
     "VersionPolicy",
     "check_framework",
+    "check_policy",
     "load_model_spec",
     "load_platform_config",
     "load_serve_file",

@@ -171,10 +171,32 @@ class PlatformConfig(Section):
     )
     ingress: IngressConfig = Field(default=IngressConfig(), description="The processes that answer HTTP and gRPC.")
     controller: ControllerConfig = Field(default=ControllerConfig(), description="The process that runs the models.")
+    autoscaling_policies: dict[Text, Text] = Field(
+        default_factory=dict,
+        description="Functions of yours that say how many replicas a model gets, `module:name` by the name that "
+        "models use (`autoscaling.policy`). They run in Ray Serve's own controller, several times a second: see "
+        "docs/scaling.md.",
+    )
     pools: PoolsConfig = Field(default=PoolsConfig(), description="Where models with `shared: true` live.")
     security: SecurityConfig = Field(default=SecurityConfig(), description="What is refused for safety's sake.")
 
     _check_names = field_validator("models")(check_different)
+
+
+def check_policy(scaling: Autoscaling, policies: Mapping[str, str], where: str = "") -> tuple[str, ...]:
+    """What is wrong with the policy that a model names, as sentences; empty when nothing is.
+
+    Args:
+        scaling: Of the model.
+        policies: The platform's.
+        where: Path of the model inside the whole, ``models[2]``.
+    """
+    if scaling.policy is None or scaling.policy in policies:
+        return ()
+    known = (
+        f"one of {', '.join(sorted(policies))}" if policies else "none, for the platform has no autoscaling_policies"
+    )
+    return (f'{join_path(where, "autoscaling", "policy")}: expected {known}, got "{scaling.policy}"',)
 
 
 def load_platform_config(args: Mapping[str, Any]) -> PlatformConfig:
@@ -190,11 +212,17 @@ def load_platform_config(args: Mapping[str, Any]) -> PlatformConfig:
         config = PlatformConfig.model_validate(args)
     except ValidationError as exc:
         raise InvalidConfig(problems_of(exc, PlatformConfig)) from exc
+    policies = config.autoscaling_policies
     problems = tuple(
         problem
         for index, spec in enumerate(config.models)
-        for problem in check_framework(spec, join_path("models", index))
+        for where in (join_path("models", index),)
+        for problem in (
+            *check_framework(spec, where),
+            *check_policy(spec.autoscaling, policies, where),
+        )
     )
+    problems += check_policy(config.pools.autoscaling, policies, "pools")
     if problems:
         raise InvalidConfig(problems)
     return config

@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
+from zoneinfo import available_timezones
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -21,7 +22,10 @@ from modelyard.config.section import Flag, Integer, Number, Reference, Section, 
 from modelyard.config.versions import VersionPolicy
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework
+from modelyard.scaling import DAYS, Bounds, Targets
+from modelyard.scaling import Window as Hours
 
+_HOUR: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -46,6 +50,41 @@ class Batching(Section):
         description="Replies to v1 `:predict` begin with `message` and `batchId`, as those of KServe's batcher: "
         "requests that were predicted in one call have the same batchId.",
     )
+
+
+class Window(Section):
+    """Hours in which other bounds of the number of replicas hold."""
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        default=DAYS, min_length=1, description="Days on which it begins: `mon` to `sun`. Left out, all of them."
+    )
+    start: Text = Field(pattern=_HOUR, description="When it begins: `08:00`.")
+    end: Text = Field(pattern=_HOUR, description="When it ends: `20:00`; not later than `start` means on the next day.")
+    timezone: Text = Field(default="UTC", description="Where these hours are, by IANA name: `Europe/Berlin`.")
+    min_replicas: Integer | None = Field(
+        default=None, ge=0, description="Replicas at least while it is open; left out, as at other times."
+    )
+    max_replicas: Integer | None = Field(
+        default=None,
+        ge=1,
+        description="Replicas at most while it is open; left out, as at other times, but at least min_replicas.",
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError(f'expected the IANA name of a timezone, as "Europe/Berlin", got "{value}"')
+        return value
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Window:
+        if self.min_replicas is not None and self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"expected max_replicas >= min_replicas, got max_replicas {self.max_replicas} and "
+                f"min_replicas {self.min_replicas}"
+            )
+        return self
 
 
 class Autoscaling(Section):
@@ -77,6 +116,34 @@ class Autoscaling(Section):
         description="Requests a second per replica that scaling aims for too; whichever target asks for more replicas "
         "counts.",
     )
+    target_queue_ms: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Milliseconds that requests wait on average before they are predicted, in the ingress and in the "
+        "replica; the number of replicas changes by as much as that is off.",
+    )
+    target_latency_ms: Number | None = Field(
+        default=None, gt=0, description="Milliseconds that requests take on average, waiting included; as above."
+    )
+    target_tokens_per_s: Number | None = Field(
+        default=None, gt=0, description="Tokens that each replica of a language model generates in a second."
+    )
+    target_cpus: Number | None = Field(
+        default=None, gt=0, description="CPUs that each replica uses, whatever it reserves; 0.8 is most of one."
+    )
+    target_metrics: dict[Text, Number] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Numbers that the model itself reports (`report_load` of its class), by name, for each replica.",
+    )
+    schedule: tuple[Window, ...] = Field(
+        default=(), max_length=50, description="Hours in which other bounds hold; the first that is open counts."
+    )
+    policy: Text | None = Field(
+        default=None,
+        description="Name of a policy of the platform's (`autoscaling_policies`), which has the last word within the "
+        "bounds.",
+    )
     upscale_delay_s: Number = Field(
         default=3.0, ge=0, description="Seconds the load must stay above the target before replicas are added."
     )
@@ -102,12 +169,39 @@ class Autoscaling(Section):
                 f"expected max_replicas >= min_replicas, got max_replicas {self.max_replicas} and "
                 f"min_replicas {self.min_replicas}"
             )
+        if any(target <= 0 for target in self.target_metrics.values()):
+            raise ValueError(f"target_metrics: expected numbers > 0, got {self.target_metrics}")
         if self.initial_replicas is not None and not self.min_replicas <= self.initial_replicas <= self.max_replicas:
             raise ValueError(
                 f"expected initial_replicas between {self.min_replicas} and {self.max_replicas} (min_replicas and "
                 f"max_replicas), got {self.initial_replicas}"
             )
         return self
+
+    def to_targets(self, ongoing_requests: float) -> Targets:
+        """What each replica is to have.
+
+        Args:
+            ongoing_requests: In flight, where this does not say.
+        """
+        return Targets(
+            in_flight=self.target_ongoing_requests or ongoing_requests,
+            requests_per_s=self.target_requests_per_s,
+            queue_ms=self.target_queue_ms,
+            latency_ms=self.target_latency_ms,
+            tokens_per_s=self.target_tokens_per_s,
+            cpus=self.target_cpus,
+            own=self.target_metrics,
+        )
+
+    def to_bounds(self) -> Bounds:
+        """Between what the number of replicas stays, now and then."""
+        return Bounds(self.min_replicas, self.max_replicas, tuple(self._to_hours(window) for window in self.schedule))
+
+    def _to_hours(self, window: Window) -> Hours:
+        most = self.max_replicas if window.max_replicas is None else window.max_replicas
+        least = min(self.min_replicas, most) if window.min_replicas is None else window.min_replicas
+        return Hours(window.days, window.start, window.end, window.timezone, least, max(least, most))
 
 
 _RESERVED_RESOURCES: Final[Mapping[str, str]] = {

@@ -11,7 +11,9 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from modelyard.config import load_platform_config
+from modelyard.config import PlatformConfig, load_platform_config
+from modelyard.errors import InvalidConfig
+from modelyard.serve.autoscaling import find_policy
 from modelyard.serve.controller import Controller
 from modelyard.serve.handle import CONTROLLER_NAME
 from modelyard.serve.ingress import INGRESS_NAME, Ingress
@@ -31,6 +33,7 @@ def build(args: dict[str, Any]) -> Application:
         InvalidConfig: With one problem for each key that is wrong.
     """
     config = load_platform_config(args)
+    _check_policies(config)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         logger.info(
             "Modelyard runs behind Serve's Python proxy. `modelyard serve FILE` starts it several times faster."
@@ -58,3 +61,20 @@ def build(args: dict[str, Any]) -> Application:
         logging_config=quiet,
     )(serve.ingress()(Ingress))
     return ingress.bind(controller, ingress_values)
+
+
+def _check_policies(config: PlatformConfig) -> None:
+    """Refuses policies that are not there before anything is deployed.
+
+    Raises:
+        InvalidConfig: With one problem for each.
+    """
+    problems = []
+    for name, path in config.autoscaling_policies.items():
+        try:
+            if not callable(find_policy(path)):
+                problems.append(f"autoscaling_policies.{name}: expected a function, got {path}")
+        except Exception as exc:  # noqa: BLE001  # whatever the user's module raises while it is imported
+            problems.append(f"autoscaling_policies.{name}: {type(exc).__name__}: {exc}")
+    if problems:
+        raise InvalidConfig(tuple(problems))

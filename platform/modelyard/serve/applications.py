@@ -19,6 +19,7 @@ from modelyard.config import Autoscaling, Limits, ModelSpec, Resources, Runtime
 from modelyard.environments.overlay import Overlay
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
+from modelyard.scaling import Bounds, Window
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.replica import ModelReplica
 from modelyard.serve.revision import Batching, RevisionSpec
@@ -134,11 +135,12 @@ class RevisionDeployment:
             warmup=tuple(self.content.get("warmup", ())),
         )
 
-    def to_target(self, platform: str, *, is_new: bool) -> serve.RunTarget:
+    def to_target(self, platform: str, policies: Mapping[str, str], *, is_new: bool) -> serve.RunTarget:
         """What ``serve.run_many`` takes.
 
         Args:
             platform: The application of the platform that it belongs to.
+            policies: The platform's own autoscaling policies.
             is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
         """
         revision = self.to_revision(platform)
@@ -155,7 +157,9 @@ class RevisionDeployment:
             graceful_shutdown_wait_loop_s=0.2,
             graceful_shutdown_timeout_s=40,
             health_check_period_s=5,
-            autoscaling_config=to_autoscaling(self.spec.autoscaling, self.spec.target_ongoing_requests, is_new=is_new),
+            autoscaling_config=to_autoscaling(
+                self.spec.autoscaling, self.spec.target_ongoing_requests, policies, is_new=is_new
+            ),
             ray_actor_options=to_actor_options(
                 self.spec.resources, to_runtime_env(self.runtime, self.overlay), is_alone=not bundles
             ),
@@ -199,19 +203,25 @@ class RevisionDeployment:
         return [first, *([each] * (workers - 1))]
 
 
-def to_autoscaling(scaling: Autoscaling, target_ongoing_requests: float, *, is_new: bool) -> AutoscalingConfig:
+def to_autoscaling(
+    scaling: Autoscaling, ongoing_requests: float, policies: Mapping[str, str], *, is_new: bool
+) -> AutoscalingConfig:
     """What Serve is told of how many replicas there are to be.
 
     Args:
         scaling: What the user wants.
-        target_ongoing_requests: Requests in flight for each replica.
+        ongoing_requests: In flight for each replica, where the user does not say.
+        policies: The platform's own ones.
         is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
     """
+    bounds, targets = scaling.to_bounds(), scaling.to_targets(ongoing_requests)
+    # Serve has one for all times; the policy keeps to those of the hour.
+    all_bounds: list[Bounds | Window] = [bounds, *bounds.windows]
     return AutoscalingConfig(
-        min_replicas=scaling.min_replicas,
-        max_replicas=scaling.max_replicas,
+        min_replicas=min(one.min_replicas for one in all_bounds),
+        max_replicas=max(one.max_replicas for one in all_bounds),
         initial_replicas=(scaling.initial_replicas or max(1, scaling.min_replicas)) if is_new else None,
-        target_ongoing_requests=target_ongoing_requests,
+        target_ongoing_requests=targets.in_flight,
         upscale_delay_s=scaling.upscale_delay_s,
         downscale_delay_s=scaling.downscale_delay_s,
         downscale_to_zero_delay_s=scaling.downscale_to_zero_delay_s,
@@ -219,7 +229,11 @@ def to_autoscaling(scaling: Autoscaling, target_ongoing_requests: float, *, is_n
         look_back_period_s=5.0,
         policy={
             "policy_function": "modelyard.serve.autoscaling:FollowLoad",
-            "policy_kwargs": {"target_requests_per_s": scaling.target_requests_per_s},
+            "policy_kwargs": {
+                "targets": asdict(targets),
+                "bounds": asdict(bounds),
+                "policy": policies.get(scaling.policy, "") if scaling.policy else "",
+            },
         },
     )
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -259,7 +259,7 @@ class RevisionCaller:
         if len(usable) < 2:
             return usable[0] if usable else None
         own = self._route.application.encode()
-        return max(usable, key=lambda lane: zlib.crc32(own + lane.path.name.encode()))
+        return max(usable, key=lambda lane: _lot(own, lane))
 
     def _calls_per_lane(self) -> int:
         """How many calls a replica may have at once.
@@ -329,7 +329,7 @@ class RevisionCaller:
 
     def _backlog(self) -> int:
         """This ingress's waiting requests, as one replica's share: the replicas report it for autoscaling."""
-        return -(-len(self._waiting) // max(1, len(self._lanes)))
+        return -(-len(self._waiting) // max(1, 1 if self._route.pool else len(self._lanes)))
 
     async def _send_by_handle(self, in_flight: _InFlight) -> None:
         try:
@@ -439,7 +439,8 @@ class RevisionCaller:
             return None
         best = min(usable, key=lambda lane: len(lane.streams))
         if affinity and len(usable) > 1:
-            own = max(usable, key=lambda lane: zlib.crc32(b"%d %b" % (affinity, lane.path.name.encode())))
+            kind = b"%d" % affinity
+            own = max(usable, key=lambda lane: _lot(kind, lane))
             if len(own.streams) <= _AFFINITY_SLACK + 2 * len(best.streams):
                 return own
         elsewhere = self._route.replicas - len(usable)
@@ -574,6 +575,11 @@ class RevisionCaller:
         for lane in list(self._lanes.values()):
             lane.is_leaving = True
             self._close_if_idle(lane)
+
+
+def _lot(what: bytes, lane: _Lane) -> bytes:
+    """What a replica draws for something that is to go to one of them: by its name, the same everywhere."""
+    return hashlib.blake2b(what + b" " + lane.path.name.encode(), digest_size=8).digest()
 
 
 def _priority(waiting: _Waiting) -> int:

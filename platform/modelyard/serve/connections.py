@@ -146,7 +146,6 @@ class Trunk:
         if branch not in self._branches:
             return
         self._branches.remove(branch)
-        self._backlog -= branch.backlog
         for number in list(branch.idents.values()):
             self._forget(number)
         branch.trunk = None
@@ -157,7 +156,11 @@ class Trunk:
 
     def _forget(self, number: int) -> None:
         sent = self._sent.pop(number)
-        sent.branch.idents.pop(sent.ident, None)
+        branch = sent.branch
+        branch.idents.pop(sent.ident, None)
+        if not branch.idents:  # a caller lets nothing wait while its replica has nothing of it
+            self._backlog -= branch.backlog
+            branch.backlog = 0
 
     def _on_frame(self, protocol: LaneProtocol, kind: Kind, number: int, payload: Any) -> None:
         if kind is Kind.GOODBYE:
@@ -198,6 +201,8 @@ class SharedConnections:
             task = self._trunks[path] = asyncio.ensure_future(self._open(path))
         trunk = await asyncio.shield(task)
         if not trunk.protocol.is_open:  # lost since
+            if self._trunks.get(path) is task:
+                del self._trunks[path]
             raise ConnectionResetError(f"{path.name} was closed")
         trunk.add(connection)
 
@@ -212,5 +217,5 @@ class SharedConnections:
 
     def _end(self, path: Path, trunk: Trunk) -> None:
         task = self._trunks.get(path)
-        if task is not None and (not task.done() or (task.exception() is None and task.result() is trunk)):
+        if task is not None and task.done() and task.exception() is None and task.result() is trunk:
             del self._trunks[path]

@@ -23,7 +23,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from modelyard.admin import Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
-from modelyard.config import ModelSpec, PlatformConfig, load_model_spec, parse_model_spec, to_short
+from modelyard.config import ModelSpec, PlatformConfig, check_policy, load_model_spec, parse_model_spec, to_short
 from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
 from modelyard.outcomes import Outcomes
 from modelyard.routing import ModelRoute, RouteTable
@@ -35,10 +35,11 @@ from modelyard.serve.applications import (
     load_timeout_s,
 )
 from modelyard.serve.artifacts import Artifacts, make_absent_entry
+from modelyard.serve.autoscaling import clear_decision, find_decision
 from modelyard.serve.builds import Builds
 from modelyard.serve.counts import clear_counts
 from modelyard.serve.descriptions import clear_description, find_description, keep_description, list_descriptions
-from modelyard.serve.failures import clear_failure, find_failure, find_setup_failure
+from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
@@ -58,7 +59,6 @@ _ASK_AGAIN_TIMEOUT_S: Final = 1.0
 _LEAVE_AFTER_S: Final = 1.0
 _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
-_DIED_LOADING: Final = "its process died while loading; the application's log has the details"
 _UNUSABLE: Final = "its entry in the catalog cannot be used"
 _LEFT_OUT: Final = (
     "the configuration file declares it too, which changes nothing: its name is registered at run time. Unregister it "
@@ -272,7 +272,13 @@ class Controller:
     async def status(self, name: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.status``; errors are returned."""
         record = await asyncio.to_thread(self._catalog.find_model, name)
-        return self._status(record) if record is not None else ModelNotFound(name)
+        if record is None:
+            return ModelNotFound(name)
+        status = self._status(record)
+        application = application_name(name, int(status.version or 0))
+        resident = self._pools.residents.get(application)
+        scaling = await asyncio.to_thread(find_decision, resident.pool if resident is not None else application)
+        return replace(status, scaling=scaling)
 
     @staticmethod
     def _answer(verb: Callable[..., _T], *args: Any) -> _T | ModelyardError:
@@ -312,6 +318,8 @@ class Controller:
 
     def _make_registered(self, data: dict[str, Any]) -> ModelEntry:
         spec = load_model_spec(data)
+        if problems := check_policy(spec.autoscaling, self._config.autoscaling_policies):
+            raise InvalidConfig(problems)
         try:
             return self._artifacts.make_entry(spec)
         except ModelLoadError as exc:
@@ -572,19 +580,16 @@ class Controller:
                 looks[model.name] = self._look(moved, applications_of)
         self._forget_unused(models, observed)
         self._plans = {name: look.plan for name, look in looks.items()}
-        self._publish(models, looks)
-        deleted = [name for orphans in by_model.values() for name in orphans]
-        deleted += [name for look in looks.values() for name in look.plan.delete]
         changed = [
             deployment
             for look in looks.values()
             for deployment in look.deployments
             if self._deployed.get(deployment.application) != deployment.fingerprint
         ]
-        for deployment in changed:
-            if deployment.is_shared:
-                self._pools.admit(deployment)
-                self._deployed[deployment.application] = deployment.fingerprint
+        self._admit([deployment for deployment in changed if deployment.is_shared])
+        self._publish(models, looks)
+        deleted = [name for orphans in by_model.values() for name in orphans]
+        deleted += [name for look in looks.values() for name in look.plan.delete]
         pools = self._pools.needed()
         deleted += set(filter(is_pool, observed)) - {pool.application for pool in pools}
         targets: list[RevisionDeployment | PoolDeployment] = [one for one in changed if not one.is_shared]
@@ -613,6 +618,14 @@ class Controller:
             if known is None or known.newest != plan.newest:
                 logger.warning('model "%s": %s: %s', model.name, _UNUSABLE, exc)
             return _Look(plan, failed_route(model, plan))
+
+    def _admit(self, deployments: Sequence[RevisionDeployment]) -> None:
+        """Takes shared revisions into their pools, before anybody is told of this round: pools ask who lives there."""
+        for deployment in deployments:
+            if self._pools.admit(deployment):
+                self._described.pop(deployment.application, None)
+                clear_description(deployment.application)
+            self._deployed[deployment.application] = deployment.fingerprint
 
     def _to_deployment(self, model: ModelRecord, revision: RevisionRecord) -> RevisionDeployment:
         """From the last round, where nothing has changed: with a thousand models that is most of a round's work."""
@@ -643,7 +656,8 @@ class Controller:
             self._deployed.pop(name, None)
             resident = self._pools.residents.get(name)
             begun = resident.pool if resident is not None else name
-            if begun in seen and not seen[begun].running and not seen[begun].is_deleting:
+            may_end = resident is None or begun in self._failures  # a pool that only starts anew goes on
+            if begun in seen and not seen[begun].running and not seen[begun].is_deleting and may_end:
                 serve.delete(begun, _blocking=False)
                 self._failures.pop(begun, None)
                 self._deployed.pop(begun, None)
@@ -684,12 +698,12 @@ class Controller:
             if seen.running:
                 self._failures.pop(name, None)
             elif name not in self._failures:
-                given_up = (find_setup_failure(seen.message) or _DIED_LOADING) if seen.has_failed else None
+                given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
                 reason = find_failure(name) or given_up
                 if reason is not None:
                     logger.warning("%s cannot be loaded: %s", name, reason)
                     self._failures[name] = reason
-        self._pools.blame(self._failures)
+        self._pools.blame(self._failures, observed)
         return observed
 
     def _give_up_loading(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
@@ -699,6 +713,8 @@ class Controller:
             name: self._loading.get(name, now)
             for name, seen in observed.items()
             if seen.wanted
+            and name not in self._pools.residents
+            and not is_pool(name)
             and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or name in self._failures)
         }
         limits = {model.name: load_timeout_s(model) for model in models}
@@ -771,7 +787,8 @@ class Controller:
                 seen = observed.get(deployment.application)
                 has_run = deployment.application in self._described or (is_pool(deployment.application) and seen)
                 is_new = seen is None or seen.is_deleting or not has_run
-                targets.append(deployment.to_target(self._application, is_new=is_new))
+                policies = self._config.autoscaling_policies
+                targets.append(deployment.to_target(self._application, policies, is_new=is_new))
             except (
                 KeyError,
                 TypeError,
@@ -806,6 +823,7 @@ class Controller:
                     self._pools.release(name)
                 else:
                     serve.delete(name, _blocking=False)
+                    clear_decision(name)
                 self._deployed.pop(name, None)
                 clear_description(name)
 

@@ -17,6 +17,7 @@ from modelyard.environments.installers import clean
 _NAMESPACE = b"modelyard-failures"
 _SETUP: Final = "runtime env failed to be created."
 _NO_START: Final = "worker startup repeatedly failed"
+DIED_LOADING: Final = "its process died while loading; the application's log has the details"
 _RAISED: Final = re.compile(r"^[A-Za-z_][\w.]*: (?=\S)", re.MULTILINE)
 
 

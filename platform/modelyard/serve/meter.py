@@ -66,9 +66,12 @@ class RayMeter(Meter):
         self._queries = counter("prefix_cache_queries")
         self._hits = counter("prefix_cache_hits")
         self._last = EngineStep()
+        self.generated = 0
+        """Tokens that were generated since it was made."""
 
     def record(self, step: EngineStep) -> None:
         """See the base class."""
+        self.generated += step.generated_tokens
         for first_s in step.first_token_s:
             self._first.observe(first_s)
         for between_s in step.between_tokens_s:

@@ -19,6 +19,7 @@ from modelyard.admin import PoolProcess
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.serve.counts import keep_counts
+from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.peers import ControllerLink
 from modelyard.serve.poolmeter import PoolMeter
 from modelyard.serve.process import Replica
@@ -43,21 +44,28 @@ class PoolReplica(Replica):
 
     def __init__(self, application: str, platform: str) -> None:
         super().__init__(application)
-        check_started()
+        try:
+            check_started()
+        except ModelyardError as exc:
+            report_failure(application, str(exc))
+            raise
+        clear_failure(application)
         self._link = ControllerLink(platform)
         self._residents = Residents(self._find, load_revision, budget_bytes=0)
         self._answering = self._residents
         self._meter = PoolMeter(application)
         self._told: tuple[str, ...] = ()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._refreshing = asyncio.run_coroutine_threadsafe(self._refresh_forever(), self._loop)
-        self._run(self._open_lane())
 
     async def _find(self, key: str) -> Resident | None:
         return (await self._link.residents({key: ""})).get(key)
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
-        """Takes another budget without a restart; Serve calls it with ``user_config``."""
+        """Takes its budget, or another one without a restart; Serve calls it with ``user_config``."""
         self._residents.budget_bytes = settings["memory_mb"] * _MIB
+        if self._server is None:
+            self._run(self._open_lane())
 
     async def describe(self, resident: Resident) -> Description | ModelyardError:
         """What one model takes and gives; loads it. Errors are returned, for Serve would wrap what is raised."""
@@ -111,7 +119,9 @@ class PoolReplica(Replica):
         known = {key: resident.fingerprint for key, resident in self._residents.known.items()}
         for key, resident in (await self._link.residents(known)).items():
             if resident is None:
-                await self._residents.forget(key)
+                task = asyncio.create_task(self._residents.forget(key))  # it may have much to answer before
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
             else:
                 self._residents.replace(resident)
         if (loaded := tuple(sorted(self._residents.loaded))) != self._told:

@@ -32,6 +32,7 @@ from modelyard.serve.applications import (
     to_actor_options,
     to_autoscaling,
 )
+from modelyard.serve.failures import DIED_LOADING
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.pool import PoolReplica
 from modelyard.serve.residents import Resident
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 _PREFIX: Final = "pool@"
 _TARGET_ONGOING_REQUESTS: Final = 32.0
 _ASKED_AT_ONCE: Final = 64
+_DEATHS: Final = 2
+"""A revision may have been in so many replicas that went away while it was loading."""
 _REPORT_TIMEOUT_S: Final = 5.0
 
 
@@ -86,7 +89,7 @@ class PoolDeployment:
         """Equal exactly when deploying again would change nothing."""
         return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
 
-    def to_target(self, platform: str, *, is_new: bool) -> serve.RunTarget:
+    def to_target(self, platform: str, policies: Mapping[str, str], *, is_new: bool) -> serve.RunTarget:
         """What ``serve.run_many`` takes; see :meth:`RevisionDeployment.to_target`."""
         deployment = serve.deployment(
             name=DEPLOYMENT_NAME,
@@ -98,7 +101,8 @@ class PoolDeployment:
             health_check_period_s=5,
             autoscaling_config=to_autoscaling(
                 self.config.autoscaling,
-                self.config.autoscaling.target_ongoing_requests or _TARGET_ONGOING_REQUESTS,
+                _TARGET_ONGOING_REQUESTS,
+                policies,
                 is_new=is_new,
             ),
             ray_actor_options=to_actor_options(
@@ -126,7 +130,8 @@ class Pools:
         self._residents: dict[str, Resident] = {}
         self._by_key: dict[str, Resident] = {}
         self._deployments: dict[str, PoolDeployment] = {}
-        self._blamed: set[str] = set()
+        self._blamed: dict[str, str] = {}
+        self._died: Counter[str] = Counter()
         self._asked: dict[str, tuple[Resident, Future[Description | ModelyardError]]] = {}
 
     @property
@@ -146,8 +151,8 @@ class Pools:
         found = {key: self._by_key.get(key) for key in known}
         return {key: one for key, one in found.items() if one is None or one.fingerprint != known[key]}
 
-    def admit(self, revision: RevisionDeployment) -> None:
-        """Takes a revision in, or its new limits."""
+    def admit(self, revision: RevisionDeployment) -> bool:
+        """Takes a revision in, or its new limits; whether it is another one of the same name than before."""
         pool = PoolDeployment.of(revision, self._config)
         self._deployments[pool.application] = pool
         resident = Resident(
@@ -160,18 +165,22 @@ class Pools:
         )
         old = self._residents.get(revision.application)
         self._residents[revision.application] = self._by_key[resident.key] = resident
-        if old is not None and old.key != resident.key:
-            self._by_key.pop(old.key, None)
+        if old is None or old.key == resident.key:
+            return False
+        self._by_key.pop(old.key, None)
+        self._died.pop(revision.application, None)
+        return True
 
     def release(self, application: str) -> None:
         """Nobody asks for this revision any more; its pool forgets it."""
         resident = self._residents.pop(application, None)
         if resident is not None:
             self._by_key.pop(resident.key, None)
+            self._died.pop(application, None)
 
     async def report(self) -> tuple[Pool, ...]:
         """What the pools hold and have done, by name; of those whose replicas answer soon."""
-        lived = Counter(resident.pool for resident in self._residents.values())
+        lived = Counter(resident.pool for resident in list(self._residents.values()))
         return tuple(await asyncio.gather(*(_report(name, count) for name, count in sorted(lived.items()))))
 
     def needed(self) -> list[PoolDeployment]:
@@ -184,19 +193,21 @@ class Pools:
         pools = {name: replace(one, is_deleting=False, has_failed=False) for name, one in observed.items()}
         return {name: pools.get(one.pool, Observed(wanted=1)) for name, one in self._residents.items()}
 
-    def blame(self, failures: dict[str, str]) -> None:
+    def blame(self, failures: dict[str, str], observed: Mapping[str, Observed]) -> None:
         """Fails the revisions of pools that cannot be started, and takes that back for those of pools that run.
 
         Args:
             failures: Why applications cannot be loaded, pools among them; changed in place.
+            observed: The applications that there are.
         """
+        for name, pool in list(self._blamed.items()):
+            if (seen := observed.get(pool)) is not None and seen.running:
+                failures.pop(name, None)
+                del self._blamed[name]
         for name, resident in self._residents.items():
             if resident.pool in failures:
                 failures.setdefault(name, f"its pool cannot be started: {failures[resident.pool]}")
-                self._blamed.add(name)
-            elif name in self._blamed:
-                self._blamed.remove(name)
-                failures.pop(name, None)
+                self._blamed[name] = resident.pool
 
     def take_descriptions(self) -> dict[str, Description | str]:
         """What pools have told since the last call: what a revision takes and gives, or why it cannot be loaded."""
@@ -205,9 +216,16 @@ class Pools:
             if not future.done():
                 continue
             del self._asked[name]
-            if self._residents.get(name) != resident or future.cancelled() or future.exception() is not None:
-                continue  # released since, or the replica has gone: the next round asks again
+            if self._residents.get(name) != resident or future.cancelled():
+                continue  # released since
+            if future.exception() is not None:  # the replica has gone, perhaps of this very model
+                self._died[name] += 1
+                if self._died[name] > _DEATHS:
+                    told[name] = DIED_LOADING
+                    del self._died[name]
+                continue
             answer = future.result()
+            self._died.pop(name, None)
             if isinstance(answer, Description):
                 told[name] = answer
             elif not isinstance(answer, Overloaded):
@@ -217,19 +235,24 @@ class Pools:
     def ask(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         """Asks for a revision's description, unless that is on its way or enough others are.
 
+        Those that were asked when a replica went away are asked again one by one, before any others: whose load it is
+        that ends the process must not take the others with it again and again.
+
         Args:
             name: Of one that is admitted.
             loop: Where Serve's handles work.
         """
         resident = self._residents[name]
-        if name in self._asked or len(self._asked) >= _ASKED_AT_ONCE:
+        if name in self._asked or len(self._asked) >= (1 if self._died else _ASKED_AT_ONCE):
+            return
+        if self._died and name not in self._died:
             return
         self._asked[name] = resident, asyncio.run_coroutine_threadsafe(_ask(resident), loop)
 
 
 async def _report(pool: str, revisions: int) -> Pool:
-    handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=pool)
     try:
+        handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=pool)
         answers = await handle.broadcast("report").results_async(timeout_s=_REPORT_TIMEOUT_S)
     except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that a replica is gone or busy
         logger.info("%s does not report: %s", pool, type(exc).__name__)

@@ -22,7 +22,7 @@ from ray import serve
 from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
 from modelyard.peers import NEVER_NS
-from modelyard.serve.autoscaling import ONGOING, RATE, Rate
+from modelyard.serve.autoscaling import ONGOING, Pace, Work
 from modelyard.serve.handle import session_id
 from modelyard.serve.lane import STREAM_WINDOW, lane_folder, socket_path
 from modelyard.serve.laneserver import LaneServer, Runner
@@ -44,8 +44,8 @@ class Answering(Runner, Protocol):
         """Requests waiting, being predicted or streaming."""
 
     @property
-    def answered(self) -> int:
-        """Requests that were answered, with an answer or an error."""
+    def work(self) -> Work:
+        """What it has done since it started."""
 
     async def drain(self) -> None:
         """Waits until everything submitted is answered, then closes."""
@@ -71,7 +71,7 @@ class Replica:
         self._thread = threading.Thread(target=self._loop.run_forever, name="lane", daemon=True)
         self._thread.start()
         self._server: LaneServer | None = None
-        self._rate = Rate()
+        self._pace = Pace()
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -141,10 +141,15 @@ class Replica:
             reading.cancel()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Requests that wait or run for this replica, in it and in the ingress; Serve asks for it every two seconds."""
+        """What this replica does, for the policy; Serve asks for it every two seconds.
+
+        Requests count that wait or run for it, in it and in the ingress.
+        """
         backlog = self._server.backlog if self._server is not None else 0
-        answered = self._rate.take(self._answering.answered)
-        return {ONGOING: float(self._answering.ongoing + backlog), RATE: answered}
+        return {ONGOING: float(self._answering.ongoing + backlog)} | self._pace.take(self._work())
+
+    def _work(self) -> Work:
+        return self._answering.work
 
     def _keep_counts(self) -> None:
         """Keeps what was counted where it outlives this process."""
@@ -153,9 +158,9 @@ class Replica:
         """Ends what else lives on the loop."""
 
     async def _drain(self) -> None:
-        self._keep_counts()  # from now on Serve does not ask it
         if self._server is not None:
             self._server.stop_accepting()
+        await self._keep()  # from now on Serve does not ask it
         try:
             async with asyncio.timeout(_DRAIN_TIMEOUT_S):
                 if self._server is not None:
@@ -166,7 +171,14 @@ class Replica:
         if self._server is not None:
             await self._server.stop()
         await self._close()
-        self._keep_counts()
+        await self._keep()
+
+    async def _keep(self) -> None:
+        try:
+            await asyncio.to_thread(self._keep_counts)
+        except Exception:
+            # What was counted is worth less than the requests that are still to be answered.
+            logger.exception("what was counted cannot be kept")
 
     def __del__(self) -> None:
         """Serve calls it when the replica stops: answers what it has, takes nothing new."""

@@ -8,12 +8,15 @@ it can answer.
 from __future__ import annotations
 
 import copy
+import logging
+from dataclasses import replace
 from typing import Any
 
 from modelyard.environments.start import check_started
 from modelyard.model import describe
 from modelyard.openai import OpenAIModel
 from modelyard.peers import set_peers
+from modelyard.serve.autoscaling import OWN, Work
 from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.meter import RayMeter
@@ -24,6 +27,8 @@ from modelyard.serve.runners import Runners
 from modelyard.serve.warmup import warm_up
 from modelyard.signature import Description
 from modelyard.statistics import Statistics
+
+logger = logging.getLogger(__name__)
 
 
 class ModelReplica(Replica):
@@ -40,6 +45,7 @@ class ModelReplica(Replica):
     def __init__(self, application: str, spec: RevisionSpec) -> None:
         super().__init__(application)
         self._spec = spec
+        self._is_mute = False
         link = ControllerLink(spec.platform)
         self._peers = ReplicaPeers(application, link.watch, self._loop, report=link.report)
         set_peers(self._peers)
@@ -91,7 +97,22 @@ class ModelReplica(Replica):
         """See :class:`Replica`."""
         if self._meter is not None:
             self._meter.refresh()
-        return super().record_autoscaling_stats()
+        return super().record_autoscaling_stats() | self._own_load()
+
+    def _own_load(self) -> dict[str, float]:
+        try:
+            own = {OWN + name: float(value) for name, value in self._model.report_load().items()}
+        except Exception as exc:  # noqa: BLE001  # a user's code: scaling goes on without it
+            if not self._is_mute:
+                logger.warning('model "%s" cannot report its load: %s: %s', self._spec.model, type(exc).__name__, exc)
+            self._is_mute = True
+            return {}
+        self._is_mute = False
+        return own
+
+    def _work(self) -> Work:
+        generated = self._meter.generated if self._meter is not None else 0
+        return replace(super()._work(), tokens=generated)
 
     def check_health(self) -> None:
         """Healthy while the loop that answers is alive, and the runner in it, and the model says nothing else.

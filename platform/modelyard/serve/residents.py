@@ -8,10 +8,12 @@ seen; those that are loaded answer meanwhile. The least recently used goes first
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import hashlib
 import logging
+import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -25,6 +27,7 @@ from modelyard.admin import PoolProcess
 from modelyard.batching import Answer, Call
 from modelyard.errors import ModelLoadError, ModelNotReady, Overloaded
 from modelyard.model import Model, describe
+from modelyard.serve.autoscaling import Work, to_work
 from modelyard.serve.revision import Batching, RevisionSpec, to_reason
 from modelyard.serve.runners import Runners
 from modelyard.serve.warmup import warm_up
@@ -40,6 +43,8 @@ _ROOM_TIMEOUT_S: Final = 10.0
 _SLACK: Final = 0.02
 """Part of the budget that is made free beyond what is needed, so that not every load has to make room."""
 _LAST_LOADS: Final = 1000
+_FIND_S: Final = 10.0
+_HUNG_S: Final = 60.0
 _TRY_AGAIN_S: Final = 5.0
 """A model that could not be loaded is not tried again for so long, whoever asks."""
 
@@ -138,6 +143,9 @@ class Residents:
         self._statistics: dict[str, dict[str, Statistics]] = {}
         self._nobody_waits = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._threads: set[str] = set()
+        self._least = memory()
+        self._has_library = False
         self._closed = False
         self.counts = PoolCounts()
 
@@ -161,10 +169,9 @@ class Residents:
         return self._awaited.total() + sum(one.runners.ongoing for one in list(self._loaded.values()))
 
     @property
-    def answered(self) -> int:
-        """Requests that were answered, with an answer or an error."""
-        counted = [one for members in list(self._statistics.values()) for one in list(members.values())]
-        return sum(one.success.count + one.fail.count for one in counted)
+    def work(self) -> Work:
+        """What was done."""
+        return to_work(one for members in list(self._statistics.values()) for one in list(members.values()))
 
     @property
     def is_alive(self) -> bool:
@@ -202,7 +209,8 @@ class Residents:
 
     def all_statistics(self) -> Mapping[str, Statistics]:
         """The same of all, by application."""
-        return {self._known[key].application: self.statistics(key) for key in list(self._statistics)}
+        known = self._known.copy()
+        return {known[key].application: self.statistics(key) for key in list(self._statistics) if key in known}
 
     def submit(self, call: Call) -> asyncio.Future[Answer]:
         """Queues one call, behind the load of its model where that has to come first.
@@ -240,6 +248,8 @@ class Residents:
         try:
             return describe((await self._get(resident.key)).model)
         except ModelNotReady as exc:
+            if self._closed:
+                raise Overloaded("its replica is stopping: try again") from exc
             raise ModelLoadError(exc.reason) from exc
 
     def replace(self, resident: Resident) -> None:
@@ -250,12 +260,12 @@ class Residents:
             _configure(one.runners, resident.batching)
 
     async def forget(self, key: str) -> None:
-        """Nobody asks for this model any more; it answers what it has and goes."""
-        await self.evict(key)
+        """Nobody asks for this model any more; it answers what it has and goes, also where it is loading."""
         self._known.pop(key, None)
         self._statistics.pop(key, None)
         self._sizes.pop(key, None)
         self._failed.pop(key, None)
+        await self.evict(key)
 
     async def evict(self, key: str) -> None:
         """Takes one model out of memory, when it has answered what it has; who asks for it next loads it again."""
@@ -308,62 +318,127 @@ class Residents:
         until, reason = self._failed.get(key, (0.0, ""))
         if time.monotonic() < until:
             raise ModelNotReady(_model_of(key), reason)
-        resident = self._known.get(key) or await self._find(key)
-        if resident is None:
-            raise ModelNotReady(_model_of(key), "its pool does not know it")
+        if key in self._threads:
+            raise ModelNotReady(_model_of(key), "it hangs where it was loaded before")
+        resident = self._known.get(key) or await self._ask_controller(key)
         self._known[key] = resident
         async with self._turn:
             if self._closed:
                 raise ModelNotReady(_model_of(key), "its replica is stopping")
+            await self._make_room(self._sizes.get(key, 0))
             began = time.monotonic()
             try:
                 async with asyncio.timeout(resident.load_timeout_s):
-                    await self._bring(resident)
+                    one = await self._bring(resident)
+                await self._keep(one)
             except Overloaded:
                 raise
             except TimeoutError as exc:
                 reason = f"it did not load within {resident.load_timeout_s:g} s (limits.load_timeout_s)"
-                self._fail(key, reason)
-                raise ModelNotReady(resident.spec.model, reason) from exc
+                raise self._fail(resident, reason, _HUNG_S) from exc
             except Exception as exc:
                 # Whatever a library raises while it loads is the reason that ``status`` shows.
-                self._fail(key, to_reason(exc))
-                raise ModelNotReady(resident.spec.model, to_reason(exc)) from exc
-            self.counts.loads += 1
+                raise self._fail(resident, to_reason(exc), _TRY_AGAIN_S) from exc
             took_s = time.monotonic() - began
+            self.counts.loads += 1
             self.counts.load_s.append(took_s)
             self.counts.last_load_s.append(took_s)
 
-    def _fail(self, key: str, reason: str) -> None:
-        self._failed[key] = (time.monotonic() + _TRY_AGAIN_S, reason)
+    async def _ask_controller(self, key: str) -> Resident:
+        try:
+            async with asyncio.timeout(_FIND_S):
+                resident = await self._find(key)
+        except Exception as exc:
+            # Serve's many ways to say that the controller is away.
+            raise ModelNotReady(_model_of(key), "the platform's controller does not say where it is") from exc
+        if resident is None:
+            raise ModelNotReady(_model_of(key), "its pool does not know it")
+        return resident
 
-    async def _bring(self, resident: Resident) -> None:
-        """Loads a model, and makes room for it before and, where it is larger than thought, after that."""
-        key, spec = resident.key, resident.spec
-        await self._make_room(self._sizes.get(key, 0))
+    def _fail(self, resident: Resident, reason: str, again_s: float) -> ModelNotReady:
+        self._failed[resident.key] = (time.monotonic() + again_s, reason)
+        return ModelNotReady(resident.spec.model, reason)
+
+    async def _bring(self, resident: Resident) -> _Loaded:
+        """Loads a model, and has it answer its warm-up requests."""
+        spec = resident.spec
         before = self._memory()
-        model = await asyncio.to_thread(self._load_model, spec)
+        model = await self._in_thread(resident.key, spec)
         runners: Runners | None = None
         try:
             _check_kind(model)
             await model.start()
             runners = Runners(spec.model, model)
-            _configure(runners, resident.batching)
             runners.start()
             if spec.warmup:
                 await warm_up(runners, model.signature, spec.warmup)
-            await self._make_room(0)
-            if not self._loaded and self._memory() > self._budget:
-                raise ModelLoadError(
-                    f"with it alone its pool's process takes {self._memory() // _MIB} MiB, expected at most "
-                    f"{self._budget // _MIB} (pools.memory_mb)"
-                )
         except BaseException:
             await (asyncio.to_thread(model.close) if runners is None else runners.drain())
             raise
-        self._statistics[key] = runners.adopt(self._statistics.get(key, {}))
-        self._sizes[key] = max(0, self._memory() - before)
-        self._loaded[key] = _Loaded(resident, model, runners, self._sizes[key])
+        # The first one brings its library with it, which stays.
+        size = max(0, self._memory() - before) if self._has_library else 0
+        self._has_library = True
+        return _Loaded(resident, model, runners, size)
+
+    async def _in_thread(self, key: str, spec: RevisionSpec) -> Model:
+        """Loads in a thread of its own: one that hangs takes nobody else's place. A model that comes late is closed."""
+        loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[Model] = loop.create_future()
+
+        def settle(model: Model | None, error: BaseException | None) -> None:
+            self._threads.discard(key)
+            if not loaded.done():
+                if model is None:
+                    loaded.set_exception(error if isinstance(error, Exception) else ModelLoadError(repr(error)))
+                else:
+                    loaded.set_result(model)
+            elif model is not None:
+                threading.Thread(target=model.close, name="close", daemon=True).start()
+
+        def load() -> None:
+            model, error = None, None
+            try:
+                model = self._load_model(spec)
+            except BaseException as exc:  # noqa: BLE001  # a library may raise anything, also SystemExit
+                error = exc
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, model, error)
+
+        self._threads.add(key)
+        threading.Thread(target=load, name="load", daemon=True).start()
+        return await loaded
+
+    async def _keep(self, one: _Loaded) -> None:
+        """Lets a model that is loaded answer, when it has its room.
+
+        Raises:
+            ModelLoadError: There can never be enough.
+            Overloaded: There is none now.
+        """
+        key = one.resident.key
+        try:
+            if self._least + one.size_bytes > self._budget:
+                raise self._too_large()
+            await self._make_room(0)
+            if not self._loaded and self._memory() > self._budget:
+                raise self._too_large()
+        except BaseException:
+            await one.runners.drain()
+            raise
+        known = self._known.get(key)
+        if known is None:  # forgotten meanwhile
+            await one.runners.drain()
+            return
+        _configure(one.runners, known.batching)
+        self._statistics[key] = one.runners.adopt(self._statistics.get(key, {}))
+        self._sizes[key] = one.size_bytes
+        self._loaded[key] = one
+
+    def _too_large(self) -> ModelLoadError:
+        return ModelLoadError(
+            f"with it its pool's process takes {self._memory() // _MIB} MiB, expected at most "
+            f"{self._budget // _MIB} (pools.memory_mb)"
+        )
 
     async def _make_room(self, need: int) -> None:
         """Evicts what is least recently used, and idle, until so much more fits.

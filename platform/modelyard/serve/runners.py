@@ -14,6 +14,7 @@ from modelyard.batching import Answer, Call
 from modelyard.errors import InvalidRequest
 from modelyard.model import Model
 from modelyard.openai import MEMBER, OpenAIMember, OpenAIModel
+from modelyard.serve.autoscaling import Work, to_work
 from modelyard.serve.runner import ModelRunner
 from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
@@ -61,10 +62,9 @@ class Runners:
         return sum(runner.ongoing for runner in self._runners.values())
 
     @property
-    def answered(self) -> int:
-        """Requests that were answered, with an answer or an error."""
-        counts = [runner.statistics for runner in self._runners.values()]
-        return sum(one.success.count + one.fail.count for one in counts)
+    def work(self) -> Work:
+        """What was done, tokens left out."""
+        return to_work([runner.statistics for runner in self._runners.values()])
 
     @property
     def statistics(self) -> Mapping[str, Statistics]:

@@ -271,6 +271,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 "description": "The one on its way, or the last one.",
             },
             "shadow": {"anyOf": [ref("Shadow"), {"type": "null"}], "description": "Who gets copies of the requests."},
+            "scaling": {
+                "anyOf": [ref("Scaling"), {"type": "null"}],
+                "description": "What was last decided of its number of replicas; only where one model is asked for.",
+            },
         }
     ),
     "Rollout": object_of(
@@ -353,6 +357,26 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         additionalProperties=False,
     ),
     "OnlyMessage": object_of({"message": _REASON}, required=(), additionalProperties=False),
+    "Scaling": object_of(
+        {
+            "replicas": {"type": "integer", "description": "How many there should be."},
+            "reason": text("Why, in one sentence."),
+            "at": text("When; ISO 8601, UTC."),
+            "load": object_of(
+                {
+                    "replicas": {"type": "integer", "description": "How many run."},
+                    "in_flight": {"type": "number", "description": "Requests that wait or run."},
+                    "requests_per_s": {"type": "number", "description": "Requests answered in a second."},
+                    "queue_ms": {"type": "number", "description": "How long they waited, on average."},
+                    "latency_ms": {"type": "number", "description": "How long they took, on average."},
+                    "tokens_per_s": {"type": "number", "description": "Tokens generated in a second."},
+                    "cpus": {"type": "number", "description": "CPUs that the replicas use."},
+                    "own": {"type": "object", "description": "What the model reports, by name."},
+                },
+                description="What it follows from.",
+            ),
+        }
+    ),
     "Pools": object_of(
         {
             "pools": list_of(
