@@ -2,6 +2,7 @@
 # make run-llm the platform with language models on a CPU: vLLM, transformers, embeddings
 # make test    everything the tests need, then the whole suite
 # make check   format, lint, types, imports: what CI runs before the tests
+# make drills  what happens when parts of a cluster die (Linux, root, redis-server, PostgreSQL)
 # make bench-llm  tokens a second beside vllm serve and ray.serve.llm
 # make bench   the platform beside MLServer, KServe's Python server and Triton
 
@@ -12,7 +13,7 @@ RUN_EXTRAS := sklearn,xgboost,lightgbm
 # Frameworks that are tested each in a process of its own.
 HEAVY := huggingface mlflow onnx paddle pytorch pmml triton tensorflow
 
-.PHONY: run run-llm test check bench bench-llm format
+.PHONY: run run-llm test check bench bench-llm drills format
 
 run: .venv/run.installed
 	@$(BIN)/python -m modelyard_deployments.examples models
@@ -51,6 +52,10 @@ bench: .venv/dev.installed
 bench-llm: .venv/dev.installed .venv/llm.installed
 	$(BIN)/python -m modelyard_deployments.examples models smollm2
 	$(BIN)/python -m load_tests.llm
+
+drills: .venv/dev.installed
+	$(BIN)/python tests/install_postgres.py
+	$(BIN)/python -m load_tests.drills
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

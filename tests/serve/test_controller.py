@@ -176,6 +176,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
 @pytest.fixture
 def remembering(monkeypatch: pytest.MonkeyPatch, kept) -> RememberingServe:
     fake = RememberingServe()
+    monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 64.0}, "Labels": {}}])
     monkeypatch.setattr(module, "serve", fake)
     monkeypatch.setattr(pools, "_ask", fake.describe_resident)
     for name in ("modelyard", "modelyard_deployments"):  # the constructor joins Serve's log: undone afterwards
@@ -1274,3 +1275,22 @@ async def test_a_policy_that_the_platform_does_not_have_is_refused(pool, artifac
     assert isinstance(refused, InvalidConfig)
     expected = 'autoscaling.policy: expected none, for the platform has no autoscaling_policies, got "nightly"'
     assert refused.problems == (expected,)
+
+
+async def test_a_model_that_no_node_could_hold_says_so_at_once(pool, remembering, artifacts, monkeypatch):
+    node = {"Alive": True, "Resources": {"CPU": 2.0}, "Labels": {}}
+    monkeypatch.setattr(module.ray, "nodes", lambda: [node])
+    controller = pool()
+    await controller.register(_spec(artifacts, resources={"num_cpus": 4}, limits={"load_timeout_s": 50}), "", "")
+    await _settle(controller)
+    status = await controller.status("m")
+    expected = (
+        "no node of the cluster is large enough for a replica: it needs CPU 4 on one node, the nodes have at most CPU 2"
+    )
+    assert (status.state.value, status.reason) == ("pending", expected)
+    controller.now += 100
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "pending"  # a node may come
+    node["Resources"]["CPU"] = 8.0
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "loading"

@@ -17,7 +17,7 @@ def _deployment(framework: str, resources: dict[str, Any], **options: Any) -> An
         {"name": "m", "framework": framework, "uri": "models/m", "options": options, "resources": resources}
     )
     one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
-    return one.to_target("platform", is_new=True).target._bound_deployment
+    return one.to_target("platform", {}, is_new=True).target._bound_deployment
 
 
 def test_a_model_of_one_process_has_no_placement_group() -> None:
@@ -59,3 +59,22 @@ def test_an_engines_gpus_are_those_of_its_workers(num_gpus: float, engine: dict[
     # The process itself takes none of the workers' GPUs.
     assert (made.ray_actor_options["num_cpus"], made.ray_actor_options["num_gpus"]) == (2, 0)
     assert "accelerator_type" not in made.ray_actor_options
+
+
+def test_labels_choose_the_nodes() -> None:
+    alone = _deployment("sklearn", {"node_labels": {"zone": "eu-1"}})
+    assert alone.ray_actor_options["label_selector"] == {"zone": "eu-1"}
+    resources = {"num_gpus": 2, "node_labels": {"zone": "in(a,b)"}}
+    engine = _deployment("vllm", resources, engine={"tensor_parallel_size": 2})
+    assert engine._replica_config.placement_group_bundle_label_selector == [{"zone": "in(a,b)"}] * 2
+    assert "label_selector" not in engine.ray_actor_options
+
+
+@pytest.mark.parametrize(("request_timeout_s", "shutdown_s"), [(20, 40), (60, 70), (600, 610)])
+def test_a_replica_that_stops_has_as_long_as_its_requests_may_take(request_timeout_s: float, shutdown_s: float) -> None:
+    limits = {"request_timeout_s": request_timeout_s}
+    spec = ModelSpec.model_validate({"name": "m", "framework": "sklearn", "uri": "models/m", "limits": limits})
+    one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
+    made = one.to_target("platform", {}, is_new=True).target._bound_deployment
+    assert made._deployment_config.graceful_shutdown_timeout_s == shutdown_s
+    assert made._deployment_config.user_config["request_timeout_s"] == request_timeout_s

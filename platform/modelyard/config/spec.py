@@ -233,6 +233,11 @@ class Resources(Section):
         min_length=1,
         description="Only nodes with this accelerator are used, by Ray's name (`L4`, `H100`).",
     )
+    node_labels: dict[str, Text] = Field(
+        default_factory=dict,
+        description="Only nodes with these labels are used: values as Ray's label selectors have them, `eu-1`, "
+        "`!spot`, `in(a,b)`. Ray's own labels count too; `ray.io/node-id` names one node.",
+    )
     custom: dict[str, Number] = Field(
         default_factory=dict, description="Amounts of the cluster's own resources one replica reserves, by name."
     )

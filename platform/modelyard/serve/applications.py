@@ -21,6 +21,8 @@ from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.scaling import Bounds, Window
 from modelyard.serve.handle import DEPLOYMENT_NAME
+from modelyard.serve.placement import Need
+from modelyard.serve.process import DRAIN_TIMEOUT_S
 from modelyard.serve.replica import ModelReplica
 from modelyard.serve.revision import Batching, RevisionSpec
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
@@ -30,6 +32,8 @@ _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
 CONSTRUCTOR_ATTEMPTS: Final = 2
 SERVE_CALLS_PER_REPLICA: Final = 100
+AFTER_DRAIN_S: Final = 10.0
+"""What a replica that stops has after it has answered everything, before Serve ends it."""
 QUIET: Final = LoggingConfig(enable_access_log=False, log_level="WARNING")
 _ANY_OF_THE_TYPE: Final = 0.001
 """What Ray itself asks for of a node's accelerator type. Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``."""
@@ -149,13 +153,15 @@ class RevisionDeployment:
         version = hashlib.sha256(restart_text.encode()).hexdigest()[:16]
         bundles = self._bundles()
         placement: dict[str, Any] = {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}
+        if self.spec.resources.node_labels:
+            placement["placement_group_bundle_label_selector"] = [self.spec.resources.node_labels] * len(bundles)
         deployment = serve.deployment(
             name=DEPLOYMENT_NAME,
             max_ongoing_requests=max(SERVE_CALLS_PER_REPLICA, self.spec.max_ongoing_requests),
             max_constructor_retry_count=CONSTRUCTOR_ATTEMPTS,
             max_surge_percent=100,
             graceful_shutdown_wait_loop_s=0.2,
-            graceful_shutdown_timeout_s=40,
+            graceful_shutdown_timeout_s=max(DRAIN_TIMEOUT_S, self.batching.request_timeout_s) + AFTER_DRAIN_S,
             health_check_period_s=5,
             autoscaling_config=to_autoscaling(
                 self.spec.autoscaling, self.spec.target_ongoing_requests, policies, is_new=is_new
@@ -178,7 +184,24 @@ class RevisionDeployment:
             max_batch_size=self.spec.batching.max_batch_size,
             batch_wait_timeout_s=self.spec.batching.batch_wait_timeout_s,
             max_queued_requests=self.spec.limits.max_queued_requests + self.spec.max_ongoing_requests,
+            request_timeout_s=self.spec.limits.request_timeout_s,
         )
+
+    def needs(self) -> list[Need]:
+        """What the processes of one replica take of a node.
+
+        Raises:
+            InvalidConfig: Its workers cannot share its GPUs.
+        """
+        resources = self.spec.resources
+        bundles = self._bundles()
+        if not bundles:
+            options = to_actor_options(resources, None, is_alone=True)
+            alone = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
+            if resources.accelerator_type is not None:
+                alone[f"accelerator_type:{resources.accelerator_type}"] = _ANY_OF_THE_TYPE
+            bundles = [{name: amount for name, amount in (alone | resources.custom).items() if amount}]
+        return [Need(bundle, resources.node_labels) for bundle in bundles]
 
     def _bundles(self) -> list[dict[str, float]]:
         """Where the workers of a replica with GPUs are placed; its own process is with the first. Empty without."""
@@ -253,6 +276,8 @@ def to_actor_options(resources: Resources, runtime_env: Mapping[str, Any] | None
         options["accelerator_type"] = resources.accelerator_type
     if resources.custom:
         options["resources"] = dict(resources.custom)
+    if resources.node_labels and is_alone:
+        options["label_selector"] = dict(resources.node_labels)
     if runtime_env:
         options["runtime_env"] = dict(runtime_env)
     return options
@@ -269,6 +294,7 @@ class Observed:
         has_failed: Serve gave up starting it.
         is_deleting: It is being taken down.
         message: Serve's own words.
+        misfit: Why no node of the cluster could hold a replica; empty where one could.
     """
 
     running: int = 0
@@ -277,6 +303,7 @@ class Observed:
     has_failed: bool = False
     is_deleting: bool = False
     message: str = ""
+    misfit: str = ""
 
     @property
     def place(self) -> str:

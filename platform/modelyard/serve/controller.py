@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
@@ -42,6 +43,7 @@ from modelyard.serve.descriptions import clear_description, find_description, ke
 from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.logs import join_serve_log
+from modelyard.serve.placement import find_misfit
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
 from modelyard.serve.pools import PoolDeployment, Pools, is_pool, is_pool_application
 from modelyard.serve.residents import Resident
@@ -565,6 +567,7 @@ class Controller:
         if own is None or own.status is ApplicationStatus.DELETING:
             return False  # Serve takes everything down; what it has removed is not to be put up again
         observed = self._begin_again(again, self._observe(applications))
+        self._find_misfits(models, observed)
         self._give_up_loading(models, observed)
         self._describe(models, observed)
         by_model: dict[str, dict[str, Observed]] = defaultdict(dict)
@@ -600,6 +603,19 @@ class Controller:
         return bool(targets or deleted) or any(
             not _is_settled(look.plan) or look.plan.serving is None for look in looks.values()
         )
+
+    def _find_misfits(self, models: Sequence[ModelRecord], observed: dict[str, Observed]) -> None:
+        """Marks the applications without a replica that no node of this cluster could ever hold."""
+        starting = {name for name, seen in observed.items() if seen.wanted and not (seen.running or seen.has_failed)}
+        nodes: list[dict[str, Any]] = ray.nodes() if starting else []  # type: ignore[no-untyped-call]
+        for model in models if starting else ():
+            for revision in model.revisions:
+                name = application_name(model.name, revision.number)
+                if name not in starting or name in self._pools.residents:
+                    continue
+                with contextlib.suppress(InvalidConfig, KeyError, TypeError, ValueError):  # whoever deploys it tells
+                    needs = self._to_deployment(model, revision).needs()
+                    observed[name] = replace(observed[name], misfit=find_misfit(needs, nodes))
 
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
         """One model's part of a round; a record that cannot be followed fails its own model only."""
@@ -715,7 +731,8 @@ class Controller:
             if seen.wanted
             and name not in self._pools.residents
             and not is_pool(name)
-            and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or name in self._failures)
+            and name not in self._failures
+            and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or seen.misfit)
         }
         limits = {model.name: load_timeout_s(model) for model in models}
         for name, since in self._loading.items():

@@ -100,6 +100,9 @@ def revision_state(
         return RevisionState(number, ModelState.PENDING, waiting)
     if observed.has_failed:
         return RevisionState(number, ModelState.FAILED, observed.message)
+    if observed.misfit:
+        reason = f"no node of the cluster is large enough for a replica: {observed.misfit}"
+        return RevisionState(number, ModelState.PENDING, reason)
     if observed.place:
         return RevisionState(number, ModelState.PENDING, f"no node has room for a replica: {observed.place}")
     return RevisionState(number, ModelState.LOADING, "its replicas are starting", observed.running, observed.wanted)

@@ -24,6 +24,7 @@ from modelyard.config import PoolsConfig, Runtime
 from modelyard.environments.overlay import Overlay
 from modelyard.errors import ModelLoadError, ModelyardError, Overloaded
 from modelyard.serve.applications import (
+    AFTER_DRAIN_S,
     CONSTRUCTOR_ATTEMPTS,
     QUIET,
     SERVE_CALLS_PER_REPLICA,
@@ -35,6 +36,7 @@ from modelyard.serve.applications import (
 from modelyard.serve.failures import DIED_LOADING
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.pool import PoolReplica
+from modelyard.serve.process import DRAIN_TIMEOUT_S
 from modelyard.serve.residents import Resident
 from modelyard.serve.runtimes import to_runtime_env
 from modelyard.signature import Description
@@ -97,7 +99,7 @@ class PoolDeployment:
             max_constructor_retry_count=CONSTRUCTOR_ATTEMPTS,
             max_surge_percent=100,
             graceful_shutdown_wait_loop_s=0.2,
-            graceful_shutdown_timeout_s=40,
+            graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S + AFTER_DRAIN_S,
             health_check_period_s=5,
             autoscaling_config=to_autoscaling(
                 self.config.autoscaling,

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_DRAIN_TIMEOUT_S: Final = 30.0
+DRAIN_TIMEOUT_S: Final = 30.0
+"""How long a replica that stops answers what it has, unless its requests may take longer."""
 
 
 class Answering(Runner, Protocol):
@@ -72,6 +73,7 @@ class Replica:
         self._thread.start()
         self._server: LaneServer | None = None
         self._pace = Pace()
+        self._drain_timeout_s = DRAIN_TIMEOUT_S
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -162,12 +164,12 @@ class Replica:
             self._server.stop_accepting()
         await self._keep()  # from now on Serve does not ask it
         try:
-            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            async with asyncio.timeout(self._drain_timeout_s):
                 if self._server is not None:
                     await self._server.drain()
                 await self._answering.drain()
         except TimeoutError:
-            logger.warning("model still busy after %s s of draining", _DRAIN_TIMEOUT_S)
+            logger.warning("model still busy after %s s of draining", self._drain_timeout_s)
         if self._server is not None:
             await self._server.stop()
         await self._close()

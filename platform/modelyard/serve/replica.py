@@ -21,7 +21,7 @@ from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
 from modelyard.serve.meter import RayMeter
 from modelyard.serve.peers import ControllerLink, ReplicaPeers
-from modelyard.serve.process import Replica
+from modelyard.serve.process import DRAIN_TIMEOUT_S, Replica
 from modelyard.serve.revision import Batching, RevisionSpec, load_revision, to_reason
 from modelyard.serve.runners import Runners
 from modelyard.serve.warmup import warm_up
@@ -73,6 +73,7 @@ class ModelReplica(Replica):
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """Takes new batching limits without a restart; Serve calls it with ``user_config``."""
         batching = Batching(**settings)
+        self._drain_timeout_s = max(DRAIN_TIMEOUT_S, batching.request_timeout_s)
 
         async def configure() -> None:
             self._runners.configure(

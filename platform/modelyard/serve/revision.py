@@ -39,11 +39,12 @@ class RevisionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """The limits a replica takes while it runs."""
+    """The limits a replica takes while it runs; see ``ModelSpec``."""
 
     max_batch_size: int
     batch_wait_timeout_s: float
     max_queued_requests: int
+    request_timeout_s: float = 0.0
 
 
 def load_revision(spec: RevisionSpec) -> Model:

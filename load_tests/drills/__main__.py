@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the drills and prints what became of the requests: ``python -m load_tests.drills [DRILL…]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from load_tests.drills.cluster import ROOT, Cluster
+from load_tests.drills.drills import DRILLS, MODEL, ROW
+from load_tests.drills.load import Load
+
+_INSIDE = "MODELYARD_DRILLS"
+
+
+def main() -> int:
+    """Enters namespaces of its own, then runs the drills; 1 where one has lost a request or did not end."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("drills", nargs="*", choices=[*DRILLS, []], metavar="DRILL", help=", ".join(DRILLS))
+    parser.add_argument("--overlay", default="ha")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--clients", type=int, default=4)
+    options = parser.parse_args()
+    if os.environ.get(_INSIDE) != "1":
+        return _enter()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    folder = Path(tempfile.mkdtemp(prefix="my-"))
+    folder.chmod(0o755)  # PostgreSQL's user passes through it
+    lost = False
+    with Cluster(folder, options.overlay, options.workers) as cluster:
+        began = time.monotonic()
+        cluster.start()
+        print(
+            f"overlay {options.overlay}: 1 head, {options.workers} workers, {time.monotonic() - began:.0f} s to start"
+        )
+        print(f"{'drill':18}{'requests':>10}{'sent again':>12}{'failures':>10}{'slowest':>10}{'took':>8}", flush=True)
+        with Load(cluster.answering(), MODEL, ROW, options.clients) as load:
+            for name in options.drills or DRILLS:
+                load.take()
+                began, ended = time.monotonic(), ""
+                try:
+                    DRILLS[name](cluster, load)
+                except Exception as exc:  # noqa: BLE001  # the next drill may do
+                    ended = f"  {type(exc).__name__}: {exc}"
+                took_s = time.monotonic() - began
+                time.sleep(2)
+                report = load.take()
+                failures = report.failures.total()
+                lost = lost or bool(failures or ended)
+                numbers = f"{report.requests:>10}{report.resent:>12}{failures:>10}{report.worst_s:>8.2f} s"
+                print(f"{name:18}{numbers}{took_s:>6.0f} s{ended}", flush=True)
+                for text, count in report.failures.most_common(3):
+                    print(f"    {count} times {text}", flush=True)
+    if lost:
+        print(f"the nodes' output: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return int(lost)
+
+
+def _enter() -> int:
+    """The same in a network and a PID namespace of its own: when it ends, everything in it has ended."""
+    command = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m"]
+    environment = os.environ | {_INSIDE: "1"}
+    return subprocess.run([*command, "load_tests.drills", *sys.argv[1:]], cwd=ROOT, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray nodes on this machine, each with an address, ports, temporary files and process ids of its own, as pods have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+GCS = "127.0.0.1:6380"
+DASHBOARD = "http://127.0.0.1:8265"
+_BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Node:
+    """One node.
+
+    Args:
+        number: 0 is the head.
+        folder: Where the platform's relative paths count from.
+        environment: Of all nodes.
+    """
+
+    number: int
+    folder: Path
+    environment: Mapping[str, str]
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def address(self) -> str:
+        """Of its own on the loopback interface."""
+        return f"127.0.0.{self.number + 1}"
+
+    @property
+    def http_port(self) -> int:
+        """Where it answers HTTP; pods would all have the same."""
+        return 8000 + self.number
+
+    @property
+    def url(self) -> str:
+        """Where it answers HTTP."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def start(self) -> None:
+        """Begins to start; it is there when Ray says so."""
+        command = ["ray", "start", "--block", f"--node-ip-address={self.address}", "--object-store-memory=100000000"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+        if self.number:
+            command += [f"--address={GCS}", "--num-cpus=2", "--dashboard-agent-listen-port=0"]
+        else:
+            command += ["--head", f"--port={GCS.rpartition(':')[2]}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
+            command += [f"--temp-dir={self.folder / 'ray'}", "--include-dashboard=true"]
+        with (self.folder / f"node-{self.number}.log").open("ab") as log:
+            self._process = subprocess.Popen(  # its own process ids: a signal to the first of them ends them all
+                ["unshare", "--pid", "--fork", "--mount-proc", str(_BIN / command[0]), *command[1:]],
+                cwd=self.folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        temporary = self.folder / f"tmp-{self.number}"
+        temporary.mkdir(exist_ok=True)
+        first = 20_000 + 600 * self.number
+        ports = {
+            "RAY_SERVE_HAPROXY_STATS_PORT": 8400 + self.number,
+            "RAY_SERVE_HAPROXY_METRICS_PORT": 9100 + self.number,
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500 + self.number,
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 8600 + self.number,
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + 250,
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first + 300,
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first + 550,
+        }
+        if self.number:
+            ports["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = self.http_port
+            ports["RAY_SERVE_WORKER_PROXY_GRPC_PORT"] = 9000 + self.number
+        return {
+            **self.environment,
+            **{name: str(port) for name, port in ports.items()},
+            "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(temporary),
+        }
+
+    @property
+    def is_running(self) -> bool:
+        """Its first process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def terminate(self) -> None:
+        """As a pod is deleted: SIGTERM to ``ray start``, which moves the replicas elsewhere first."""
+        os.kill(self._first(), signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As a machine dies: all its processes at once."""
+        if self.is_running:
+            with suppress(ProcessLookupError):
+                os.kill(self._first(), signal.SIGKILL)
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: It has not.
+        """
+        if self._process is not None:
+            self._process.wait(timeout_s)
+
+    def _first(self) -> int:
+        """The process that has number 1 in its namespace."""
+        assert self._process is not None  # it was started
+        (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(child)
+
+    def processes(self, title: str) -> set[int]:
+        """Process ids, as this process sees them, of those whose title begins so."""
+        marker = f"TMPDIR={self.folder / f'tmp-{self.number}'}\0".encode()
+        found = set()
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and marker in (entry / "environ").read_bytes() + b"\0":
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if command.startswith(title):
+                        found.add(int(entry.name))
+        return found
