@@ -40,12 +40,12 @@ def main() -> int:
             f"overlay {options.overlay}: 1 head, {options.workers} workers, {time.monotonic() - began:.0f} s to start"
         )
         print(f"{'drill':18}{'requests':>10}{'sent again':>12}{'failures':>10}{'slowest':>10}{'took':>8}", flush=True)
-        with Load(cluster.answering(), MODEL, ROW, options.clients) as load:
+        with Load(cluster.answering, MODEL, ROW, options.clients) as load:
             for name in options.drills or DRILLS:
                 load.take()
                 began, ended = time.monotonic(), ""
                 try:
-                    DRILLS[name](cluster, load)
+                    DRILLS[name](cluster)
                 except Exception as exc:  # noqa: BLE001  # the next drill may do
                     ended = f"  {type(exc).__name__}: {exc}"
                 took_s = time.monotonic() - began

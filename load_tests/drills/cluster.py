@@ -61,7 +61,6 @@ class Cluster:
         head = {
             "RAY_REDIS_ADDRESS": f"127.0.0.1:{REDIS_PORT}",
             "REDIS_PASSWORD": redis,
-            "RAY_REDIS_PASSWORD": redis,
             "RAY_external_storage_namespace": "drills",
         }
         self.head = Node(0, folder, self._environment | head)

@@ -12,54 +12,51 @@ from typing import Final
 import yaml
 
 from load_tests.drills.cluster import Cluster
-from load_tests.drills.load import Load
 
 MODEL: Final = "iris-sklearn"
 ROW: Final = [5.1, 3.5, 1.4, 0.2]
 _WHOLE_S: Final = 240.0
 
-Drill = Callable[[Cluster, Load], None]
+Drill = Callable[[Cluster], None]
 
 
-def delete_worker(cluster: Cluster, load: Load) -> None:
-    """A worker's pod is deleted: SIGTERM, out of the Service, then gone; the group starts another."""
+def delete_worker(cluster: Cluster) -> None:
+    """A worker's pod is deleted: SIGTERM, then gone; the group starts another."""
     worker = cluster.workers[0]
-    load.ports = [port for port in load.ports if port != worker.http_port]
     worker.terminate()
     worker.wait(150)
     worker.start()
-    _until_whole(cluster, load)
+    _until_whole(cluster)
 
 
-def kill_worker(cluster: Cluster, load: Load) -> None:
-    """A worker's machine dies; its endpoint leaves the Service when its probe has failed."""
+def kill_worker(cluster: Cluster) -> None:
+    """A worker's machine dies, and another one comes."""
     worker = cluster.workers[1]
     worker.kill()
     worker.wait(30)
     time.sleep(5)
-    load.ports = [port for port in load.ports if port != worker.http_port]
     worker.start()
-    _until_whole(cluster, load)
+    _until_whole(cluster)
 
 
-def kill_head(cluster: Cluster, load: Load) -> None:
+def kill_head(cluster: Cluster) -> None:
     """The head dies with all its processes, and comes back 20 s later with its state from Redis."""
     cluster.head.kill()
     cluster.head.wait(30)
     time.sleep(20)
     cluster.head.start()
     cluster.until(lambda: cluster.application() == "RUNNING", 240, "the platform under the new head")
-    _until_whole(cluster, load)
+    _until_whole(cluster)
     victim = next(iter(_processes(cluster, f"ray::ServeReplica:{MODEL}@")))
     os.kill(victim, signal.SIGKILL)
     time.sleep(2)
-    _until_whole(cluster, load)  # Serve's controller works again: it replaces what dies
+    _until_whole(cluster)  # Serve's controller works again: it replaces what dies
     with cluster.client() as platform:
         platform.register("after-head", framework="sklearn", uri="models/iris-sklearn", wait=True, timeout_s=120)
         platform.unregister("after-head", wait=True)
 
 
-def edit_model(cluster: Cluster, load: Load) -> None:
+def edit_model(cluster: Cluster) -> None:
     """One model of the platform file is changed in place, and changed back."""
     changed = yaml.safe_load(cluster.text)
     changed["applications"][0]["args"]["models"][0]["warmup"] = [{"instances": [ROW]}]  # makes a revision
@@ -67,10 +64,10 @@ def edit_model(cluster: Cluster, load: Load) -> None:
         cluster.deploy(text)
         time.sleep(5)
         cluster.until(lambda: cluster.application() == "RUNNING", 240, "the changed platform")
-        _until_whole(cluster, load)
+        _until_whole(cluster)
 
 
-def break_file(cluster: Cluster, load: Load) -> None:
+def break_file(cluster: Cluster) -> None:
     """A platform file with a mistake is applied; what runs goes on, and the right file makes it well again."""
     broken = yaml.safe_load(cluster.text)
     broken["applications"][0]["args"]["ingres"] = {}
@@ -79,21 +76,21 @@ def break_file(cluster: Cluster, load: Load) -> None:
     time.sleep(5)
     cluster.deploy(cluster.text)
     cluster.until(lambda: cluster.application() == "RUNNING", 240, "the right file")
-    _until_whole(cluster, load)
+    _until_whole(cluster)
 
 
-def restart_postgres(cluster: Cluster, load: Load) -> None:
+def restart_postgres(cluster: Cluster) -> None:
     """The catalog's database is cut off for ten seconds."""
     cluster.postgres.stop()
     time.sleep(10)
     cluster.postgres.start()
-    _until_whole(cluster, load)
+    _until_whole(cluster)
     with cluster.client() as platform:
         platform.register("after-postgres", framework="sklearn", uri="models/iris-sklearn", wait=True, timeout_s=120)
         platform.unregister("after-postgres", wait=True)
 
 
-def lose_controller(cluster: Cluster, load: Load) -> None:
+def lose_controller(cluster: Cluster) -> None:
     """The platform's controller dies in the middle of a rollout, which goes on to its end."""
     with cluster.client() as platform:
         platform.register(
@@ -120,7 +117,7 @@ def lose_controller(cluster: Cluster, load: Load) -> None:
     cluster.until(is_promoted, 120, "the rollout to end")
     with cluster.client() as platform:
         platform.unregister("rolling", wait=True)
-    _until_whole(cluster, load)
+    _until_whole(cluster)
 
 
 DRILLS: Final[Mapping[str, Drill]] = {
@@ -134,11 +131,10 @@ DRILLS: Final[Mapping[str, Drill]] = {
 }
 
 
-def _until_whole(cluster: Cluster, load: Load) -> None:
+def _until_whole(cluster: Cluster) -> None:
     models = yaml.safe_load(cluster.text)["applications"][0]["args"]["models"]
     replicas = next(model["autoscaling"]["min_replicas"] for model in models if model["name"] == MODEL)
     cluster.until(lambda: cluster.is_whole(MODEL, replicas), _WHOLE_S, f"{MODEL} to be whole")
-    load.ports = cluster.answering()
 
 
 def _processes(cluster: Cluster, title: str) -> set[int]:

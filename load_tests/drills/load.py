@@ -8,12 +8,14 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
 _TRIES: Final = 10
 _PAUSE_S: Final = 0.1
+_PROBE_S: Final = 2.0
 _TIMEOUT_S: Final = 30.0
 
 
@@ -39,15 +41,18 @@ class Load:
     """Clients that ask one model, each with one request in flight, at whatever endpoint is next.
 
     Args:
-        ports: Those that answer; may be changed meanwhile, as a Service's endpoints are.
+        find_ports: Those that answer, as the probes of a Service's endpoints find them; asked every two seconds.
         model: What to ask.
         row: One instance.
         clients: How many.
         pause_s: Between two requests of one client.
     """
 
-    def __init__(self, ports: list[int], model: str, row: list[float], clients: int = 4, pause_s: float = 0.02) -> None:
-        self.ports = ports
+    def __init__(
+        self, find_ports: Callable[[], list[int]], model: str, row: list[float], clients: int = 4, pause_s: float = 0.02
+    ) -> None:
+        self._find_ports = find_ports
+        self._ports = find_ports()
         self._path = f"/v1/models/{model}:predict"
         self._body = json.dumps({"instances": [row]})
         self._pause_s = pause_s
@@ -55,12 +60,17 @@ class Load:
         self._stop = threading.Event()
         self._report = Report()
         self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(clients)]
+        self._threads.append(threading.Thread(target=self._follow))
 
     def take(self) -> Report:
         """What there was since the last call."""
         with self._lock:
             report, self._report = self._report, Report()
         return report
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_PROBE_S):
+            self._ports = self._find_ports() or self._ports
 
     def _ask_on(self, turn: int) -> None:
         kept: dict[int, http.client.HTTPConnection] = {}
@@ -82,7 +92,7 @@ class Load:
         """How often it was sent again, and what was wrong with the answer."""
         failure = ""
         for attempt in range(_TRIES):
-            ports = list(self.ports)
+            ports = self._ports
             port = ports[(turn + attempt) % len(ports)]
             connection = kept.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S))
             try:

@@ -56,6 +56,7 @@ class Node:
         else:
             command += ["--head", f"--port={GCS.rpartition(':')[2]}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
             command += [f"--temp-dir={self.folder / 'ray'}", "--include-dashboard=true"]
+            command += [f"--redis-password={self.environment['REDIS_PASSWORD']}"]
         with (self.folder / f"node-{self.number}.log").open("ab") as log:
             self._process = subprocess.Popen(  # its own process ids: a signal to the first of them ends them all
                 ["unshare", "--pid", "--fork", "--mount-proc", str(_BIN / command[0]), *command[1:]],
