@@ -1294,3 +1294,20 @@ async def test_a_model_that_no_node_could_hold_says_so_at_once(pool, remembering
     node["Resources"]["CPU"] = 8.0
     await _settle(controller)
     assert (await controller.status("m")).state.value == "loading"
+
+
+@pytest.mark.parametrize("error", [ModelLoadError("its artifact is gone"), FileNotFoundError("gone")], ids=repr)
+async def test_a_model_whose_needs_cannot_be_told_holds_up_no_other(start, remembering, monkeypatch, error):
+    def refuse(self: RevisionDeployment) -> Any:
+        if self.application == "bad@1":
+            raise error
+        return needs(self)
+
+    needs = RevisionDeployment.needs
+    monkeypatch.setattr(RevisionDeployment, "needs", refuse)
+    controller = await start(bad="one.fake", good="one.fake")
+    await controller.step()
+    remembering.run("good@1")
+    await controller.step()
+    assert (await controller.status("good")).state.value == "ready"
+    assert (await controller.status("bad")).state.value == "loading"

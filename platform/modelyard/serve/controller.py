@@ -613,7 +613,8 @@ class Controller:
                 name = application_name(model.name, revision.number)
                 if name not in starting or name in self._pools.residents:
                     continue
-                with contextlib.suppress(InvalidConfig, KeyError, TypeError, ValueError):  # whoever deploys it tells
+                # Whoever deploys it tells.
+                with contextlib.suppress(KeyError, TypeError, ValueError, OSError, ModelyardError):
                     needs = self._to_deployment(model, revision).needs()
                     observed[name] = replace(observed[name], misfit=find_misfit(needs, nodes))
 
