@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -1311,3 +1312,16 @@ async def test_a_model_whose_needs_cannot_be_told_holds_up_no_other(start, remem
     await controller.step()
     assert (await controller.status("good")).state.value == "ready"
     assert (await controller.status("bad")).state.value == "loading"
+
+
+async def test_a_status_does_not_wait_for_a_store_that_is_away(start, remembering, monkeypatch):
+    controller = await start(m="one.fake")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    back = threading.Event()
+    monkeypatch.setattr(module, "_ASK_AGAIN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "find_decision", lambda _: back.wait(10))
+    statuses = [await asyncio.wait_for(controller.status("m"), 5) for _ in range(10)]
+    back.set()
+    assert {status.state.value for status in statuses} == {"ready"}

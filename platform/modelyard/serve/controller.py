@@ -15,6 +15,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -121,6 +122,7 @@ class Controller:
         self._failures: dict[str, str] = {}
         self._builds = Builds()
         self._pools = Pools(self._config.pools, self._application)
+        self._asking = ThreadPoolExecutor(1, "asking")  # of its own: where it hangs, nothing else does
         self._rollouts = Rollouts(self._catalog)
         self._traffic = Traffic(self._catalog, self._is_ready, self._try_again)
         self._waiting: dict[str, str] = {}
@@ -279,8 +281,12 @@ class Controller:
         status = self._status(record)
         application = application_name(name, int(status.version or 0))
         resident = self._pools.residents.get(application)
-        scaling = await asyncio.to_thread(find_decision, resident.pool if resident is not None else application)
-        return replace(status, scaling=scaling)
+        asked = self._asking.submit(find_decision, resident.pool if resident is not None else application)
+        try:
+            return replace(status, scaling=await asyncio.wait_for(asyncio.wrap_future(asked), _ASK_AGAIN_TIMEOUT_S))
+        except Exception as exc:  # noqa: BLE001  # while Ray's head is away, its store does not answer for long
+            logger.info("what was decided of %s is not known: %s", application, type(exc).__name__)
+            return status
 
     @staticmethod
     def _answer(verb: Callable[..., _T], *args: Any) -> _T | ModelyardError:
@@ -893,6 +899,7 @@ class Controller:
             self._stopping.set()
             self._wake.set()
             self._builds.close()
+            self._asking.shutdown(wait=False, cancel_futures=True)
 
 
 async def _ask_description(application: str) -> Description:
