@@ -84,6 +84,8 @@ def test_versions_come_and_go_under_load(platform: PlatformProcess, http: httpx.
         assert "3" in http.get(f"/v1/models/{NAME}/versions/3").text
         write_constant(folder / "3", 3.0)  # repaired
         wait_until(lambda: _states(http) == {"3": "AVAILABLE"}, 60, "version 3")
+        assert _answer(http) == 3
+        wait_until(lambda: seen[-1] == 3, 60, "the other client's first answer of version 3")
     finally:
         ended.set()
         thread.join(30)

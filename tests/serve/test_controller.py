@@ -138,6 +138,10 @@ class Stepped(Controller):
 
     now = 0.0
 
+    async def _look_first(self) -> None:
+        if not self._table.version:
+            await self.round()
+
     async def look(self, times: int = 1) -> None:
         """So many looks at the folders of versions."""
         for _ in range(times):
@@ -243,6 +247,47 @@ async def test_a_controller_that_has_not_looked_gives_no_empty_table(start, reme
     await following.step()
     table, _ = await watching
     assert table.get_ready("m")[0].application == "m@1"
+
+
+async def test_a_controller_that_has_not_looked_does_not_call_a_ready_model_pending(start, remembering, monkeypatch):
+    await (await start(m="one.fake")).step()
+    remembering.run("m@1")
+    monkeypatch.setattr(Stepped, "_look_first", Controller._look_first)
+    following = await start(m="one.fake")
+    asking = asyncio.gather(following.status("m"), following.list_models(), following.revisions("m"))
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+    await following.step()
+    status, listed, revisions = await asking
+    assert {status.state, listed[0].state, revisions[0].state} == {"ready"}
+
+
+async def test_nobody_hears_of_traffic_that_has_moved_before_the_ingress_replicas_do(
+    start, remembering, artifacts, monkeypatch
+):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.register(_spec(artifacts, "two.fake"), "me", "")
+    await controller.step()
+    remembering.run("m@2")
+    advance, told = controller._rollouts.advance, []
+
+    def advance_while_somebody_asks(model, plan):
+        moved = advance(model, plan)
+        asking = threading.Thread(target=lambda: told.append((controller._tell("m"), controller._table)))
+        asking.start()
+        asking.join(0.05)
+        return moved
+
+    monkeypatch.setattr(controller._rollouts, "advance", advance_while_somebody_asks)
+    await controller.step()
+    await controller.status("m")
+    assert [(status.version, table.models["m"].active) for status, table in told if status.state == "ready"] == [
+        ("2", "2")
+    ]
 
 
 async def test_a_missing_artifact_fails_its_own_model_only(start, remembering):
@@ -617,7 +662,10 @@ async def test_an_unload_survives_the_controller(serving, start, remembering):
 
 
 async def test_a_declared_model_stays_unloaded_over_a_start_and_holds_up_nobody(start, remembering, caplog):
-    await (await start(m="one.fake")).unload("m", "me", "")
+    controller = await start(m="one.fake")
+    await controller.unload("m", "me", "")
+    await controller.step()
+    remembering.deployed.clear()
     with caplog.at_level(logging.INFO, module.__name__):
         following = await start(m="one.fake")
     assert caplog.messages == ['model "m" stays unloaded: `modelyard load m` runs it again']

@@ -134,6 +134,7 @@ class Controller:
         self._clock = time.monotonic
         self._is_settled = False
         self._lock = threading.Lock()
+        self._moving = threading.Lock()  # of a traffic that moves, nobody is told before the ingress replicas are
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -177,9 +178,13 @@ class Controller:
 
     async def residents(self, known: dict[str, str]) -> dict[str, Resident | None]:
         """What has changed of the models that a pool's replica knows; see ``Pools.find``."""
-        if not self._table.version:  # it has not looked yet
-            await self.watch("", -1)
+        await self._look_first()
         return self._pools.find(known) if self._table.version else {}
+
+    async def _look_first(self) -> None:
+        """A controller that has just begun does not speak of models before it has looked at them."""
+        if not self._table.version:
+            await self.watch("", -1)
 
     # -- the verbs of the admin API
 
@@ -187,33 +192,33 @@ class Controller:
         self, spec: dict[str, Any], actor: str, message: str, expected_generation: int | None = None
     ) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.register``; errors are returned, for Serve would wrap what is raised."""
-        return await asyncio.to_thread(self._answer, self._register, spec, actor, message, expected_generation)
+        return await self._answer(self._register, spec, actor, message, expected_generation)
 
     async def plan(self, spec: dict[str, Any], expected_generation: int | None = None) -> Plan | ModelyardError:
         """See ``AdminTransport.plan``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._plan, spec, expected_generation)
+        return await self._answer(self._plan, spec, expected_generation)
 
     async def spec(self, name: str) -> dict[str, Any] | ModelyardError:
         """See ``AdminTransport.spec``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._spec, name)
+        return await self._answer(self._spec, name)
 
     async def reload(
         self, specs: list[dict[str, Any]], actor: str, message: str
     ) -> tuple[ModelStatus, ...] | ModelyardError:
         """See ``reload.ReloadTransport.reload``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._reload, specs, actor, message)
+        return await self._answer(self._reload, specs, actor, message)
 
     async def unregister(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unregister``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._unregister, name, actor, message)
+        return await self._answer(self._unregister, name, actor, message)
 
     async def load(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.load``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._load, name, actor, message)
+        return await self._answer(self._load, name, actor, message)
 
     async def unload(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unload``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._unload, name, actor, message)
+        return await self._answer(self._unload, name, actor, message)
 
     async def set_traffic(self, *args: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.set_traffic``; errors are returned, as by the next six."""
@@ -244,11 +249,11 @@ class Controller:
         return await self._change(self._traffic.resume, *args)
 
     async def _change(self, verb: Callable[..., ModelRecord], *args: Any) -> ModelStatus | ModelyardError:
-        return await asyncio.to_thread(self._answer, lambda: self._changed(verb(*args)))
+        return await self._answer(lambda: self._changed(verb(*args)))
 
     async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
         """See ``AdminTransport.revisions``; errors are returned."""
-        return await asyncio.to_thread(self._answer, self._revisions, name)
+        return await self._answer(self._revisions, name)
 
     async def list_pools(self) -> tuple[Pool, ...]:
         """See ``AdminTransport.pools``."""
@@ -258,7 +263,7 @@ class Controller:
         """See ``AdminTransport.events``; errors are returned."""
         until = self._clock() + _LONG_POLL_S
         while True:
-            found = await asyncio.to_thread(self._answer, self._events, name, after, limit)
+            found = await self._answer(self._events, name, after, limit)
             if isinstance(found, ModelyardError) or found or after is None or self._clock() > until:
                 return found
             await asyncio.sleep(_EVENTS_S)
@@ -270,15 +275,14 @@ class Controller:
 
     async def list_models(self) -> tuple[ModelStatus, ...]:
         """See ``AdminTransport.list``."""
-        records = await asyncio.to_thread(self._catalog.list_models)
-        return tuple(self._status(record) for record in records)
+        await self._look_first()
+        return await asyncio.to_thread(self._list_models)
 
     async def status(self, name: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.status``; errors are returned."""
-        record = await asyncio.to_thread(self._catalog.find_model, name)
-        if record is None:
-            return ModelNotFound(name)
-        status = self._status(record)
+        status = await self._answer(self._tell, name)
+        if isinstance(status, ModelyardError):
+            return status
         application = application_name(name, int(status.version or 0))
         resident = self._pools.residents.get(application)
         asked = self._asking.submit(find_decision, resident.pool if resident is not None else application)
@@ -288,12 +292,23 @@ class Controller:
             logger.info("what was decided of %s is not known: %s", application, type(exc).__name__)
             return status
 
-    @staticmethod
-    def _answer(verb: Callable[..., _T], *args: Any) -> _T | ModelyardError:
+    async def _answer(self, verb: Callable[..., _T], *args: Any) -> _T | ModelyardError:
+        await self._look_first()
         try:
-            return verb(*args)
+            return await asyncio.to_thread(verb, *args)
         except ModelyardError as error:
             return error
+
+    def _list_models(self) -> tuple[ModelStatus, ...]:
+        with self._moving:
+            return tuple(self._status(record) for record in self._catalog.list_models())
+
+    def _tell(self, name: str) -> ModelStatus:
+        with self._moving:
+            record = self._catalog.find_model(name)
+            if record is None:
+                raise ModelNotFound(name)
+            return self._status(record)
 
     def _register(self, data: dict[str, Any], actor: str, message: str, expected_generation: int | None) -> ModelStatus:
         entry = self._make_registered(data)
@@ -440,8 +455,9 @@ class Controller:
         return self._status(record)
 
     def _revisions(self, name: str) -> tuple[Revision, ...]:
-        record = self._catalog.get_model(name)
-        return show_revisions(record, self._catalog.list_revisions(name), self._plans.get(name))
+        with self._moving:
+            record = self._catalog.get_model(name)
+            return show_revisions(record, self._catalog.list_revisions(name), self._plans.get(name))
 
     def _events(self, name: str | None, after: int | None, limit: int) -> tuple[Event, ...]:
         return tuple(
@@ -581,22 +597,23 @@ class Controller:
             if not is_pool(name):
                 by_model[name.rpartition("@")[0]][name] = seen
         looks: dict[str, _Look] = {}
-        for model in models:
-            applications_of = by_model.pop(model.name, {})
-            looks[model.name] = look = self._look(model, applications_of)
-            moved = self._rollouts.advance(model, look.plan) if model.is_rolling_out else model
-            if moved is not model:
-                looks[model.name] = self._look(moved, applications_of)
+        with self._moving:
+            for model in models:
+                applications_of = by_model.pop(model.name, {})
+                looks[model.name] = look = self._look(model, applications_of)
+                moved = self._rollouts.advance(model, look.plan) if model.is_rolling_out else model
+                if moved is not model:
+                    looks[model.name] = self._look(moved, applications_of)
+            self._plans = {name: look.plan for name, look in looks.items()}
+            changed = [
+                deployment
+                for look in looks.values()
+                for deployment in look.deployments
+                if self._deployed.get(deployment.application) != deployment.fingerprint
+            ]
+            self._admit([deployment for deployment in changed if deployment.is_shared])
+            self._publish(models, looks)
         self._forget_unused(models, observed)
-        self._plans = {name: look.plan for name, look in looks.items()}
-        changed = [
-            deployment
-            for look in looks.values()
-            for deployment in look.deployments
-            if self._deployed.get(deployment.application) != deployment.fingerprint
-        ]
-        self._admit([deployment for deployment in changed if deployment.is_shared])
-        self._publish(models, looks)
         deleted = [name for orphans in by_model.values() for name in orphans]
         deleted += [name for look in looks.values() for name in look.plan.delete]
         pools = self._pools.needed()
