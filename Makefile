@@ -27,6 +27,7 @@ test: .venv/dev.installed .venv/llm.installed
 	$(BIN)/python tests/e2e/install_clients.py
 	$(BIN)/python tests/install_postgres.py
 	$(BIN)/python -m modelyard_deployments.triton install
+	$(BIN)/pip install --quiet --no-deps nixl==1.5.1 nixl-cu12==1.5.1
 	@failed=; $(BIN)/python -m pytest || failed=" suite"; \
 	for name in $(HEAVY); do \
 		$(BIN)/python -m pytest -q tests/frameworks --framework $$name || failed="$$failed $$name"; \

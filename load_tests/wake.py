@@ -1,52 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long the first request to a model takes that is scaled to zero: ``python -m load_tests.wake``.
 
-Against a platform that runs (``make run``), with its model ``models/iris-sklearn``. Prints the median, the least
-and the most of some wakes, and what the same request takes when the model is awake.
+Starts a platform of its own in a folder of its own. Prints medians of the whole and of its parts, as the replica's log
+has them, and what the same request takes when the model is awake. What a pool takes for a model that it has not loaded
+is measured by ``load_tests.pool``.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
+from load_tests.pool import running, write_models
 from modelyard import Platform
 from modelyard.admin import ModelState
 
-NAME = "wake-test"
-ROW = [[5.1, 3.5, 1.4, 0.2]]
+_ROW: Final = [[0.0] * 4]
+_READY: Final = re.compile(r"ready after [\d.]+ s: process ([\d.]+) s, load ([\d.]+) s, warm-up ([\d.]+) s")
+_PARTS: Final = ("until its process begins, and the answer's way", "process: Python, Ray, imports", "load", "warm-up")
 
 
-def wait_asleep(platform: Platform) -> None:
+def main() -> None:
+    """Registers a model, wakes it again and again, reports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=9)
+    times: int = parser.parse_args().times
+    folder = Path(tempfile.mkdtemp(prefix="my-"))
+    (name,) = write_models(folder / "models", 1)
+    scaling = {"min_replicas": 0, "downscale_to_zero_delay_s": 1}
+    wakes, awake = [], []
+    with running(folder, 100) as url, Platform.connect(url, timeout_s=60) as platform:
+        platform.register(
+            name, framework="sklearn", uri=f"models/{name}", autoscaling=scaling, resources={"num_cpus": 0.1}, wait=True
+        )
+        for _ in range(times):
+            _wait_asleep(platform, name)
+            woken_s = _ask(platform, name)
+            parts = _find_parts(folder, name)
+            wakes.append((woken_s - sum(parts), *parts))
+            awake.append(_ask(platform, name))
+    _show("woken", [sum(parts) for parts in wakes])
+    for what, seconds in zip(_PARTS, zip(*wakes, strict=True), strict=True):
+        _show(f"  {what}", seconds)
+    _show("awake", awake)
+
+
+def _wait_asleep(platform: Platform, name: str) -> None:
     """Returns when the model has no replica, and Serve has had time to end the last one."""
-    while (status := platform.status(NAME)).replicas_wanted or status.state is not ModelState.READY:
+    while (status := platform.status(name)).replicas_wanted or status.state is not ModelState.READY:
         time.sleep(0.2)
     time.sleep(3)
 
 
-def main() -> None:
-    """Registers the model, wakes it again and again, takes it away."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--times", type=int, default=9)
-    options = parser.parse_args()
-    scaling = {"min_replicas": 0, "downscale_to_zero_delay_s": 1}
-    with Platform.connect(options.url, timeout_s=60) as platform:
-        platform.register(
-            NAME, framework="sklearn", uri="models/iris-sklearn", autoscaling=scaling, resources={"num_cpus": 0.1}
-        )
-        platform.wait_ready(NAME)
-        woken, awake = [], []
-        for _ in range(options.times):
-            wait_asleep(platform)
-            for seconds in (woken, awake):
-                began = time.perf_counter()
-                platform.predict(NAME, ROW)
-                seconds.append(time.perf_counter() - began)
-        platform.unregister(NAME, wait=True)
-    for what, seconds in (("woken", woken), ("awake", awake)):
-        print(f"{what}: median {statistics.median(seconds):.3f} s, {min(seconds):.3f} to {max(seconds):.3f} s")
+def _ask(platform: Platform, name: str) -> float:
+    began = time.perf_counter()
+    platform.predict(name, _ROW)
+    return time.perf_counter() - began
+
+
+def _find_parts(folder: Path, name: str) -> tuple[float, ...]:
+    """Of the start that ended last."""
+    logs = folder.glob(f"ray/session_latest/logs/serve/replica_{name}*")
+    newest = max(logs, key=lambda log: log.stat().st_mtime)
+    return tuple(map(float, _READY.findall(newest.read_text())[-1]))
+
+
+def _show(what: str, seconds: Sequence[float]) -> None:
+    print(f"{what}: median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f} s")
 
 
 if __name__ == "__main__":

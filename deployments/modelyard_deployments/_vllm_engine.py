@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ _ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings speak of what it chose, not of what is wrong
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "NIXL_LOG_LEVEL": "WARN",
     "HF_HUB_OFFLINE": "1",  # the model is a folder here
     # Without a GPU: the cache of keys and values in GiB, and no cores of its own beside other replicas.
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -31,6 +33,8 @@ _SHARE: Final = 0.92
 """Of a GPU's memory, or of the part of one that a replica has. Source: vLLM ``CacheConfig``."""
 _CPU_SHARE: Final = 0.2
 """Of a machine's memory: vLLM's own check refuses to start where less than its share is free."""
+_TRANSFER_PORT: Final = "VLLM_NIXL_SIDE_CHANNEL_PORT"
+"""Where engines tell one another of their memory: each needs its own, and ``ray.serve.llm`` counts within one model."""
 _REASON: Final = 300
 _SETTLE_S: Final = 1.0
 
@@ -71,6 +75,8 @@ class Engine:
         """
         from modelyard_deployments._vllm_server import make_server
 
+        if self._arguments.get("kv_transfer_config"):
+            os.environ.setdefault(_TRANSFER_PORT, str(_free_port()))
         bundles = _bundles()
         self._arguments.setdefault("use_tqdm_on_load", False)
         self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
@@ -140,6 +146,13 @@ def _bundles() -> list[dict[str, float]]:
 
     group = get_current_placement_group()
     return [dict(bundle) for bundle in group.bundle_specs] if group is not None else []
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def _memory_share(bundles: list[dict[str, float]]) -> float:

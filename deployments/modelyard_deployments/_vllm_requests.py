@@ -11,12 +11,16 @@ import orjson
 from pydantic import BaseModel
 
 from modelyard.openai import JSON, ROUTES, OpenAIRequest, Part
+from modelyard.peers import get_origin
 from modelyard_deployments._openai_protocol import Refusal
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 """Source: OpenAI API reference, "Create chat completion"."""
 
 _ERROR_EVENT: Final = b'data: {"error"'
+
+_OF_MODELS: Final = "kv_transfer_params"
+"""Names hosts that the engine fetches from: taken from models of the platform, of no client."""
 
 _NO_EFFECT: Final = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 """Parameters of OpenAI's that change no answer: taken, whatever the server does with them."""
@@ -50,6 +54,8 @@ class Requests:
         except orjson.JSONDecodeError:
             return
         if isinstance(document, dict):
+            if document.get(_OF_MODELS) and not get_origin().via:
+                raise Refusal(f"{_OF_MODELS}: expected nothing: models tell one another of it", _OF_MODELS)
             self._check_names(request.route, document)
             if request.route == "chat/completions":
                 _check_messages(document.get("messages"))

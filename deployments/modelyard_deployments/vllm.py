@@ -9,6 +9,7 @@ answers is vLLM's own OpenAI server, called in the replica's process. As an ordi
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -28,10 +29,12 @@ from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
 from modelyard_deployments._vllm_adapters import Adapters
 from modelyard_deployments._vllm_arguments import find_problem
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
+from modelyard_deployments._vllm_prefill import NIXL, Prefill
 from modelyard_deployments._vllm_requests import Requests, find_refusal
 
 _CONFIG: Final = "config.json"
-_TENSOR, _PIPELINE = "tensor_parallel_size", "pipeline_parallel_size"
+_PARALLEL: Final = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+_TRANSFER: Final = "kv_transfer_config"
 
 
 class VLLMOptions(Options):
@@ -46,6 +49,14 @@ class VLLMOptions(Options):
         default=None,
         description="A folder with a folder for each LoRA adapter; their names are model names. They are added and "
         "removed with their folders, while the model runs.",
+    )
+
+    prefill: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Another vLLM model on the platform, of the same weights: its replicas read the prompts, and this "
+        "model's generate. Both exchange keys and values by `engine.kv_transfer_config`, which is NIXL here where "
+        "nothing else is given, and has to be given there.",
     )
 
     @field_validator("engine")
@@ -69,7 +80,12 @@ class VLLMModel(OpenAIModel):
     concurrency = 1024
 
     def __init__(self, path: Path, options: VLLMOptions, reason: str = "") -> None:
-        self._engine = Engine(path, options.engine, has_adapters=options.adapters is not None)
+        engine = options.engine
+        if options.prefill is not None:
+            engine = engine | {_TRANSFER: NIXL | engine.get(_TRANSFER, {})}
+        self._engine = Engine(path, engine, has_adapters=options.adapters is not None)
+        self._prefill: Prefill | None = None
+        self._prefill_name = options.prefill
         self._folder = None if options.adapters is None else Path(options.adapters)
         self._reason = reason
         self._adapters: Adapters | None = None
@@ -82,6 +98,8 @@ class VLLMModel(OpenAIModel):
         Raises:
             ModelLoadError: It does not start.
         """
+        if self._prefill_name == self.name:
+            raise ModelLoadError(f'options.prefill: expected another model, got "{self.name}" itself')
         await self._engine.start(self.name, self.meter)
         paths = self._engine.paths
         self._requests = Requests(self._engine.app.routes)
@@ -93,6 +111,8 @@ class VLLMModel(OpenAIModel):
         if self._folder is not None:
             self._adapters = Adapters(self._folder, self._engine.models)
             await self._adapters.start()
+        if self._prefill_name is not None:  # its own first prompt it has read itself: the other may not be there yet
+            self._prefill = Prefill(self._prefill_name, self.name)
 
     async def _warm_up(self) -> None:
         """One answer, for what vLLM makes with its first request; a model that cannot answer never gets ready."""
@@ -130,6 +150,8 @@ class VLLMModel(OpenAIModel):
 
     async def _answer(self, request: OpenAIRequest, path: str) -> AsyncGenerator[Part]:
         self._requests.check(request)
+        if self._prefill is not None:
+            request = await self._prefill.read(request)
         headers = ((b"x-request-id", request.id.encode("latin-1", "replace")),) if request.id else ()
         async with contextlib.aclosing(
             _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
@@ -204,8 +226,8 @@ class VLLMFramework(Framework):
         return load_vllm(path, options)
 
     def workers(self, path: Path, options: VLLMOptions) -> int:
-        """Tensor times pipeline parallel."""
-        return int(options.engine.get(_TENSOR, 1)) * int(options.engine.get(_PIPELINE, 1))
+        """Tensor times pipeline times data parallel."""
+        return math.prod(int(options.engine.get(name, 1)) for name in _PARALLEL)
 
     def runs_code(self, options: Mapping[str, Any]) -> bool:
         """Where ``trust_remote_code`` is asked for."""

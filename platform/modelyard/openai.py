@@ -11,6 +11,7 @@ cancellation and counts.
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from modelyard.model import Model
+from modelyard.peers import PeerRequest, get_origin, get_peers
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Tensors
 
@@ -177,6 +179,29 @@ def part_to_tensors(part: Part) -> Tensors:
 def part_from_tensors(outputs: Tensors) -> Part:
     """The part that :func:`part_to_tensors` packed."""
     return Part(outputs["data"][0], int(outputs["status"][0]), outputs["content_type"][0].decode())
+
+
+async def ask(
+    model: str, request: OpenAIRequest, *, version: str = "", timeout_s: float | None = None
+) -> AsyncGenerator[Part]:
+    """Another model's answer to a call, for the model that calls it; the parts as they come.
+
+    Args:
+        model: Its name on the platform.
+        request: The call; ``model`` in its body is that name, too.
+        version: A version's number or a label; empty for the one that answers now.
+        timeout_s: How long it may take, in seconds. The request that the calling model runs for ends it as well.
+
+    Raises:
+        ModelNotReady: There is no such model or version, or it cannot answer now.
+        ValueError: It does not answer such calls.
+        ModelyardError: As :meth:`modelyard.peers.Peers.stream` says.
+    """
+    inputs = request_to_tensors(request)
+    asked = PeerRequest(model, inputs, version=version, timeout_s=timeout_s, origin=get_origin(), is_openai=True)
+    async with contextlib.aclosing(get_peers().stream(asked)) as answers:
+        async for outputs in answers:
+            yield part_from_tensors(outputs)
 
 
 def _one(value: bytes) -> np.ndarray[tuple[int], np.dtype[np.object_]]:

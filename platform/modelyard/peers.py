@@ -75,6 +75,7 @@ class PeerRequest:
         version: A revision's number or a label; empty for the one that answers now.
         timeout_s: How long it may take at most, in seconds; its own limit and the origin's deadline count as well.
         origin: On whose behalf.
+        is_openai: It is a call of the OpenAI protocol, as ``modelyard.openai.request_to_tensors`` packs it.
     """
 
     model: str
@@ -84,6 +85,7 @@ class PeerRequest:
     version: str = ""
     timeout_s: float | None = None
     origin: Origin = _NOBODY
+    is_openai: bool = False
 
 
 class Peers(ABC):
@@ -120,6 +122,10 @@ class Peers(ABC):
         Raises:
             ModelNotReady: It cannot within that time; with the reason.
         """
+
+    @abstractmethod
+    async def until_gone(self, model: str) -> None:
+        """Waits until a model cannot answer: for whoever can do without it, where calls would wait for its return."""
 
     @abstractmethod
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -162,6 +168,9 @@ class _NoPeers(Peers):
         return None
 
     async def until_ready(self, model: str, version: str, timeout_s: float) -> Signature:
+        raise self._refuse(model)
+
+    async def until_gone(self, model: str) -> None:
         raise self._refuse(model)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,13 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="session")
-def found() -> Iterator[Found]:
+def found() -> Found:
     if not triton_server.INSTALLED.is_installed:
         pytest.skip(triton_server.NOT_INSTALLED)
     folder = Path(tempfile.mkdtemp(prefix="my-"))
     try:
         with both(folder) as pair:
-            yield compare(pair)
+            return compare(pair)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import install_clients
 import pytest
-from conformance.methods import DOCUMENT, HERE, METHODS, Entry, render
+from shared_platform.conformance.methods import DOCUMENT, HERE, METHODS, Entry, render
 
 SCRIPTS = {"kserve": "kserve_calls.py", "tensorflow_serving": "tfserving_calls.py"}
 """What asks the clients that run in a process of their own."""
@@ -81,4 +81,4 @@ def test_every_entry_names_a_test_that_uses_the_method(client: str, name: str, e
 
 
 def test_the_document_is_made_from_the_table() -> None:
-    assert DOCUMENT.read_text() == render(), "run python tests/e2e/conformance/methods.py"
+    assert DOCUMENT.read_text() == render(), "run python tests/e2e/shared_platform/conformance/methods.py"

@@ -25,7 +25,7 @@ import tritonclient.http
 import yaml
 from conftest import KNOWN_OUTPUT
 from platform_process import ROOT, PlatformProcess, running, wait_until
-from test_readme import COLUMNS, OF_LANGUAGE_MODELS, ROWS_OF_TABLE
+from shared_platform.test_readme import COLUMNS, OF_LANGUAGE_MODELS, ROWS_OF_TABLE
 from tritonclient.utils import InferenceServerException
 
 from modelyard.client import Platform

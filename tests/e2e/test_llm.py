@@ -30,8 +30,10 @@ import yaml
 from conftest import KNOWN_OUTPUT
 from platform_process import ROOT, PlatformProcess, running, wait_until
 from safetensors.numpy import save_file
-from test_readme import COLUMNS, ROWS_OF_TABLE, localise
+from shared_platform.test_readme import COLUMNS, ROWS_OF_TABLE, localise
 from tritonclient.utils import InferenceServerException
+
+from modelyard.client import Platform
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "llm.yaml").read_text())
 VLLM, TRANSFORMERS, MINILM = "smollm2", "smollm2-transformers", "minilm"
@@ -58,6 +60,10 @@ WEATHER = {
     },
 }
 
+HAS_NIXL = importlib.util.find_spec("nixl") is not None
+LOOPBACK = {"UCX_NET_DEVICES": "lo"}
+TRANSFER = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+
 KILLED = {r"\(raylet\) A worker died or was killed while executing a task": "a test kills a replica"}
 
 each_backend = pytest.mark.parametrize("model", [VLLM, TRANSFORMERS])
@@ -75,6 +81,9 @@ def llm() -> Iterator[PlatformProcess]:
     (folder / "adapters").mkdir()
     process = PlatformProcess(folder, DOCUMENT)
     process.models[VLLM]["options"]["adapters"] = "adapters"
+    if HAS_NIXL:
+        process.models[VLLM]["options"]["engine"]["kv_transfer_config"] = TRANSFER
+        process.models[VLLM]["runtime"] = {"env_vars": LOOPBACK}
     with running(process, timeout_s=420):
         yield process
         assert process.stop() == 0
@@ -417,7 +426,7 @@ def test_adapters_come_and_go_with_their_folders(llm: PlatformProcess, client: o
 # -- many at once
 
 
-def metrics(llm: PlatformProcess, name: str) -> dict[str, float]:
+def metrics(llm: PlatformProcess, name: str, label: str = "model") -> dict[str, float]:
     """The newest values of one of the platform's metrics, summed over replicas, by model."""
     found: dict[str, float] = {}
     targets = json.loads((llm.folder / "ray" / "prom_metrics_service_discovery.json").read_text())
@@ -425,7 +434,7 @@ def metrics(llm: PlatformProcess, name: str) -> dict[str, float]:
         with contextlib.suppress(httpx.HTTPError):
             text = httpx.get(f"http://{target}/metrics", timeout=5).text
             for labels, value in re.findall(rf"^ray_{name}{{(.*)}} (\S+)$", text, re.MULTILINE):
-                model = re.search(r'[{,]model="([^"]+)"', "{" + labels)
+                model = re.search(rf'[{{,]{label}="([^"]+)"', "{" + labels)
                 if model:
                     found[model[1]] = found.get(model[1], 0) + float(value)
     return found
@@ -484,3 +493,42 @@ def _answers(client: openai.OpenAI) -> bool:
         return bool(client.completions.create(model=TRANSFORMERS, prompt="a", max_tokens=1).choices)
     except openai.APIStatusError:
         return False
+
+
+# -- prefill apart from decode
+
+
+def test_another_model_reads_the_prompts(llm: PlatformProcess, client: openai.OpenAI) -> None:
+    if not HAS_NIXL:
+        pytest.skip("nixl is not installed: pip install --no-deps nixl nixl-cu12")
+
+    def complete(model: str, prompt: str) -> str:
+        answer = client.completions.create(model=model, prompt=prompt, max_tokens=12, temperature=0)
+        return answer.choices[0].text
+
+    def fetched() -> float:
+        return metrics(llm, "vllm_nixl_bytes_transferred_sum", "model_name").get("writer", 0)
+
+    with Platform.connect(llm.url, timeout_s=60) as platform:
+        platform.register(
+            "writer",
+            framework="vllm",
+            uri="models/smollm2",
+            options={"engine": {"max_model_len": 2048, "enforce_eager": True}, "prefill": VLLM},
+            runtime={"env_vars": LOOPBACK},
+            resources={"num_cpus": 0.1},
+            limits={"request_timeout_s": 120},
+        )
+        platform.wait_ready("writer", 420)
+        texts = [complete(VLLM, prompt) for prompt in PROMPTS]
+        read = metrics(llm, "modelyard_llm_prompt_tokens_total")[VLLM]
+        assert [complete("writer", prompt) for prompt in PROMPTS] == texts
+        chat = client.chat.completions.create(
+            model="writer", messages=CAPITAL, max_tokens=24, temperature=0, stream=True
+        )
+        assert "Paris" in "".join(chunk.choices[0].delta.content or "" for chunk in chat)
+        wait_until(lambda: fetched() > 0, 60, "the metrics of what was fetched", 1)
+        wait_until(lambda: metrics(llm, "modelyard_llm_prompt_tokens_total")[VLLM] > read, 60, "those of the reader", 1)
+        platform.unload(VLLM, wait=True)
+        assert [complete("writer", prompt) for prompt in PROMPTS] == texts  # it reads them itself now
+        platform.unregister("writer", wait=True)

@@ -76,10 +76,10 @@ def test_known_arguments_are_taken() -> None:
     assert [find_problem(name) for name in ("max_model_len", "tool_call_parser", "chat_template", "seed")] == [""] * 4
 
 
-def test_workers_are_tensor_times_pipeline_parallel(tmp_path: Path) -> None:
+def test_workers_are_tensor_times_pipeline_times_data_parallel(tmp_path: Path) -> None:
     framework = get_framework("vllm")
-    engine = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2}
-    assert framework.workers(tmp_path, check_options(framework, {"engine": engine})) == 8
+    engine = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 3}
+    assert framework.workers(tmp_path, check_options(framework, {"engine": engine})) == 24
     assert framework.workers(tmp_path, check_options(framework, {})) == 1
 
 

@@ -16,7 +16,9 @@ from modelyard import Signature, TensorSpec
 from modelyard.batching import Answer, Call
 from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ModelNotReady, ModelyardError
 from modelyard.model import Model
+from modelyard.openai import OpenAIMember, OpenAIModel, OpenAIRequest, Part, ask
 from modelyard.peers import set_peers
+from modelyard.protocol.openai import to_affinity
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.peers import ReplicaPeers
 from modelyard.serve.runner import ModelRunner
@@ -80,7 +82,8 @@ class World:
         return _outputs(answer)
 
     def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[object]:
-        return self.runners[revision.application].stream(call)
+        self.calls.append(call)
+        return self.runners[revision.application + revision.member].stream(call)
 
     async def update(self, table: RouteTable) -> None: ...
 
@@ -235,6 +238,50 @@ async def test_a_stream_comes_answer_by_answer(world: World) -> None:
     assert await _ask(world) == [4 + 5 + 6]
 
 
+class Parrot(OpenAIModel):
+    """Says what it was asked, in two parts."""
+
+    signature = SIGNATURE
+
+    async def predict(self, inputs, outputs, parameters):
+        raise NotImplementedError
+
+    async def answer(self, request):
+        yield Part(request.route.encode())
+        yield Part(request.body)
+
+
+class Asker(AsyncOuter):
+    """Asks the model ``inner`` by the OpenAI protocol; answers with how many parts came, and keeps them."""
+
+    route = "completions"
+
+    async def predict(self, inputs, outputs, parameters):
+        self.parts = [part async for part in ask("inner", OpenAIRequest(self.route, b'{"prompt": "a"}'))]
+        return {"y": np.array([len(self.parts)], float)}
+
+
+async def test_a_language_model_is_asked_by_its_own_protocol(world: World) -> None:
+    parrot, asker = Parrot(), Asker()
+    world.add("inner", parrot, openai_routes=("completions",))
+    world.runners["inner@1openai"] = ModelRunner("inner", OpenAIMember(parrot), 64, 0.0, 1000)
+    world.runners["inner@1openai"].start()
+    world.add("outer", asker)
+    assert await _ask(world) == [2]
+    assert [part.data for part in asker.parts] == [b"completions", b'{"prompt": "a"}']
+    [call] = world.calls
+    assert (call.member, call.via, call.affinity) == ("openai", ("outer@1",), to_affinity({"prompt": "a"}))
+
+
+async def test_a_language_model_is_not_asked_what_it_does_not_answer(world: World) -> None:
+    asker = Asker()
+    asker.route = "embeddings"
+    world.add("inner", Parrot(), openai_routes=("completions",))
+    world.add("outer", asker)
+    with pytest.raises(ModelFailed, match="it does not answer embeddings"):
+        await _ask(world)
+
+
 async def test_a_stream_comes_to_a_loop_of_the_models_own(world: World) -> None:
     class OwnLoop(Outer):
         def predict(self, inputs, outputs, parameters):
@@ -359,6 +406,18 @@ async def test_who_waits_for_a_model_hears_when_it_is_there(world: World) -> Non
     world.add("other", _sums(columns=("a", "b")))
     assert (await waiting).columns == ("a", "b")
     assert peers.find_signature("other") is await waiting
+    await peers.close()
+
+
+async def test_who_can_do_without_a_model_hears_when_it_is_gone(world: World) -> None:
+    world.add("inner", _sums())
+    peers = ReplicaPeers("outer@1", world.watch, asyncio.get_running_loop(), lambda: world)
+    gone = asyncio.create_task(peers.until_gone("inner"))
+    await asyncio.sleep(0.01)
+    assert not gone.done()
+    revisions = {"1": replace(world.routes["inner"].revisions["1"], state="loading")}
+    world.news.put_nowait(RouteTable("e", 9, {"inner": replace(world.routes["inner"], revisions=revisions)}))
+    await asyncio.wait_for(gone, 5)
     await peers.close()
 
 

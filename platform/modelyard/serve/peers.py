@@ -12,15 +12,18 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from time import monotonic_ns
 from typing import Any, Final, TypeVar
 
+import orjson
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from modelyard import openai
 from modelyard.admin import ModelState
 from modelyard.dataplane import DataPlane
 from modelyard.errors import InvalidRequest, ModelFailed, ModelNotFound, ModelNotReady
 from modelyard.inference import InferenceRequest, RequestedOutput
 from modelyard.outcomes import Outcomes
 from modelyard.peers import NEVER_NS, Nobody, PeerRequest, Peers
+from modelyard.protocol.openai import to_affinity
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.callers import Callers, Following, Report, Watch
 from modelyard.serve.handle import CONTROLLER_NAME
@@ -120,6 +123,14 @@ class ReplicaPeers(Peers):
             await asyncio.wait_for(settled, until - self._loop.time())
         return _choose(plane, model, version)[1]
 
+    async def until_gone(self, model: str) -> None:
+        """See :class:`~modelyard.peers.Peers`."""
+        await self._here(self._until_gone(model))
+
+    async def _until_gone(self, model: str) -> None:
+        plane = await self._get_plane()
+        await plane.until(lambda table: None if _is_ready(table, model) else model)
+
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """See :class:`~modelyard.peers.Peers`."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -169,7 +180,12 @@ class ReplicaPeers(Peers):
         if revision.application in via:
             circle = " → ".join((*via, revision.application))
             raise ModelFailed(self._model, f"the models call one another in a circle: {circle}")
-        return plane, revision, signature
+        if not request.is_openai:
+            return plane, revision, signature
+        route = openai.request_from_tensors(request.inputs).route
+        if route not in revision.openai_routes:
+            raise ValueError(f'call of the model "{request.model}": it does not answer {route}')
+        return plane, revision.for_member(openai.MEMBER), openai.SIGNATURE
 
     def _to_inference(self, request: PeerRequest, signature: Signature) -> InferenceRequest:
         try:
@@ -182,6 +198,7 @@ class ReplicaPeers(Peers):
             inputs,
             outputs=tuple(RequestedOutput(name) for name in request.outputs),
             parameters={**priority, **request.parameters},
+            affinity=_affinity(request),
             via=(*request.origin.via, self._application),
         )
 
@@ -190,6 +207,11 @@ def _find_revision(table: RouteTable, model: str, version: str) -> RevisionRoute
     with contextlib.suppress(ModelNotFound):
         return table.get_revision(model, version)
     return None
+
+
+def _is_ready(table: RouteTable, model: str) -> bool:
+    revision = _find_revision(table, model, "")
+    return revision is not None and revision.is_ready
 
 
 def _find_settled(table: RouteTable, model: str, version: str) -> RevisionRoute | None:
@@ -227,6 +249,15 @@ class ControllerLink:
     async def report(self, counts: Mapping[str, Outcomes]) -> None:
         """See ``Controller.report``."""
         await self._get().report.remote(counts)
+
+
+def _affinity(request: PeerRequest) -> int:
+    """As the ingress has it for such a call."""
+    if not request.is_openai:
+        return 0
+    call = openai.request_from_tensors(request.inputs)
+    document = orjson.loads(call.body) if call.content_type == openai.JSON else {}
+    return to_affinity(document) if isinstance(document, dict) else 0
 
 
 def _choose(plane: DataPlane, model: str, version: str) -> tuple[RevisionRoute, Signature]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from dataclasses import replace
 from typing import Any
+
+import psutil
 
 from modelyard.environments.start import check_started
 from modelyard.model import describe
@@ -43,6 +46,7 @@ class ModelReplica(Replica):
     """
 
     def __init__(self, application: str, spec: RevisionSpec) -> None:
+        began_s = time.time()
         super().__init__(application)
         self._spec = spec
         self._is_mute = False
@@ -56,6 +60,7 @@ class ModelReplica(Replica):
             if isinstance(self._model, OpenAIModel):
                 self._model.meter = self._meter = RayMeter(application)
             self._run(self._model.start())
+            loaded_s = time.time()
             self._answering = self._runners = Runners(spec.model, self._model)
             self._run(self._begin())
         except Exception as exc:
@@ -64,6 +69,14 @@ class ModelReplica(Replica):
             raise
         clear_failure(application)  # of an attempt before this one
         self._run(self._open_lane())
+        process_s = began_s - psutil.Process().create_time()
+        logger.info(
+            "ready after %.2f s: process %.2f s, load %.2f s, warm-up %.2f s",
+            process_s + time.time() - began_s,
+            process_s,
+            loaded_s - began_s,
+            time.time() - loaded_s,
+        )
 
     async def _begin(self) -> None:
         self._runners.start()

@@ -21,11 +21,13 @@ import numpy as np
 
 from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ModelNotReady, ModelyardError
 from modelyard.model import Model
+from modelyard.openai import OpenAIMember, OpenAIModel
 from modelyard.peers import NEVER_NS, Nobody, PeerRequest, Peers, set_origin, set_peers
 from modelyard.signature import Signature
 from modelyard.tensor import Tensors, to_protocol_array
 
 _T = TypeVar("_T")
+_LOOK_S = 0.01
 
 Answering: TypeAlias = Callable[[Tensors], Mapping[str, Any]]
 """A function in a model's place: from inputs to outputs."""
@@ -70,6 +72,11 @@ class FakePeers(Peers):
             raise ModelNotReady(model, "the platform has no model of that name")
         return signature
 
+    async def until_gone(self, model: str) -> None:
+        """Returns once it is taken out of ``models``."""
+        while model in self.models:  # noqa: ASYNC110  # a dictionary, which tells nobody
+            await asyncio.sleep(_LOOK_S)
+
     async def call(self, request: PeerRequest) -> Tensors:
         """See :class:`~modelyard.peers.Peers`."""
         limit_s = self._enter(request)
@@ -82,6 +89,8 @@ class FakePeers(Peers):
         """See :class:`~modelyard.peers.Peers`."""
         self._enter(request)
         model = self._get(request)
+        if request.is_openai and isinstance(model, OpenAIModel):
+            model = OpenAIMember(model)
         if not isinstance(model, Model) or not model.signature.decoupled:
             yield await asyncio.create_task(self._answer(request))
             return

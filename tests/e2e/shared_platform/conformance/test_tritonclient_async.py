@@ -15,9 +15,9 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 from answers import Answers
-from conformance.triton import to_inputs
 from made_models import write_sleeper
 from platform_process import PlatformProcess
+from shared_platform.conformance.triton import to_inputs
 from tritonclient.utils import InferenceServerException
 
 from modelyard.client import Platform

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import tritonclient.http
 from answers import HOUSES, Answers
-from conformance.triton import KINDS, ask, each_client, each_model, metadata, to_inputs, to_outputs
 from platform_process import PlatformProcess
+from shared_platform.conformance.triton import KINDS, ask, each_client, each_model, metadata, to_inputs, to_outputs
 from tritonclient.utils import np_to_triton_dtype
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What published clients can do with the platform, method by method, and the test that proves each.
 
-``docs/clients.md`` is made of it: ``python tests/e2e/conformance/methods.py``. A method that a client has and this
-table has not fails ``tests/docs``, so that a new release of a client is looked at before it is promised.
+``docs/clients.md`` is made of it: ``python tests/e2e/shared_platform/conformance/methods.py``. A method that a client
+has and this table has not fails ``tests/docs``, so that a new release of a client is looked at before it is promised.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).parent
-DOCUMENT: Final = HERE.parents[2] / "docs" / "clients.md"
+DOCUMENT: Final = HERE.parents[3] / "docs" / "clients.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +173,13 @@ METHODS: Final[Mapping[str, Mapping[str, Entry]]] = {
 """By client (module and class, or a module whose functions count), then by method."""
 
 _HEAD: Final = """\
-<!-- Made by `python tests/e2e/conformance/methods.py` from the table in that file; do not edit. -->
+<!-- Made by `python tests/e2e/shared_platform/conformance/methods.py` from the table in that file; do not edit. -->
 
 # Published clients, method by method
 
 Each client is used as published, against a running platform; the file and the test behind each line are below
-`tests/e2e/conformance`. *unsupported* is answered with HTTP 501 or gRPC UNIMPLEMENTED and the reason. *-*: that client
-has no such method.
+`tests/e2e/shared_platform/conformance`. *unsupported* is answered with HTTP 501 or gRPC UNIMPLEMENTED and the reason.
+*-*: that client has no such method.
 """
 _TRITON: Final = ("tritonclient.http", "tritonclient.http.aio", "tritonclient.grpc", "tritonclient.grpc.aio")
 

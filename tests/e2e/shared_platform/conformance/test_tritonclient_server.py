@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from answers import Answers
-from conformance.triton import KINDS, ask, each_client, to_document, to_inputs, to_outputs
 from platform_process import PlatformProcess, wait_until
+from shared_platform.conformance.triton import KINDS, ask, each_client, to_document, to_inputs, to_outputs
 from tritonclient.http import InferenceServerClientPlugin
 from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException

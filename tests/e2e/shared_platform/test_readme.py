@@ -6,12 +6,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from platform_process import PlatformProcess
+from platform_process import ROOT, PlatformProcess
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 TABLE = [line for line in README.splitlines() if line.startswith("|")]
 COLUMNS = [cell.strip() for cell in TABLE[0].strip("|").split("|")][2:]
 ROWS_OF_TABLE = {

@@ -11,8 +11,8 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from answers import Answers, Array
-from conformance.triton import KINDS, ask, each_client, to_inputs
 from platform_process import PlatformProcess
+from shared_platform.conformance.triton import KINDS, ask, each_client, to_inputs
 from tritonclient.utils import InferenceServerException
 
 each_http = pytest.mark.parametrize("kind", ["http", "http-aio"])
