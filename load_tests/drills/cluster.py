@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole cluster: a head, workers, Redis, PostgreSQL, and the platform as an overlay of ``kuberay/`` has it."""
+"""What a RayService is: a head, workers, Redis, PostgreSQL, and the platform as an overlay of ``kuberay/`` has it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from load_tests.drills.nodes import DASHBOARD, Node
+from load_tests.drills.autoscaler import SPARE, write_autoscaling
+from load_tests.drills.nodes import Node
 from load_tests.drills.services import POSTGRES_PORT, REDIS_PORT, PostgreSQL, Redis
 from modelyard import Platform
 from modelyard.admin import ModelState
 
 ROOT = Path(__file__).parents[2]
 _INHERITED = ("HOME", "LANG", "USER", "VIRTUAL_ENV")
+_KEPT_S = 30.0
+"""How long the old cluster goes on after a switch. KubeRay's own is 60 s."""
 
 
 class Cluster:
@@ -37,7 +40,7 @@ class Cluster:
 
     def __init__(self, folder: Path, overlay: str, workers: int) -> None:
         self._folder = folder
-        self.text = (ROOT / "kuberay" / "overlays" / overlay / "platform.yaml").read_text()
+        self.text = _platform_text(overlay)
         redis, postgres = secrets.token_hex(8), secrets.token_hex(8)
         for name in ("redis", "postgres"):
             (folder / name).mkdir()
@@ -58,13 +61,18 @@ class Cluster:
             "PGUSER": "modelyard",
             "PGPASSWORD": postgres,
         }
-        head = {
-            "RAY_REDIS_ADDRESS": f"127.0.0.1:{REDIS_PORT}",
-            "REDIS_PASSWORD": redis,
-            "RAY_external_storage_namespace": "drills",
-        }
-        self.head = Node(0, folder, self._environment | head)
-        self.workers = [Node(number, folder, self._environment) for number in range(1, workers + 1)]
+        self._of_heads = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{REDIS_PORT}", "REDIS_PASSWORD": redis}
+        self._take_nodes(0, workers)
+        self._serving: Sequence[Node] = ()
+        self._leaving: list[Node] = []
+
+    def _take_nodes(self, first: int, workers: int) -> None:
+        spare = Node(first + SPARE, self._folder, self._environment, first)
+        environment = self._environment | self._of_heads | {"RAY_external_storage_namespace": f"drills-{first}"}
+        autoscaling = write_autoscaling(self._folder / f"autoscaling-{first}.yaml", spare)
+        self.head = Node(first, self._folder, environment, first, autoscaling)
+        numbers = range(first + 1, first + 1 + workers)
+        self.workers = [Node(number, self._folder, self._environment, first) for number in numbers]
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -79,6 +87,9 @@ class Cluster:
         """
         command = [sys.executable, "-m", "modelyard_deployments.examples", "models"]
         subprocess.run(command, cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
+        self._start_nodes()
+
+    def _start_nodes(self) -> None:
         self.head.start()
         self.until(lambda: self._is_head_up(), 120, "the head")
         for count, worker in enumerate(self.workers, 1):
@@ -86,7 +97,9 @@ class Cluster:
             self.until(partial(self._has_nodes, count + 1), 120, f"worker {count}")
         self.deploy(self.text)
         self.until(lambda: self.application() == "RUNNING", 300, "the platform")
-        self.until(lambda: len(self.answering()) >= self.ingress_replicas, 120, "every ingress process")
+        wanted = self.ingress_replicas
+        self.until(lambda: len(_find_answering(self.workers)) >= wanted, 120, "every ingress process")
+        self._serving = self.workers
 
     @property
     def ingress_replicas(self) -> int:
@@ -94,9 +107,27 @@ class Cluster:
         return int(yaml.safe_load(self.text)["applications"][0]["args"]["ingress"]["num_replicas"])
 
     def deploy(self, text: str) -> None:
-        """Sends a Serve file to the head, as KubeRay's operator does."""
-        reply = self._ask("PUT", "/api/serve/applications/", json=yaml.safe_load(text))
-        reply.raise_for_status()
+        """Sends a Serve file to the head, as KubeRay's operator does; heads on one machine have ports of their own."""
+        document = yaml.safe_load(text)
+        for protocol in ("http_options", "grpc_options"):
+            document[protocol]["port"] += self.head.number
+        self._ask("PUT", "/api/serve/applications/", json=document).raise_for_status()
+
+    def replace(self) -> None:
+        """Another cluster beside this one, as for a new image; once it is ready it is asked, and this one ends.
+
+        Raises:
+            TimeoutError: The other is not ready in time.
+        """
+        self._leaving = list(self.nodes)
+        self._take_nodes(self.head.number + 10, len(self.workers))
+        self._start_nodes()
+        time.sleep(_KEPT_S)
+        for node in reversed(self._leaving):
+            node.terminate()
+        for node in self._leaving:
+            node.wait(150)
+        self._leaving = []
 
     def application(self) -> str:
         """The state of the platform's application, in Serve's words; empty where nobody says."""
@@ -107,15 +138,8 @@ class Cluster:
             return ""
 
     def answering(self) -> list[int]:
-        """Ports of the workers that a Service would send requests to: those whose probe answers 200."""
-        ports = []
-        for worker in self.workers:
-            try:
-                if worker.is_running and httpx.get(f"{worker.url}/-/healthz", timeout=2).status_code == httpx.codes.OK:
-                    ports.append(worker.http_port)
-            except httpx.HTTPError:
-                continue
-        return ports
+        """Ports of the workers that the Service sends requests to: those whose probe answers 200."""
+        return _find_answering(self._serving)
 
     def client(self) -> Platform:
         """A client of the platform, by a worker that answers."""
@@ -146,7 +170,7 @@ class Cluster:
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers: Mapping[str, str] = {"authorization": f"Bearer {self._environment['RAY_AUTH_TOKEN']}"}
-        return httpx.request(method, DASHBOARD + path, headers=headers, timeout=30, **more)
+        return httpx.request(method, self.head.dashboard + path, headers=headers, timeout=30, **more)
 
     def _is_head_up(self) -> bool:
         try:
@@ -155,19 +179,45 @@ class Cluster:
             return False
 
     def _has_nodes(self, count: int) -> bool:
+        return self.count_nodes() >= count
+
+    def count_nodes(self) -> int:
+        """How many nodes Ray knows of that are alive, the head among them; 0 where nobody says."""
         try:
             found = self._ask("GET", "/api/v0/nodes").json()["data"]["result"]["result"]
-            return bool(sum(node["state"] == "ALIVE" for node in found) >= count)
+            return sum(node["state"] == "ALIVE" for node in found)
         except (httpx.HTTPError, KeyError, TypeError, ValueError):
-            return False
+            return 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        for node in reversed(self.nodes):
+        nodes = [*self._leaving, *self.nodes]
+        for node in reversed(nodes):
             node.kill()
-        for node in self.nodes:
+        for node in nodes:
             node.wait(30)
         self.postgres.stop()
         self._redis.stop()
+
+
+def _find_answering(workers: Sequence[Node]) -> list[int]:
+    ports = []
+    for worker in workers:
+        try:
+            if worker.is_running and httpx.get(f"{worker.url}/-/healthz", timeout=2).status_code == httpx.codes.OK:
+                ports.append(worker.http_port)
+        except httpx.HTTPError:
+            continue
+    return ports
+
+
+def _platform_text(overlay: str) -> str:
+    """What the operator gets of the overlay's RayService, to the letter."""
+    kubectl = Path(sys.executable).with_name("kubectl")
+    command = [str(kubectl), "kustomize", str(ROOT / "kuberay" / "overlays" / overlay)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    (service,) = [document for document in yaml.safe_load_all(printed) if document["kind"] == "RayService"]
+    text: str = service["spec"]["serveConfigV2"]
+    return text

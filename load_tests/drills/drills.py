@@ -11,6 +11,7 @@ from typing import Final
 
 import yaml
 
+from load_tests.drills.autoscaler import RESOURCE
 from load_tests.drills.cluster import Cluster
 
 MODEL: Final = "iris-sklearn"
@@ -120,6 +121,39 @@ def lose_controller(cluster: Cluster) -> None:
     _until_whole(cluster)
 
 
+def replace_cluster(cluster: Cluster) -> None:
+    """A new image: a second cluster beside the first, the Service switched, the first one deleted."""
+    cluster.replace()
+    _until_whole(cluster)
+    with cluster.client() as platform:
+        platform.register("after-switch", framework="sklearn", uri="models/iris-sklearn", wait=True, timeout_s=120)
+        platform.unregister("after-switch", wait=True)
+
+
+def scale_group(cluster: Cluster) -> None:
+    """A group of nodes goes from none to one and back, twice: for a model that only it can hold, and that sleeps."""
+    nodes = cluster.count_nodes()
+    with cluster.client() as platform:
+        platform.register(
+            "on-spare",
+            framework="sklearn",
+            uri="models/iris-sklearn",
+            resources={"num_cpus": 0.5, "custom": {RESOURCE: 1}},
+            autoscaling={"min_replicas": 0, "downscale_to_zero_delay_s": 5},
+            limits={"request_timeout_s": 180},
+            wait=True,
+            timeout_s=180,
+        )
+        cluster.until(lambda: cluster.count_nodes() == nodes, 240, "the group to be empty again")
+        answer = platform.predict("on-spare", [ROW], timeout_s=180).outputs["output-0"]
+        if answer.tolist() != [0]:
+            raise RuntimeError(f"expected [0], got {answer}")
+        if cluster.count_nodes() == nodes:
+            raise RuntimeError("it was not answered on a node of the group")
+        platform.unregister("on-spare", wait=True)
+    cluster.until(lambda: cluster.count_nodes() == nodes, 240, "the group to be empty at the end")
+
+
 DRILLS: Final[Mapping[str, Drill]] = {
     "delete-worker": delete_worker,
     "kill-worker": kill_worker,
@@ -128,6 +162,8 @@ DRILLS: Final[Mapping[str, Drill]] = {
     "lose-controller": lose_controller,
     "restart-postgres": restart_postgres,
     "kill-head": kill_head,
+    "scale-group": scale_group,
+    "replace-cluster": replace_cluster,
 }
 
 

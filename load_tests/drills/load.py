@@ -38,7 +38,10 @@ class Report:
 
 
 class Load:
-    """Clients that ask one model, each with one request in flight, at whatever endpoint is next.
+    """Clients that ask one model, each with one request in flight.
+
+    Half of them ask whatever endpoint is next. The others stay with the connection that they have as long as it works,
+    also where it leads to an endpoint that is none any more: so does whoever keeps connections to a Service.
 
     Args:
         find_ports: Those that answer, as the probes of a Service's endpoints find them; asked every two seconds.
@@ -74,10 +77,11 @@ class Load:
 
     def _ask_on(self, turn: int) -> None:
         kept: dict[int, http.client.HTTPConnection] = {}
+        stays = turn % 2 == 0
         while not self._stop.wait(self._pause_s):
             turn += 1
             began = time.monotonic()
-            resent, failure = self._ask(kept, turn)
+            resent, failure = self._ask(kept, turn, stays)
             took_s = time.monotonic() - began
             with self._lock:
                 self._report.requests += 1
@@ -88,12 +92,12 @@ class Load:
         for connection in kept.values():
             connection.close()
 
-    def _ask(self, kept: dict[int, http.client.HTTPConnection], turn: int) -> tuple[int, str]:
+    def _ask(self, kept: dict[int, http.client.HTTPConnection], turn: int, stays: bool) -> tuple[int, str]:
         """How often it was sent again, and what was wrong with the answer."""
         failure = ""
         for attempt in range(_TRIES):
             ports = self._ports
-            port = ports[(turn + attempt) % len(ports)]
+            port = next(iter(kept)) if stays and kept else ports[(turn + attempt) % len(ports)]
             connection = kept.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S))
             try:
                 connection.request("POST", self._path, self._body, {"content-type": "application/json"})

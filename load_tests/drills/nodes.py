@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-GCS = "127.0.0.1:6380"
-DASHBOARD = "http://127.0.0.1:8265"
+_ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
 
 
@@ -22,20 +21,34 @@ class Node:
     """One node.
 
     Args:
-        number: 0 is the head.
+        number: Of its own among all nodes of this machine.
         folder: Where the platform's relative paths count from.
         environment: Of all nodes.
+        head: The number of its cluster's head.
+        autoscaling: For a head, the file from which Ray's autoscaler adds nodes.
     """
 
     number: int
     folder: Path
     environment: Mapping[str, str]
+    head: int
+    autoscaling: Path | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def address(self) -> str:
         """Of its own on the loopback interface."""
         return f"127.0.0.{self.number + 1}"
+
+    @property
+    def gcs(self) -> str:
+        """Where its cluster's head keeps the state."""
+        return f"127.0.0.1:{6380 + self.head}"
+
+    @property
+    def dashboard(self) -> str:
+        """Where its cluster's head takes Serve files."""
+        return f"http://127.0.0.1:{8265 + self.head}"
 
     @property
     def http_port(self) -> int:
@@ -51,24 +64,31 @@ class Node:
         """Begins to start; it is there when Ray says so."""
         command = ["ray", "start", "--block", f"--node-ip-address={self.address}", "--object-store-memory=100000000"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
-        if self.number:
-            command += [f"--address={GCS}", "--num-cpus=2", "--dashboard-agent-listen-port=0"]
+        if self.number != self.head:
+            command += [f"--address={self.gcs}", "--num-cpus=2", "--dashboard-agent-listen-port=0"]
         else:
-            command += ["--head", f"--port={GCS.rpartition(':')[2]}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
-            command += [f"--temp-dir={self.folder / 'ray'}", "--include-dashboard=true"]
+            command += ["--head", f"--port={self.gcs.rpartition(':')[2]}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
+            command += [f"--dashboard-port={self.dashboard.rpartition(':')[2]}", "--include-dashboard=true"]
+            command += [
+                f"--temp-dir={self.folder / f'ray-{self.number}'}",
+                f"--ray-client-server-port={10001 + self.number}",
+            ]
             command += [f"--redis-password={self.environment['REDIS_PASSWORD']}"]
+            if self.autoscaling is not None:
+                command.append(f"--autoscaling-config={self.autoscaling}")
         with (self.folder / f"node-{self.number}.log").open("ab") as log:
             self._process = subprocess.Popen(  # its own process ids: a signal to the first of them ends them all
                 ["unshare", "--pid", "--fork", "--mount-proc", str(_BIN / command[0]), *command[1:]],
                 cwd=self.folder,
-                env=self._environment(),
+                env=self.environment | self.own_environment() | {"PYTHONPATH": str(_ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def _environment(self) -> dict[str, str]:
+    def own_environment(self) -> dict[str, str]:
+        """What other nodes have otherwise: ports and the folder of temporary files."""
         temporary = self.folder / f"tmp-{self.number}"
         temporary.mkdir(exist_ok=True)
         first = 20_000 + 600 * self.number
@@ -82,11 +102,10 @@ class Node:
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first + 300,
             "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first + 550,
         }
-        if self.number:
+        if self.number != self.head:
             ports["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = self.http_port
             ports["RAY_SERVE_WORKER_PROXY_GRPC_PORT"] = 9000 + self.number
         return {
-            **self.environment,
             **{name: str(port) for name, port in ports.items()},
             "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
             "TMPDIR": str(temporary),

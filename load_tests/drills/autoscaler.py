@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray's autoscaler with a group of nodes from zero to one, on this machine: its fake provider, on ports of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
+
+from load_tests.drills.nodes import Node
+
+SPARE: Final = 9
+"""Its number after that of the head."""
+RESOURCE: Final = "spare"
+"""What only nodes of this group have."""
+_IDLE_MINUTES: Final = 0.25
+_HEAD: Final = "ray.head.default"
+
+
+def write_autoscaling(path: Path, spare: Node) -> Path:
+    """Writes what the head's autoscaler reads, and returns where.
+
+    Args:
+        path: The file.
+        spare: What the node of the group is.
+    """
+    node = {"environment": spare.own_environment()}
+    document = {
+        "cluster_name": "drills",
+        "max_workers": 1,
+        "idle_timeout_minutes": _IDLE_MINUTES,
+        "upscaling_speed": 1.0,
+        "provider": {
+            "type": "external",
+            "module": f"{SpareNodes.__module__}.{SpareNodes.__name__}",
+            "gcs_address": spare.gcs,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "auth": {},
+        "available_node_types": {
+            _HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            RESOURCE: {
+                "resources": {"CPU": 2, RESOURCE: 1, "object_store_memory": 100_000_000},
+                "node_config": node,
+                "min_workers": 0,
+                "max_workers": 1,
+            },
+        },
+        "head_node_type": _HEAD,
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+class SpareNodes(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray gives no types
+    """Starts nodes as children of the head's autoscaler, with another environment than the head's."""
+
+    def create_node_with_resources_and_labels(
+        self, node_config: dict[str, Any], tags: Any, count: int, resources: Any, labels: Any
+    ) -> None:
+        """See the base class."""
+        os.environ.pop("RAY_REDIS_ADDRESS", None)  # which only heads have
+        os.environ.update(node_config["environment"])
+        super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
