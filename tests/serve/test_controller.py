@@ -302,6 +302,17 @@ async def test_a_missing_artifact_fails_its_own_model_only(start, remembering):
     assert remembering.deployed == ["m@1"]
 
 
+async def test_registering_a_declared_model_is_refused_and_tries_nothing_again(start, remembering, artifacts, kept):
+    controller = await start(m="one.fake")
+    await controller.step()
+    kept[b"m@1"] = b"broken"
+    await controller.step()
+    assert (await controller.status("m")).state == "failed"
+    assert isinstance(await controller.register(_spec(artifacts), "me", ""), Conflict)
+    await controller.step()
+    assert ((await controller.status("m")).state, remembering.deployed) == ("failed", ["m@1"])
+
+
 async def test_a_scheme_nobody_reads_fails_its_own_model_only(artifacts, remembering):
     spec = {"name": "far", "framework": "fake", "uri": "s3://bucket/far"}
     controller = Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": [spec]})

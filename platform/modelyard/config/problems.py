@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 _SECRET_KEY: Final = re.compile(r"pass|secret|token|credential|api_?key|access_?key|private|auth", re.IGNORECASE)
-_URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
+_URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):\S*@")  # up to the last @: a password may have "/" and "@"
 _MAX_SHOWN: Final = 80
 _MAX_PROBLEMS: Final = 20
 """Whoever sends more is not helped by more, and all of them are too much for one reply."""

@@ -314,7 +314,8 @@ class Controller:
         entry = self._make_registered(data)
         old = self._catalog.find_model(entry.name)
         is_expected = old is not None and expected_generation in (None, old.generation)
-        again = old is not None and is_expected and self._ask_again(old, entry)
+        may_try = is_expected and old is not None and old.owner is not Owner.DECLARED  # which is refused below
+        again = old is not None and may_try and self._ask_again(old, entry)
         record = self._catalog.put_model(
             entry.name,
             owner=Owner.REGISTERED,

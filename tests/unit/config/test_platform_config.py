@@ -146,8 +146,9 @@ def test_an_unknown_framework_is_refused_with_the_known_ones() -> None:
 def test_the_catalog_may_be_in_postgresql_and_in_no_other_server() -> None:
     for url in ("postgresql://me:hunter2@db/modelyard", "postgresql+psycopg://me@db/modelyard"):
         assert load_platform_config({"catalog": {"url": url}}).catalog.url == url
-    (problem,) = _problems({"catalog": {"url": "mysql://me:hunter2@db/modelyard"}})
-    assert problem.endswith('or postgresql://user:password@host/db, got "mysql://me:***@db/modelyard"')
+    for password in ("hunter2", "hunter/2", "hunt@r2"):
+        (problem,) = _problems({"catalog": {"url": f"mysql://me:{password}@db/modelyard"}})
+        assert problem.endswith('or postgresql://user:password@host/db, got "mysql://me:***@db/modelyard"')
 
 
 def test_two_models_of_one_name_are_refused_with_both_places() -> None:
