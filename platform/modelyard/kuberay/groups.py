@@ -16,6 +16,8 @@ from modelyard.kuberay.quantity import to_number
 Group = dict[str, Any]
 
 _ACCELERATOR: Final = "accelerator_type:"
+_RAYS: Final = "ray.io/"
+_OPERATORS: Final = ("!", "in(")
 """Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``; nodes of the type have 1 of it."""
 
 _KEYS: Final = {"CPU": "num_cpus", "GPU": "num_gpus"}
@@ -106,6 +108,11 @@ def misfit(need: Need, group: Mapping[str, Any]) -> str:
         for name, amount in bundle.items():
             if amount > node.get(name, 0):
                 return f"it needs {describe(name, amount)}, and a pod has {describe(name, node.get(name, 0))}"
+    own = group.get("labels", {})
+    for name, value in need.labels.items():
+        # Ray's own labels are known on the node only, and what operators mean is for Ray to say.
+        if not name.startswith(_RAYS) and not value.startswith(_OPERATORS) and own.get(name) != value:
+            return f"it needs a node with the label {name}={value}, and a pod has {own.get(name, 'none of that name')}"
     return ""
 
 

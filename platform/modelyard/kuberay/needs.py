@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelyard.config import ModelSpec, PlatformConfig, Resources
 from modelyard.errors import InvalidConfig
@@ -27,6 +27,7 @@ class Need:
         bundles: What one replica takes, each on one node; several where it may spread over as many.
         replicas: How many there may be.
         least: How many there are at least.
+        labels: What the labels of its nodes have to be, in Ray's language.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Need:
     bundles: tuple[Amounts, ...]
     replicas: int
     least: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def total(self, name: str) -> float:
         """How much of a resource one replica takes."""
@@ -60,7 +62,8 @@ def _pools(config: PlatformConfig) -> Iterator[Need]:
     kinds = {(spec.framework, spec.runtime.model_dump_json()) for spec in config.models if spec.shared}
     for framework, _ in sorted(kinds):
         bundle = _amounts(config.pools.resources)
-        yield Need("pools", f"that of {framework}", None, (bundle,), scaling.max_replicas, scaling.min_replicas)
+        least, most, labels = scaling.min_replicas, scaling.max_replicas, config.pools.resources.node_labels
+        yield Need("pools", f"that of {framework}", None, (bundle,), most, least, labels)
 
 
 def _need_of(spec: ModelSpec, path: str) -> Need:
@@ -75,6 +78,7 @@ def _need_of(spec: ModelSpec, path: str) -> Need:
         bundles,
         spec.autoscaling.max_replicas,
         max(1, spec.autoscaling.min_replicas),
+        resources.node_labels,
     )
 
 

@@ -103,6 +103,11 @@ def test_hosts_of_a_group_are_as_many_as_one_replica_spreads_over() -> None:
         ("cpu", {"memory_mb": 20000}, "it needs memory_mb 20000, and a pod has memory_mb 16384 (group cpu)"),
         ("cpu", {"custom": {"licence": 1}}, "it needs licence 1, and a pod has licence 0 (group cpu)"),
         ("cpu", {"accelerator_type": "L4"}, "models[0]: m0 can never run: no group has accelerator_type L4"),
+        (
+            "cpu",
+            {"node_labels": {"disk": "fast"}},
+            "needs a node with the label disk=fast, and a pod has none of that name",
+        ),
         ("gpu", {"num_gpus": 2}, "it needs num_gpus 2, and a pod has num_gpus 1 (group gpu)"),
         ("dev", {"num_cpus": 1.5}, "they and the ingress need num_cpus 3.5, and the one pod has num_cpus 2"),
     ],
@@ -110,6 +115,11 @@ def test_hosts_of_a_group_are_as_many_as_one_replica_spreads_over() -> None:
 def test_what_could_never_run_is_warned_of(overlay: str, resources: dict[str, Any], warning: str) -> None:
     (found,) = render(file_of(model(**resources)), Choices(overlay=overlay)).warnings
     assert warning in found
+
+
+def test_labels_that_only_the_nodes_tell_are_not_warned_of() -> None:
+    labels = {"ray.io/availability-zone": "eu-1a", "disk": "!slow"}
+    assert render(file_of(model(node_labels=labels)), Choices(overlay="cpu")).warnings == ()
 
 
 def test_a_replica_that_spreads_over_gpus_of_several_pods_fits() -> None:
