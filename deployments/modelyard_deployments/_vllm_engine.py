@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import random
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +37,7 @@ _CPU_SHARE: Final = 0.2
 """Of a machine's memory: vLLM's own check refuses to start where less than its share is free."""
 _TRANSFER_PORT: Final = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 """Where engines tell one another of their memory: each needs its own, and ``ray.serve.llm`` counts within one model."""
+_TRANSFER_PORTS: Final = range(20_000, 29_900)
 _REASON: Final = 300
 _SETTLE_S: Final = 1.0
 
@@ -76,7 +79,7 @@ class Engine:
         from modelyard_deployments._vllm_server import make_server
 
         if self._arguments.get("kv_transfer_config"):
-            os.environ.setdefault(_TRANSFER_PORT, str(_free_port()))
+            os.environ.setdefault(_TRANSFER_PORT, str(_free_ports(int(self._arguments.get("data_parallel_size", 1)))))
         bundles = _bundles()
         self._arguments.setdefault("use_tqdm_on_load", False)
         self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
@@ -148,11 +151,17 @@ def _bundles() -> list[dict[str, float]]:
     return [dict(bundle) for bundle in group.bundle_specs] if group is not None else []
 
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("", 0))
-        port: int = listening.getsockname()[1]
-        return port
+def _free_ports(count: int) -> int:
+    """The first of so many in a row, which nobody is given in the time until vLLM opens them.
+
+    So they lie below those that the kernel gives to whoever asks for any, and above those of Ray's workers.
+    """
+    for first in random.sample(_TRANSFER_PORTS, len(_TRANSFER_PORTS)):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            for port in range(first, first + count):
+                opened.enter_context(socket.socket()).bind(("", port))
+            return first
+    raise ModelLoadError(f"no {count} free ports in a row between {_TRANSFER_PORTS.start} and {_TRANSFER_PORTS.stop}")
 
 
 def _memory_share(bundles: list[dict[str, float]]) -> float:

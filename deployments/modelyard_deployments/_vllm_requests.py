@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, get_args
@@ -19,8 +20,20 @@ _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 
 _ERROR_EVENT: Final = b'data: {"error"'
 
-_OF_MODELS: Final = "kv_transfer_params"
-"""Names hosts that the engine fetches from: taken from models of the platform, of no client."""
+KEEP: Final[Mapping[str, Any]] = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
+"""What one model asks of another: to keep what it computes of a prompt. Source: ``ray.serve.llm``'s
+``base_prefill_kv_transfer_params``."""
+TRANSFER: Final = "kv_transfer_params"
+_TRANSFERS: Final = (TRANSFER, "ec_transfer_params")
+"""They name hosts that the engine fetches from."""
+_EXTRA: Final = "vllm_xargs"
 
 _NO_EFFECT: Final = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 """Parameters of OpenAI's that change no answer: taken, whatever the server does with them."""
@@ -35,27 +48,36 @@ class Requests:
 
     def __init__(self, routes: Iterable[Any]) -> None:
         bodies = {getattr(route, "path", ""): getattr(route, "dependant", None) for route in routes}
-        self._known: Mapping[str, frozenset[str]] = {
-            name: frozenset(_names(dependant))
+        self._kinds: Mapping[str, tuple[type[BaseModel], ...]] = {
+            name: tuple(_kinds(dependant))
             for name in ROUTES
             if (dependant := bodies.get(f"/v1/{name}") or bodies.get(f"/{name}")) is not None
         }
+        self._known = {name: frozenset(_names(kinds)) for name, kinds in self._kinds.items()}
+
+    def fits(self, request: OpenAIRequest) -> bool:
+        """Whether vLLM's own classes take the body, whatever its engine then says."""
+        for kind in self._kinds.get(request.route, ()):
+            with contextlib.suppress(Exception):  # vLLM's validators raise more than pydantic turns into its own
+                kind.model_validate_json(request.body)
+                return True
+        return False
 
     def check(self, request: OpenAIRequest) -> None:
-        """Checks a JSON body; one that is none is left to vLLM.
+        """Checks a JSON body.
 
         Raises:
-            Refusal: It has a parameter that nobody knows, no messages, or a role that there is not.
+            Refusal: It is none, has a parameter that nobody knows or that is for models only, no messages, or a role
+                that there is not.
         """
         if request.content_type != JSON:
             return
         try:
             document = orjson.loads(request.body)
-        except orjson.JSONDecodeError:
-            return
+        except orjson.JSONDecodeError as exc:  # Python's would take more: NaN, for one
+            raise Refusal(f"the request body is not JSON: {exc}") from None
         if isinstance(document, dict):
-            if document.get(_OF_MODELS) and not get_origin().via:
-                raise Refusal(f"{_OF_MODELS}: expected nothing: models tell one another of it", _OF_MODELS)
+            _check_transfer(document)
             self._check_names(request.route, document)
             if request.route == "chat/completions":
                 _check_messages(document.get("messages"))
@@ -87,13 +109,27 @@ def _check_messages(messages: Any) -> None:
             raise Refusal(f'messages[{index}].role: expected one of {expected}, got "{role[:80]}"', "messages")
 
 
-def _names(dependant: Any) -> Iterator[str]:
-    """Names of the members of a route's body, which may be one of several classes."""
+def _check_transfer(document: Mapping[str, Any]) -> None:
+    """No client, and no model on behalf of one, says where the engine fetches from."""
+    extra = document.get(_EXTRA)
+    for name in _TRANSFERS:
+        is_asked_by_model = name == TRANSFER and document.get(name) == KEEP and get_origin().via
+        if (document.get(name) is not None and not is_asked_by_model) or (isinstance(extra, dict) and name in extra):
+            raise Refusal(f"{name}: expected nothing: the models of the platform tell one another of it", name)
+
+
+def _kinds(dependant: Any) -> Iterator[type[BaseModel]]:
+    """A route's body may be one of several classes."""
     for parameter in dependant.body_params:
         annotation = parameter.field_info.annotation
         for kind in get_args(annotation) or (annotation,):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                for name, field in kind.model_fields.items():
-                    yield name
-                    if field.alias:
-                        yield field.alias
+                yield kind
+
+
+def _names(kinds: Iterable[type[BaseModel]]) -> Iterator[str]:
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            yield name
+            if field.alias:
+                yield field.alias

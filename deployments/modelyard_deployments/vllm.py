@@ -63,6 +63,9 @@ class VLLMOptions(Options):
     @classmethod
     def _check_engine(cls, value: dict[str, Any]) -> dict[str, Any]:
         problems = [problem for name in value if (problem := find_problem(name))]
+        transfer = value.get(_TRANSFER)
+        if transfer is not None and not isinstance(transfer, dict):
+            problems.append(f"{_TRANSFER}: expected a mapping, got {type(transfer).__name__}")
         if problems:
             raise ValueError("; ".join(problems))
         return value
@@ -82,7 +85,7 @@ class VLLMModel(OpenAIModel):
     def __init__(self, path: Path, options: VLLMOptions, reason: str = "") -> None:
         engine = options.engine
         if options.prefill is not None:
-            engine = engine | {_TRANSFER: NIXL | engine.get(_TRANSFER, {})}
+            engine = engine | {_TRANSFER: {**NIXL, **(engine.get(_TRANSFER) or {})}}
         self._engine = Engine(path, engine, has_adapters=options.adapters is not None)
         self._prefill: Prefill | None = None
         self._prefill_name = options.prefill
@@ -112,7 +115,7 @@ class VLLMModel(OpenAIModel):
             self._adapters = Adapters(self._folder, self._engine.models)
             await self._adapters.start()
         if self._prefill_name is not None:  # its own first prompt it has read itself: the other may not be there yet
-            self._prefill = Prefill(self._prefill_name, self.name)
+            self._prefill = Prefill(self._prefill_name, self.name, self._requests)
 
     async def _warm_up(self) -> None:
         """One answer, for what vLLM makes with its first request; a model that cannot answer never gets ready."""

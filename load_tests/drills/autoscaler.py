@@ -60,6 +60,10 @@ def write_autoscaling(path: Path, spare: Node) -> Path:
 class SpareNodes(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray gives no types
     """Starts nodes as children of the head's autoscaler, with another environment than the head's."""
 
+    def __init__(self, *args: Any) -> None:
+        os.environ["RAY_FAKE_CLUSTER"] = "1"  # which it wants, of its own process
+        super().__init__(*args)
+
     def create_node_with_resources_and_labels(
         self, node_config: dict[str, Any], tags: Any, count: int, resources: Any, labels: Any
     ) -> None:

@@ -71,12 +71,12 @@ class RememberingServe:
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
 
-    def status(self) -> Any:
+    def read_applications(self) -> dict[str, ApplicationStatusOverview]:
         found = {"platform": ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {})}
         for name, states in self.states.items():
             deployment = DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", states, "")
             found[name] = ApplicationStatusOverview(self._status_of(name), "", 0.0, {"Model": deployment})
-        return SimpleNamespace(applications=found)
+        return found
 
     def _status_of(self, name: str) -> ApplicationStatus:
         if name in self.given_up:
@@ -183,6 +183,7 @@ def remembering(monkeypatch: pytest.MonkeyPatch, kept) -> RememberingServe:
     fake = RememberingServe()
     monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 64.0}, "Labels": {}}])
     monkeypatch.setattr(module, "serve", fake)
+    monkeypatch.setattr(module, "read_applications", fake.read_applications)
     monkeypatch.setattr(pools, "_ask", fake.describe_resident)
     for name in ("modelyard", "modelyard_deployments"):  # the constructor joins Serve's log: undone afterwards
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
@@ -517,7 +518,7 @@ async def test_a_replica_that_does_not_describe_itself_is_loading_and_holds_up_n
 
 async def test_nothing_is_put_up_while_serve_goes_down(start, remembering, monkeypatch):
     controller = await start(m="one.fake")
-    monkeypatch.setattr(remembering, "status", lambda: SimpleNamespace(applications={}))
+    monkeypatch.setattr(module, "read_applications", dict)
     assert not await controller.step()
     assert remembering.deployed == []
 

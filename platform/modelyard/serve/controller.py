@@ -35,6 +35,7 @@ from modelyard.serve.applications import (
     application_name,
     is_revision_application,
     load_timeout_s,
+    read_applications,
 )
 from modelyard.serve.artifacts import Artifacts, make_absent_entry
 from modelyard.serve.autoscaling import clear_decision, find_decision
@@ -62,6 +63,7 @@ _ASK_AGAIN_TIMEOUT_S: Final = 1.0
 _LEAVE_AFTER_S: Final = 1.0
 _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
+_FIRST_LOOK_S: Final = 10.0
 _UNUSABLE: Final = "its entry in the catalog cannot be used"
 _LEFT_OUT: Final = (
     "the configuration file declares it too, which changes nothing: its name is registered at run time. Unregister it "
@@ -184,7 +186,8 @@ class Controller:
     async def _look_first(self) -> None:
         """A controller that has just begun does not speak of models before it has looked at them."""
         if not self._table.version:
-            await self.watch("", -1)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.watch("", -1), _FIRST_LOOK_S)
 
     # -- the verbs of the admin API
 
@@ -585,7 +588,7 @@ class Controller:
         # then says is not older than either.
         models = self._catalog.list_models()
         again = self._take_again()
-        applications = serve.status().applications
+        applications = read_applications()
         own = applications.get(self._application)
         if own is None or own.status is ApplicationStatus.DELETING:
             return False  # Serve takes everything down; what it has removed is not to be put up again
@@ -612,8 +615,10 @@ class Controller:
                 for deployment in look.deployments
                 if self._deployed.get(deployment.application) != deployment.fingerprint
             ]
-            self._admit([deployment for deployment in changed if deployment.is_shared])
+            anew = self._admit([deployment for deployment in changed if deployment.is_shared])
             self._publish(models, looks)
+        for name in anew:
+            clear_description(name)
         self._forget_unused(models, observed)
         deleted = [name for orphans in by_model.values() for name in orphans]
         deleted += [name for look in looks.values() for name in look.plan.delete]
@@ -660,13 +665,19 @@ class Controller:
                 logger.warning('model "%s": %s: %s', model.name, _UNUSABLE, exc)
             return _Look(plan, failed_route(model, plan))
 
-    def _admit(self, deployments: Sequence[RevisionDeployment]) -> None:
-        """Takes shared revisions into their pools, before anybody is told of this round: pools ask who lives there."""
+    def _admit(self, deployments: Sequence[RevisionDeployment]) -> list[str]:
+        """Takes shared revisions into their pools, before anybody is told of this round: pools ask who lives there.
+
+        Returns:
+            Those that are to be described anew.
+        """
+        anew: list[str] = []
         for deployment in deployments:
             if self._pools.admit(deployment):
                 self._described.pop(deployment.application, None)
-                clear_description(deployment.application)
+                anew.append(deployment.application)
             self._deployed[deployment.application] = deployment.fingerprint
+        return anew
 
     def _to_deployment(self, model: ModelRecord, revision: RevisionRecord) -> RevisionDeployment:
         """From the last round, where nothing has changed: with a thousand models that is most of a round's work."""

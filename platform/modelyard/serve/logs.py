@@ -22,8 +22,11 @@ class _AtOnce(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See the base class."""
-        self._handler.handle(record)
-        self._handler.flush()
+        try:
+            self._handler.handle(record)
+            self._handler.flush()
+        except Exception:  # noqa: BLE001  # as handlers do: a closed stream is not the caller's error
+            self.handleError(record)
 
 
 def join_serve_log() -> None:

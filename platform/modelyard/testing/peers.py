@@ -89,7 +89,9 @@ class FakePeers(Peers):
         """See :class:`~modelyard.peers.Peers`."""
         self._enter(request)
         model = self._get(request)
-        if request.is_openai and isinstance(model, OpenAIModel):
+        if request.is_openai:
+            if not isinstance(model, OpenAIModel):
+                raise ValueError(f'call of the model "{request.model}": it is no OpenAIModel')
             model = OpenAIMember(model)
         if not isinstance(model, Model) or not model.signature.decoupled:
             yield await asyncio.create_task(self._answer(request))
