@@ -17,6 +17,16 @@ SPARE: Final = 9
 RESOURCE: Final = "spare"
 """What only nodes of this group have."""
 _IDLE_MINUTES: Final = 0.25
+_COMMANDS: Final = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+)
+"""Lists that Ray's autoscaler wants to find; there is nothing to do on these nodes."""
 _HEAD: Final = "ray.head.default"
 
 
@@ -42,6 +52,8 @@ def write_autoscaling(path: Path, spare: Node) -> Path:
             "disable_launch_config_check": True,
         },
         "auth": {},
+        "file_mounts": {},
+        **{name: [] for name in _COMMANDS},
         "available_node_types": {
             _HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             RESOURCE: {

@@ -25,6 +25,8 @@ from modelyard.admin import ModelState
 
 ROOT = Path(__file__).parents[2]
 _INHERITED = ("HOME", "LANG", "USER", "VIRTUAL_ENV")
+_GRACE_S = 150.0
+"""Of a pod that is deleted."""
 _KEPT_S = 30.0
 """How long the old cluster goes on after a switch. KubeRay's own is 60 s."""
 
@@ -126,7 +128,7 @@ class Cluster:
         for node in reversed(self._leaving):
             node.terminate()
         for node in self._leaving:
-            node.wait(150)
+            node.wait(_GRACE_S)
         self._leaving = []
 
     def application(self) -> str:

@@ -84,11 +84,11 @@ class IngressConfig(Section):
         description="Requests to one model that one ingress process holds at once; the next is refused with 429, so "
         "a stuck model cannot take the others' share.",
     )
-    request_timeout_s: Number = Field(
-        default=60.0,
+    drain_timeout_s: Number | None = Field(
+        default=None,
         gt=0,
-        description="Seconds any request may take before it is answered with 504; a model's own limit and a client's "
-        "own deadline win where they are shorter.",
+        description="Seconds that an ingress process which stops has for the requests that it has accepted; left out, "
+        "the longest `limits.request_timeout_s` of the declared models, and at least 60.",
     )
     keep_alive_s: Number = Field(
         default=15.0,

@@ -47,11 +47,15 @@ def image_name(overlay: str) -> str:
     return str(images[0]["newName"])
 
 
-def load_environment() -> dict[str, str]:
-    """What Ray and Serve read when their processes start."""
+def load_environment(overlay: str) -> dict[str, str]:
+    """What Ray and Serve read when their processes start: the base's, with what the overlay's components say."""
     lines = (FOLDER / "base" / "ray.env").read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name: value for name, _, value in pairs}
+    lines = [line for line in lines if line and not line.startswith("#")]
+    folder = FOLDER / "overlays" / overlay
+    for component in _load(folder / "kustomization.yaml").get("components", ()):
+        for generator in _load(folder / component / "kustomization.yaml").get("configMapGenerator", ()):
+            lines += generator["literals"]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def _patch_files(folder: Path) -> Iterator[Path]:

@@ -152,7 +152,7 @@ def _make_groups(templates: Sequence[Group], needs: Sequence[Need], choices: Cho
 def _name_pods(service: dict[str, Any], choices: Choices) -> None:
     """Image, environment and nodes of every pod, in place."""
     image = choices.image or f"{overlays.image_name(choices.overlay)}:{__version__}"
-    environment = [{"name": name, "value": value} for name, value in overlays.load_environment().items()]
+    environment = [{"name": name, "value": value} for name, value in overlays.load_environment(choices.overlay).items()]
     cluster = service["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", ())):
         pod = group["template"]["spec"]

@@ -13,6 +13,7 @@ from ray.serve.schema import LoggingConfig
 
 from modelyard.config import PlatformConfig, load_platform_config
 from modelyard.errors import InvalidConfig
+from modelyard.serve.applications import AFTER_DRAIN_S
 from modelyard.serve.autoscaling import find_policy
 from modelyard.serve.controller import Controller
 from modelyard.serve.handle import CONTROLLER_NAME
@@ -21,6 +22,8 @@ from modelyard.serve.ingress import INGRESS_NAME, Ingress
 logger = logging.getLogger("ray.serve")
 
 _REQUESTS_AT_ONCE = 10_000
+_LEAST_DRAIN_S = 60.0
+_BEFORE_MODELS_S = 10.0
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -56,11 +59,19 @@ def build(args: dict[str, Any]) -> Application:
         num_replicas=config.ingress.num_replicas,
         max_ongoing_requests=_REQUESTS_AT_ONCE,
         max_surge_percent=100,
+        # Before the models: on a node that goes, Serve stops each this long before the end.
+        graceful_shutdown_timeout_s=_drain_timeout_s(config) + AFTER_DRAIN_S + _BEFORE_MODELS_S,
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": config.ingress.num_cpus},
         logging_config=quiet,
     )(serve.ingress()(Ingress))
     return ingress.bind(controller, ingress_values)
+
+
+def _drain_timeout_s(config: PlatformConfig) -> float:
+    if config.ingress.drain_timeout_s is not None:
+        return config.ingress.drain_timeout_s
+    return max([_LEAST_DRAIN_S, *(model.limits.request_timeout_s for model in config.models)])
 
 
 def _check_policies(config: PlatformConfig) -> None:
