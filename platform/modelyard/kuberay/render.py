@@ -24,6 +24,9 @@ from modelyard.version import __version__
 
 _INGRESS: Final = "Ingress"
 _REQUEST_MARGIN_S: Final = 60
+_DRAIN: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+_REPLACEMENT_S: Final = 50
+"""What another replica has to be there before this one stops, with the time that the ingress stops earlier."""
 _NUMERIC: Final = tuple("0123456789+-.")
 _HEADER: Final = "# Made by `modelyard render kuberay`: change the platform file, and make it anew.\n"
 
@@ -180,6 +183,14 @@ def _warn_of_file(document: Mapping[str, Any], config: PlatformConfig, choices: 
             "catalog.url: a file in a pod: what is registered at run time goes with it; a database keeps it "
             "(postgresql://…)"
         )
+    drain_s = int(overlays.load_environment(choices.overlay)[_DRAIN])
+    for index, model in enumerate(config.models):
+        longest_s = model.limits.request_timeout_s
+        if longest_s + _REPLACEMENT_S > drain_s:
+            yield (
+                f"models[{index}].limits.request_timeout_s: {longest_s:g}, and a pod that stops has {drain_s} s: its "
+                "replicas would stop before others have taken their place (kuberay/components/long-requests)"
+            )
     if choices.image and "@sha256:" not in choices.image:
         yield "--image: a tag may be moved, and pods that start later would run something else: NAME@sha256:… cannot"
 

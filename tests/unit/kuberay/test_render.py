@@ -148,7 +148,15 @@ def test_pods_listen_where_others_get() -> None:
 
 def test_the_old_cluster_waits_for_the_longest_request() -> None:
     slow = model() | {"limits": {"request_timeout_s": 1800}}
-    assert render(file_of(slow), Choices()).service["spec"]["rayClusterDeletionDelaySeconds"] == 1860
+    rendered = render(file_of(slow), Choices())
+    assert rendered.service["spec"]["rayClusterDeletionDelaySeconds"] == 1860
+    (warning,) = rendered.warnings
+    assert warning.startswith("models[0].limits.request_timeout_s: 1800, and a pod that stops has 120 s")
+
+
+def test_pods_of_language_models_have_the_time_for_long_answers() -> None:
+    slow = model(num_gpus=1) | {"limits": {"request_timeout_s": 600}}
+    assert render(file_of(slow), Choices(overlay="gpu")).warnings == ()
 
 
 def test_the_given_file_is_left_as_it_is() -> None:
