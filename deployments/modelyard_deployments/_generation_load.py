@@ -18,7 +18,8 @@ from modelyard_deployments._generation_rows import make_rows
 from modelyard_deployments._generation_runtime import Runtime
 from modelyard_deployments._generation_seq2seq import Seq2SeqRows
 from modelyard_deployments._generation_settings import GenerationOptions, read_settings
-from modelyard_deployments._huggingface_load import find_device, quiet, reasons
+from modelyard_deployments._gpu import find_torch_device
+from modelyard_deployments._huggingface_load import quiet, reasons
 
 _DEFAULT_LEN: Final = 2048
 _DEFAULT_PLACES: Final = 32768
@@ -83,7 +84,7 @@ def _load_model(path: Path, options: GenerationOptions, attention: str | None) -
         common["quantization_config"] = GgufConfig(dequantize=True)
     if attention is not None:
         common["attn_implementation"] = attention
-    device = find_device(options.device)
+    device = find_torch_device(options.device)
     # On a CPU, FP32 is the fastest for few rows, and what answers are compared in.
     wanted = "float32" if options.dtype == "auto" and device == "cpu" else options.dtype
     dtype = wanted if wanted == "auto" else getattr(torch, wanted)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from modelyard.errors import ModelLoadError
-from modelyard_deployments._gpu import has_gpu
+from modelyard_deployments._gpu import find_torch_device
 from modelyard_deployments._huggingface_folder import Folder
 from modelyard_deployments._huggingface_options import HuggingFaceOptions
 
@@ -66,21 +66,6 @@ def quiet() -> Iterator[None]:
     yield
 
 
-def find_device(wanted: str) -> str:
-    """Where to compute.
-
-    Raises:
-        ModelLoadError: A GPU is wanted and PyTorch has none.
-    """
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelLoadError("option device: PyTorch finds no CUDA device; give the model resources: {num_gpus: 1}")
-    if wanted != "auto":
-        return wanted
-    return "cuda" if has_gpu() and torch.cuda.is_available() else "cpu"
-
-
 def limit_threads(count: int) -> None:
     """Gives PyTorch and tokenizers so many threads, tokenizers unless the replica's environment says otherwise."""
     import torch
@@ -99,7 +84,7 @@ def load_weights(folder: Folder, task: str, options: HuggingFaceOptions) -> Load
     import torch
     import transformers
 
-    device = find_device(options.device)
+    device = find_torch_device(options.device)
     dtype: Any = options.dtype if options.dtype != "auto" or device != "cpu" else "float32"
     limit_threads(options.threads)
     with quiet(), reasons(folder.model, "the model"):

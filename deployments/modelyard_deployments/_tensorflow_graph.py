@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelyard.errors import ModelLoadError
+from modelyard_deployments._gpu import gpu_share
 from modelyard_deployments._tensorflow_start import import_tensorflow
 
 _LOG: Final = logging.getLogger(__name__)
@@ -123,6 +124,8 @@ def _to_config(settings: GraphSettings, has_gpu: bool) -> Any:
     config.gpu_options.allow_growth = True
     if settings.gpu_memory_mb is not None:
         config.gpu_options.experimental.virtual_devices.add(memory_limit_mb=[settings.gpu_memory_mb])
+    elif gpu_share() < 1:
+        config.gpu_options.per_process_gpu_memory_fraction = gpu_share()
     return config
 
 

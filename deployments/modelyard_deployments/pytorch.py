@@ -24,7 +24,7 @@ from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Array, Parameters, Tensors
-from modelyard_deployments._gpu import has_gpu
+from modelyard_deployments._gpu import find_torch_device
 from modelyard_deployments._torch_export import load_export
 from modelyard_deployments._torch_files import Kind, find_kind
 from modelyard_deployments._torch_program import Program
@@ -197,7 +197,7 @@ class PyTorchFramework(Framework):
         kind = find_kind(path)
         if kind is Kind.EXPORT and (options.inputs or options.method != "forward"):
             raise ModelLoadError("options inputs and method: an exported program tells its inputs, and has one method")
-        device = _find_device(options.device)
+        device = find_torch_device(options.device)
         torch.set_num_threads(options.threads)
         warn_of_views_once()
         try:
@@ -211,14 +211,3 @@ class PyTorchFramework(Framework):
             raise ModelLoadError(
                 f"{path.name}: PyTorch {torch.__version__} cannot load this {kind.value}: {to_reason(exc)}"
             ) from exc
-
-
-def _find_device(wanted: str) -> str:
-    """Raises ModelLoadError where a GPU is wanted and PyTorch has none."""
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelLoadError("option device: PyTorch finds no CUDA device; give the model resources: {num_gpus: 1}")
-    if wanted != "auto":
-        return wanted
-    return "cuda" if has_gpu() and torch.cuda.is_available() else "cpu"

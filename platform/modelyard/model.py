@@ -27,6 +27,9 @@ from modelyard.signature import Description, Signature
 from modelyard.tensor import Parameters, Tensors
 
 ENTRY_POINT_GROUP: Final = "modelyard.frameworks"
+GPU_SHARE: Final = "MODELYARD_GPU_SHARE"
+"""The environment variable of a replica that says which part of a GPU it has, 0.4 for example; unset where it has whole
+ones or none."""
 
 
 class Options(BaseModel):

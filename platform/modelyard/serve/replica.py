@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import Any
 
 import psutil
+import ray
 
 from modelyard.environments.start import check_started
-from modelyard.model import describe
+from modelyard.model import GPU_SHARE, describe
 from modelyard.openai import OpenAIModel
 from modelyard.peers import set_peers
 from modelyard.serve.autoscaling import OWN, Work
@@ -32,6 +34,13 @@ from modelyard.signature import Description
 from modelyard.statistics import Statistics
 
 logger = logging.getLogger(__name__)
+
+
+def _tell_gpu_share() -> None:
+    """To the framework, which keeps to it where its library can."""
+    gpus = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    if 0 < gpus < 1:
+        os.environ[GPU_SHARE] = f"{gpus:g}"
 
 
 class ModelReplica(Replica):
@@ -55,6 +64,7 @@ class ModelReplica(Replica):
         set_peers(self._peers)
         try:
             check_started()
+            _tell_gpu_share()
             self._model = load_revision(spec)
             self._meter: RayMeter | None = None
             if isinstance(self._model, OpenAIModel):
