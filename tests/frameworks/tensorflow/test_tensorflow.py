@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from modelyard.errors import InvalidRequest, InvalidTensor, ModelLoadError
-from modelyard.model import get_framework, load_model
+from modelyard.model import GPU_SHARE, get_framework, load_model
 from modelyard_deployments._tensorflow_graph import GraphSettings, to_reason
 from modelyard_deployments._tensorflow_start import import_tensorflow
 from modelyard_deployments.tensorflow import TensorFlowError
@@ -420,6 +420,13 @@ def test_replica_with_gpu_uses_what_it_needs_of_it(
     assert list(device.memory_limit_mb) == [512]
     has_gpu = bool(import_tensorflow().config.list_physical_devices("GPU"))
     assert ("finds no GPU" in caplog.text) != has_gpu
+
+
+def test_replica_with_a_part_of_a_gpu_uses_that_part_of_its_memory(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv(GPU_SHARE, "0.5")
+    config = load("several_signatures")._graph.session._config
+    assert config.gpu_options.per_process_gpu_memory_fraction == 0.5
 
 
 PROGRAM = """
