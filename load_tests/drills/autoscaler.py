@@ -57,7 +57,8 @@ def write_autoscaling(path: Path, spare: Node) -> Path:
         "available_node_types": {
             _HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             RESOURCE: {
-                "resources": {"CPU": 2, RESOURCE: 1, "object_store_memory": 100_000_000},
+                # No CPU: nothing else is to have it started, or to be on it when it goes.
+                "resources": {"CPU": 0, RESOURCE: 1, "object_store_memory": 100_000_000},
                 "node_config": node,
                 "min_workers": 0,
                 "max_workers": 1,

@@ -138,7 +138,7 @@ def scale_group(cluster: Cluster) -> None:
             "on-spare",
             framework="sklearn",
             uri="models/iris-sklearn",
-            resources={"num_cpus": 0.5, "custom": {RESOURCE: 1}},
+            resources={"num_cpus": 0, "custom": {RESOURCE: 1}},
             autoscaling={"min_replicas": 0, "downscale_to_zero_delay_s": 5},
             limits={"request_timeout_s": 180},
             wait=True,
