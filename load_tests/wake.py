@@ -2,8 +2,8 @@
 """How long the first request to a model takes that is scaled to zero: ``python -m load_tests.wake``.
 
 Starts a platform of its own in a folder of its own. Prints medians of the whole and of its parts, as the replica's log
-has them, and what the same request takes when the model is awake. What a pool takes for a model that it has not loaded
-is measured by ``load_tests.pool``.
+has them, and what the same request takes when the model is awake. Then the same of models with a standby, each asked
+for the first time since it sleeps.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="my-"))
     (name,) = write_models(folder / "models", 1)
     scaling = {"min_replicas": 0, "downscale_to_zero_delay_s": 1}
-    wakes, awake = [], []
-    with running(folder, 100) as url, Platform.connect(url, timeout_s=60) as platform:
+    wakes, awake, standby = [], [], []
+    names = [f"{name}-{number}" for number in range(times)]
+    with running(folder, 400) as url, Platform.connect(url, timeout_s=60) as platform:
         platform.register(
             name, framework="sklearn", uri=f"models/{name}", autoscaling=scaling, resources={"num_cpus": 0.1}, wait=True
         )
@@ -45,10 +46,25 @@ def main() -> None:
             parts = _find_parts(folder, name)
             wakes.append((woken_s - sum(parts), *parts))
             awake.append(_ask(platform, name))
+        platform.unregister(name, wait=True)
+        for one in names:
+            platform.register(
+                one,
+                framework="sklearn",
+                uri=f"models/{name}",
+                autoscaling=scaling | {"standby": True},
+                resources={"num_cpus": 0.1},
+                wait=True,
+            )
+            _wait_asleep(platform, one)
+        for one in names:
+            standby.append(_ask(platform, one))
+            _wait_awake(platform, one)
     _show("woken", [sum(parts) for parts in wakes])
     for what, seconds in zip(_PARTS, zip(*wakes, strict=True), strict=True):
         _show(f"  {what}", seconds)
     _show("awake", awake)
+    _show("woken, with a standby", standby)
 
 
 def _wait_asleep(platform: Platform, name: str) -> None:
@@ -56,6 +72,12 @@ def _wait_asleep(platform: Platform, name: str) -> None:
     while (status := platform.status(name)).replicas_wanted or status.state is not ModelState.READY:
         time.sleep(0.2)
     time.sleep(3)
+
+
+def _wait_awake(platform: Platform, name: str) -> None:
+    """Returns when it has started, so that the next one is not measured beside that."""
+    while not platform.status(name).replicas_ready:
+        time.sleep(0.2)
 
 
 def _ask(platform: Platform, name: str) -> float:

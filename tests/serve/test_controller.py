@@ -1131,6 +1131,68 @@ async def _settle(controller: Stepped) -> None:
         await asyncio.sleep(0.001)
 
 
+STANDBY = {"autoscaling": {"min_replicas": 0, "standby": True}}
+
+
+async def test_a_model_that_sleeps_leads_to_its_pool_when_that_runs(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **STANDBY), "", "")
+    await _settle(controller)
+    assert remembering.deployed == ["m@1", "pool@fake"]
+    remembering.run("m@1")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].standby is None
+    remembering.run("pool@fake")
+    await _settle(controller)
+    route = (await _table(controller)).get_ready("m")[0]
+    assert (route.pool, route.resident, route.replicas) == ("", "", 1)
+    assert route.standby is not None
+    assert (route.standby.pool, route.standby.application, route.standby.standby) == ("pool@fake", "m@1", None)
+    (resident,) = (await controller.residents({route.standby.resident: ""})).values()
+    assert (resident.application, resident.spec.uri) == ("m@1", str(artifacts / "one.fake"))
+    assert remembering.loaded == []
+    remembering.states["m@1"] = {}
+    await _settle(controller)
+    route = (await _table(controller)).get_ready("m")[0]
+    assert (route.replicas, route.standby.pool) == (0, "pool@fake")
+    status = await controller.status("m")
+    assert (status.state, status.reason) == (
+        "ready",
+        "scaled to zero: its pool answers the next request, which starts a replica",
+    )
+
+
+async def test_a_standby_that_is_not_wanted_any_more_goes_with_its_pool(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **STANDBY), "", "")
+    await _settle(controller)
+    for name in ("m@1", "pool@fake"):
+        remembering.run(name)
+    await _settle(controller)
+    key = (await _table(controller)).get_ready("m")[0].standby.resident
+    await controller.register(_spec(artifacts, "two.fake", **STANDBY), "", "")
+    await _settle(controller)
+    remembering.run("m@2")
+    await _settle(controller)
+    assert await controller.residents({key: "as it was"}) == {key: None}
+    assert (await _table(controller)).get_ready("m")[0].standby.application == "m@2"
+    await controller.register(_spec(artifacts, "two.fake"), "", "")
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].standby is None
+    assert remembering.deleted == ["m@1", "pool@fake"]
+
+
+async def test_a_pool_that_cannot_be_started_fails_no_model_that_it_stands_by_for(pool, remembering, artifacts):
+    controller = pool()
+    await controller.register(_spec(artifacts, **STANDBY), "", "")
+    await _settle(controller)
+    remembering.run("m@1")
+    remembering.given_up.add("pool@fake")
+    await _settle(controller)
+    status = await controller.status("m")
+    assert (status.state, status.reason) == ("ready", "")
+
+
 async def test_shared_models_have_one_application_between_them(pool, remembering, artifacts):
     controller = pool()
     for name in ("a", "b", "c"):
@@ -1179,12 +1241,43 @@ async def test_a_shared_model_that_cannot_be_loaded_fails_alone(pool, rememberin
     assert (await controller.status("good")).state.value == "ready"
     status = await controller.status("bad")
     assert (status.state.value, status.reason) == ("failed", "its file is cut off")
+    (key,) = [key for key in controller._pools._by_key if key.startswith("bad@1")]
+    await controller.residents({key: ""}, {key: "its file is cut off"})
+    await _settle(controller)
     assert remembering.loaded.count("bad@1") == 1
     remembering.unloadable.clear()
     await controller.register(_spec(artifacts, **SHARED) | {"name": "bad"}, "", "")  # once more
     await _settle(controller)
     assert (await controller.status("bad")).state.value == "ready"
     assert "pool@fake" not in remembering.deleted
+
+
+async def test_a_shared_model_that_cannot_be_loaded_any_more_fails_until_it_can(pool, remembering, artifacts, caplog):
+    controller = pool()
+    for name in ("m", "other"):
+        await controller.register(_spec(artifacts, **SHARED) | {"name": name}, "", "")
+    await _settle(controller)
+    remembering.run("pool@fake")
+    await _settle(controller)
+    key = (await _table(controller)).get_ready("m")[0].resident
+    remembering.unloadable["m@1"] = ModelLoadError("its file has changed")
+    await controller.residents({key: ""}, {key: "its file has changed", "gone@1:d": "it is no more"})
+    await _settle(controller)
+    status = await controller.status("m")
+    assert (status.state.value, status.reason) == ("failed", "its file has changed")
+    with pytest.raises(ModelNotReady, match="its file has changed"):
+        (await _table(controller)).get_ready("m")
+    assert (await controller.status("other")).state.value == "ready"
+    await controller.residents({key: ""}, {key: "its file has changed"})
+    await _settle(controller)
+    assert remembering.loaded.count("m@1") == 2, "it is not tried all the time"
+    assert caplog.text.count("its file has changed") == 1
+    remembering.unloadable.clear()
+    controller._pools._lost["m@1"] = 0.0  # some seconds later
+    await _settle(controller)
+    assert (await controller.status("m")).state.value == "ready"
+    assert (await _table(controller)).get_ready("m")[0].resident == key
+    assert remembering.deleted == []
 
 
 async def test_a_pool_without_room_is_asked_again(pool, remembering, artifacts):

@@ -207,7 +207,9 @@ async def test_one_that_cannot_be_loaded_says_why_and_is_not_tried_all_the_time(
     shelf.broken.clear()
     with pytest.raises(ModelNotReady, match="its file is cut off"):
         await ask(residents, "a")
+    assert residents.failed == {make_resident("a").key: "ValueError: its file is cut off"}
     assert (await residents.describe(make_resident("a"))).signature.inputs  # whoever describes it, tries again
+    assert residents.failed == {}
 
 
 async def test_one_that_the_controller_does_not_know_is_not_ready(make_residents, shelf, ask):

@@ -153,6 +153,12 @@ class Autoscaling(Section):
     downscale_to_zero_delay_s: Number = Field(
         default=300.0, ge=0, description="Seconds without a request before the last replica stops."
     )
+    standby: Flag = Field(
+        default=False,
+        description="With min_replicas 0: while no replica runs, the pool of its framework (`pools` of the platform's "
+        "configuration) loads the model and answers, until a replica of its own has started. A request that wakes a "
+        "small model then waits some milliseconds instead of seconds.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -168,6 +174,10 @@ class Autoscaling(Section):
             raise ValueError(
                 f"expected max_replicas >= min_replicas, got max_replicas {self.max_replicas} and "
                 f"min_replicas {self.min_replicas}"
+            )
+        if self.standby and self.min_replicas:
+            raise ValueError(
+                f"standby: expected false where a replica always runs, got min_replicas {self.min_replicas}"
             )
         if any(target <= 0 for target in self.target_metrics.values()):
             raise ValueError(f"target_metrics: expected numbers > 0, got {self.target_metrics}")
@@ -480,6 +490,9 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
         problems += (
             f'{join_path(where, "shared")}: framework "{spec.framework}": its models need a process of their own',
         )
+    if spec.autoscaling.standby and (not framework.may_share or spec.resources.num_gpus):
+        what = "with GPUs" if framework.may_share else f'of framework "{spec.framework}"'
+        problems += (f"{join_path(where, 'autoscaling', 'standby')}: models {what} need a process of their own",)
     if framework.has_artifact == (not spec.uri):
         expected = "a path or URL, got none" if framework.has_artifact else f'none, got "{spec.uri}"'
         problems += (f'{join_path(where, "uri")}: framework "{spec.framework}": expected {expected}',)

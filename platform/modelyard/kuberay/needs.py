@@ -57,9 +57,10 @@ def find_needs(config: PlatformConfig) -> tuple[Need, ...]:
 
 
 def _pools(config: PlatformConfig) -> Iterator[Need]:
-    """One for each framework and runtime that shared models have."""
+    """One for each framework and runtime that models have which are shared, or have a standby."""
     scaling = config.pools.autoscaling
-    kinds = {(spec.framework, spec.runtime.model_dump_json()) for spec in config.models if spec.shared}
+    living = [spec for spec in config.models if spec.shared or spec.autoscaling.standby]
+    kinds = {(spec.framework, spec.runtime.model_dump_json()) for spec in living}
     for framework, _ in sorted(kinds):
         bundle = _amounts(config.pools.resources)
         least, most, labels = scaling.min_replicas, scaling.max_replicas, config.pools.resources.node_labels

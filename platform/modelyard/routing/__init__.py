@@ -53,6 +53,7 @@ class RevisionRoute:
         shadow: Where copies of its requests go; None for nowhere.
         pool: Name of the Ray Serve application whose replicas answer for it; empty where it has its own.
         resident: What those know it by.
+        standby: The route to a pool that answers for it while it has no replica; None where none does.
     """
 
     model: str
@@ -79,6 +80,12 @@ class RevisionRoute:
     shadow: ShadowRoute | None = None
     pool: str = ""
     resident: str = ""
+    standby: RevisionRoute | None = None
+
+    @property
+    def caller(self) -> str:
+        """Names what an ingress replica holds to call it; that of its standby is another."""
+        return self.resident or self.application
 
     @property
     def is_ready(self) -> bool:

@@ -155,6 +155,12 @@ class RevisionDeployment:
         """It lives in a pool and has no application of its own."""
         return bool(self.content.get("shared"))
 
+    @property
+    def has_standby(self) -> bool:
+        """A pool answers for it while it has no replica."""
+        may_share = get_framework(self.content["framework"]).may_share
+        return self.spec.autoscaling.standby and may_share and not self.is_shared
+
     def to_revision(self, platform: str) -> RevisionSpec:
         """What a replica needs to load it.
 

@@ -139,17 +139,25 @@ class RevisionCaller:
         self._next_ident = 0
         self._scheduled = False
         self._in_flight = 0
+        self._gone = 0
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
     def update(self, route: RevisionRoute) -> None:
         """Takes the revision's newest route."""
+        if route.replicas != self._route.replicas:
+            self._gone = 0
         self._route = route
 
     @property
     def replicas_of(self) -> str:
         """The application whose replicas answer: its own, or that of its pool."""
         return self._route.pool or self._route.application
+
+    @property
+    def has_replica(self) -> bool:
+        """One runs, as far as is known: a lane that ends says so before the controller does."""
+        return self._route.replicas > self._gone
 
     @property
     def ongoing(self) -> int:
@@ -501,6 +509,7 @@ class RevisionCaller:
         if lane is None:
             return
         if kind is Kind.GOODBYE:
+            self._gone += not lane.is_leaving
             lane.is_leaving = True
             self._close_if_idle(lane)
             return
@@ -527,6 +536,7 @@ class RevisionCaller:
         for path, lane in list(self._lanes.items()):
             if lane.protocol is protocol:
                 del self._lanes[path]
+                self._gone += not lane.is_leaving
                 died = ModelFailed(self._route.model, "its replica died while answering")
                 for in_flight in reversed(lane.calls.values()):
                     self._retry(in_flight, died)
@@ -542,6 +552,7 @@ class RevisionCaller:
             # Known before it is open: it may say goodbye or be lost, or another call may come by, before this goes on.
             lane = self._lanes[path] = _Lane(path, self._connections.make(self._on_frame, self._on_lost))
             if await self._open(lane):
+                self._gone = max(0, self._gone - 1)
                 self._close_if_idle(lane)
                 self._schedule()
             else:

@@ -14,19 +14,20 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Final, TypeAlias
 
 from modelyard.admin import ModelState
 from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
-from modelyard.errors import ModelNotReady
+from modelyard.errors import ModelNotReady, Overloaded
 from modelyard.outcomes import Outcomes
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.connections import SharedConnections
 from modelyard.serve.handle import RevisionHandle, session_id
 from modelyard.serve.lane import lane_folder, socket_prefix
-from modelyard.statistics import Statistics
+from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -49,17 +50,32 @@ class Callers:
 
     def __init__(self) -> None:
         self._callers: dict[str, RevisionCaller] = {}
+        self._waking: dict[str, asyncio.Task[None]] = {}
         self._shared = SharedConnections()
         self._folder = lane_folder(session_id())
 
     async def call(self, revision: RevisionRoute, call: Call, timeout_s: float) -> Tensors:
         """See ``dataplane.Transport``."""
-        caller = self._callers.get(revision.application) or self._add(revision)
+        caller = self._callers.get(revision.caller) or self._add(revision)
+        if revision.standby is not None and not caller.has_replica:
+            began = monotonic()
+            self._wake(revision)
+            try:
+                return await self.call(revision.standby, call, timeout_s)
+            except (ModelNotReady, Overloaded) as exc:  # the pool cannot, or not now: its own replica will
+                logger.info('model "%s": its standby does not answer: %s', revision.model, exc)
+                timeout_s = max(0.0, timeout_s - (monotonic() - began))
         return await caller.call(replace(call, resident=revision.resident) if revision.pool else call, timeout_s)
+
+    def _wake(self, revision: RevisionRoute) -> None:
+        """Has Serve start a replica, once however many requests come meanwhile."""
+        if revision.application not in self._waking:
+            task = self._waking[revision.application] = asyncio.create_task(_until_awake(revision))
+            task.add_done_callback(lambda _: self._waking.pop(revision.application, None))
 
     def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
         """See ``dataplane.Transport``."""
-        caller = self._callers.get(revision.application) or self._add(revision)
+        caller = self._callers.get(revision.caller) or self._add(revision)
         return caller.stream(call, timeout_s)
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
@@ -67,8 +83,12 @@ class Callers:
         handle = RevisionHandle(revision)
         try:
             if revision.is_ready and not revision.replicas:  # scaled to zero, and not to be woken for this
-                return await handle.kept_statistics(revision.member)
-            return await handle.statistics(revision.member, _STATISTICS_TIMEOUT_S)
+                counts = await handle.kept_counts(revision.member)
+            else:
+                counts = await handle.counts(revision.member, _STATISTICS_TIMEOUT_S)
+            if revision.standby is not None:
+                counts |= await RevisionHandle(revision.standby).counts(revision.member, _STATISTICS_TIMEOUT_S)
+            return merge_statistics(counts.values())
         except Exception as exc:
             # Serve's many ways to say that a replica is gone or busy.
             raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
@@ -76,25 +96,26 @@ class Callers:
     def _add(self, route: RevisionRoute) -> RevisionCaller:
         handle = RevisionHandle(route)
         connections = self._shared if route.pool else None
-        caller = self._callers[route.application] = RevisionCaller(route, handle.call, handle.stream, connections)
+        caller = self._callers[route.caller] = RevisionCaller(route, handle.call, handle.stream, connections)
         return caller
 
     async def update(self, table: RouteTable) -> None:
         """Follows a new table: callers for what is new, and what is gone sends what it holds and ends."""
         routes = {
-            route.application: route
+            route.caller: route
             for model in table.models.values()
-            for route in model.revisions.values()
-            if route.state not in _LEAVING and not route.member  # members share the application's caller
+            for revision in model.revisions.values()
+            for route in (revision, revision.standby)
+            if route is not None and route.state not in _LEAVING and not route.member  # members share their model's
         }
-        for application, route in routes.items():
-            caller = self._callers.get(application)
+        for name, route in routes.items():
+            caller = self._callers.get(name)
             if caller is not None:
                 caller.update(route)
             elif route.is_ready:
                 self._add(route)
-        for application in self._callers.keys() - routes.keys():
-            self._callers.pop(application).retire()
+        for name in self._callers.keys() - routes.keys():
+            self._callers.pop(name).retire()
         await self.scan()
 
     def leave(self) -> None:
@@ -116,6 +137,13 @@ class Callers:
             paths = found.get(socket_prefix(caller.replicas_of))
             if paths:
                 await caller.connect(paths)
+
+
+async def _until_awake(revision: RevisionRoute) -> None:
+    try:
+        await RevisionHandle(revision).wake()
+    except Exception as exc:  # noqa: BLE001  # Serve's many errors (replica died, application deleted, …)
+        logger.info('model "%s" does not wake: %s: %s', revision.model, type(exc).__name__, exc)
 
 
 class Following:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import ray
@@ -178,10 +179,20 @@ class Controller:
                 self._watchers.discard(watcher)
         return self._table, self._is_settled
 
-    async def residents(self, known: dict[str, str]) -> dict[str, Resident | None]:
-        """What has changed of the models that a pool's replica knows; see ``Pools.find``."""
+    async def residents(
+        self, known: dict[str, str], failed: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, Resident | None]:
+        """What has changed of the models that a pool's replica knows; see ``Pools.find``.
+
+        Args:
+            known: See there.
+            failed: Why models cannot be loaded, by key; of interest are those that could be before.
+        """
         await self._look_first()
-        return self._pools.find(known) if self._table.version else {}
+        if not self._table.version:
+            return {}
+        self._pools.lose(failed, self._described)
+        return self._pools.find(known)
 
     async def _look_first(self) -> None:
         """A controller that has just begun does not speak of models before it has looked at them."""
@@ -616,6 +627,8 @@ class Controller:
                 if self._deployed.get(deployment.application) != deployment.fingerprint
             ]
             anew = self._admit([deployment for deployment in changed if deployment.is_shared])
+            deployments = (deployment for look in looks.values() for deployment in look.deployments)
+            self._pools.keep_standbys({one.application for one in deployments if one.has_standby})
             self._publish(models, looks)
         for name in anew:
             clear_description(name)
@@ -649,14 +662,19 @@ class Controller:
 
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
         """One model's part of a round; a record that cannot be followed fails its own model only."""
-        plan = plan_model(model, observed, self._described, self._failures, self._waiting)
+        find_standby = self._pools.find_standby
+        plan = plan_model(model, observed, self._described, self._failures, self._waiting, find_standby)
         try:
             if model.problem:
                 raise InvalidConfig((model.problem,))
-            limit = self._config.ingress.max_inflight_per_model
-            route = model_route(model, plan, self._described, self._pools.residents, limit)
             revisions = (revision for revision in model.revisions if revision.number in plan.deploy)
-            return _Look(plan, route, tuple(self._to_deployment(model, one) for one in revisions))
+            deployments = tuple(self._to_deployment(model, one) for one in revisions)
+            for deployment in deployments:
+                if deployment.has_standby:
+                    self._pools.stand_by(deployment)
+            limit, pools = self._config.ingress.max_inflight_per_model, self._pools
+            route = model_route(model, plan, self._described, pools.residents, limit, pools.find_standby)
+            return _Look(plan, route, deployments)
         except (InvalidConfig, KeyError, TypeError, ValueError) as exc:
             if model.wanted is Wanted.SERVING:
                 plan = failed_plan(model, f"{_UNUSABLE}: {exc}; register it again")
@@ -812,13 +830,15 @@ class Controller:
         for name, told in self._pools.take_descriptions().items():
             if isinstance(told, Description):
                 self._described[name] = told
+                self._failures.pop(name, None)
                 keep_description(name, digests.get(name, ""), told)
-            else:
+            elif self._failures.get(name) != told:
                 logger.warning("%s cannot be loaded: %s", name, told)
                 self._failures[name] = told
-        for name in names:
-            if name not in self._described and name not in self._failures:
-                self._pools.ask(name, self._loop)
+                self._described.pop(name, None)
+        new = [name for name in names if name not in self._described and name not in self._failures]
+        for name in [*new, *self._pools.take_lost()]:
+            self._pools.ask(name, self._loop)
 
     def _await_environments(
         self, deployments: Sequence[RevisionDeployment | PoolDeployment]

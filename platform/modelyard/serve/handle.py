@@ -17,7 +17,7 @@ from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
 from modelyard.routing import RevisionRoute
 from modelyard.serve.counts import get_kept_counts
-from modelyard.statistics import Statistics, merge_statistics
+from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 
 CONTROLLER_NAME: Final = "Controller"
@@ -67,18 +67,20 @@ class RevisionHandle:
         finally:
             answers.cancel()
 
-    async def statistics(self, member: str, timeout_s: float) -> Statistics:
-        """What all replicas, also those that have stopped since, have counted of the model or of a published member.
+    async def wake(self) -> None:
+        """Returns when a replica runs; Serve starts one for this where there is none."""
+        await self._get().describe.remote()
+
+    async def counts(self, member: str, timeout_s: float) -> dict[str, Statistics]:
+        """What each replica, also those that have stopped since, has counted of the model or of a published member.
 
         Raises:
             TimeoutError: Not all have answered in time.
         """
         asked = self._route.resident if self._route.pool else member
         answers = await self._get().broadcast("statistics", asked).results_async(timeout_s=timeout_s)
-        kept = await asyncio.to_thread(get_kept_counts, self._route.application, member)
-        return merge_statistics((kept | dict(answers)).values())
+        return await self.kept_counts(member) | dict(answers)
 
-    async def kept_statistics(self, member: str) -> Statistics:
-        """What replicas that have stopped had counted."""
-        kept = await asyncio.to_thread(get_kept_counts, self._route.application, member)
-        return merge_statistics(kept.values())
+    async def kept_counts(self, member: str) -> dict[str, Statistics]:
+        """What each replica that has stopped had counted."""
+        return dict(await asyncio.to_thread(get_kept_counts, self._route.application, member))

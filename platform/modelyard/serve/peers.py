@@ -241,9 +241,11 @@ class ControllerLink:
         news: tuple[RouteTable, bool] = await self._get().watch.remote(epoch, version)
         return news
 
-    async def residents(self, known: Mapping[str, str]) -> Mapping[str, Resident | None]:
+    async def residents(
+        self, known: Mapping[str, str], failed: Mapping[str, str] | None = None
+    ) -> Mapping[str, Resident | None]:
         """See ``Controller.residents``."""
-        news: Mapping[str, Resident | None] = await self._get().residents.remote(dict(known))
+        news: Mapping[str, Resident | None] = await self._get().residents.remote(dict(known), dict(failed or {}))
         return news
 
     async def report(self, counts: Mapping[str, Outcomes]) -> None:

@@ -18,6 +18,8 @@ from modelyard.serve.applications import Observed, application_name, may_sleep
 _CREATED: Final = "its replicas are being created"
 _SLEEPS: Final = "scaled to zero: the next request starts a replica, and waits for it"
 _WAKES: Final = "a replica is starting; requests wait for it"
+_SLEEPS_ON_STANDBY: Final = "scaled to zero: its pool answers the next request, which starts a replica"
+_WAKES_ON_STANDBY: Final = "a replica is starting; its pool answers meanwhile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def revision_state(
     waiting: str = _CREATED,
     *,
     may_sleep: bool = False,
+    has_standby: bool = False,
 ) -> RevisionState:
     """Where one revision is.
 
@@ -89,13 +92,15 @@ def revision_state(
         failure: Why it could not be loaded, as far as known.
         waiting: What goes on while there is no application.
         may_sleep: Its model may run without any replica.
+        has_standby: A pool answers for it then.
     """
     if observed is not None and observed.running and is_described and not observed.is_deleting:
         return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted)
     if failure is not None:
         return RevisionState(number, ModelState.FAILED, failure)
     if may_sleep and is_described and observed is not None and observed.may_sleep:
-        return RevisionState(number, ModelState.READY, _WAKES if observed.wanted else _SLEEPS, 0, observed.wanted)
+        sleeps, wakes = (_SLEEPS_ON_STANDBY, _WAKES_ON_STANDBY) if has_standby else (_SLEEPS, _WAKES)
+        return RevisionState(number, ModelState.READY, wakes if observed.wanted else sleeps, 0, observed.wanted)
     if observed is None or observed.is_deleting:
         return RevisionState(number, ModelState.PENDING, waiting)
     if observed.has_failed:
@@ -137,6 +142,7 @@ def plan_model(
     described: Mapping[str, object],
     failures: Mapping[str, str],
     waiting: Mapping[str, str] = MappingProxyType({}),
+    has_standby: Callable[[str], object] = lambda _: False,
 ) -> ModelPlan:
     """Decides about one model.
 
@@ -150,14 +156,21 @@ def plan_model(
         described: Applications whose signature is known.
         failures: Why applications could not be loaded.
         waiting: What applications wait for that cannot be deployed yet.
+        has_standby: Whether a pool answers for an application that has no replica.
     """
     newest_number = newest_revision(model)
 
     def state(number: int) -> RevisionState:
         name = application_name(model.name, number)
-        what = waiting.get(name, _CREATED)
-        sleeps = may_sleep(model)
-        return revision_state(number, observed.get(name), name in described, failures.get(name), what, may_sleep=sleeps)
+        return revision_state(
+            number,
+            observed.get(name),
+            name in described,
+            failures.get(name),
+            waiting.get(name, _CREATED),
+            may_sleep=may_sleep(model),
+            has_standby=bool(has_standby(name)),
+        )
 
     leaving = tuple(name for name, seen in observed.items() if not seen.is_deleting)
     if model.wanted is Wanted.UNLOADED:

@@ -107,7 +107,7 @@ class PoolReplica(Replica):
             asyncio.run_coroutine_threadsafe(self._residents.evict(key), self._loop)
 
     async def _refresh_forever(self) -> None:
-        """Follows the controller: limits that have changed, and models that are no more."""
+        """Follows the controller: new limits, and models that are no more. Tells it which ones cannot be loaded."""
         while True:
             await asyncio.sleep(_REFRESH_S)
             try:
@@ -117,7 +117,7 @@ class PoolReplica(Replica):
 
     async def _refresh(self) -> None:
         known = {key: resident.fingerprint for key, resident in self._residents.known.items()}
-        for key, resident in (await self._link.residents(known)).items():
+        for key, resident in (await self._link.residents(known, self._residents.failed)).items():
             if resident is None:
                 task = asyncio.create_task(self._residents.forget(key))  # it may have much to answer before
                 self._leaving.add(task)

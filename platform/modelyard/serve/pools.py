@@ -2,7 +2,8 @@
 """Where shared models live, as the controller sees it: one Serve application for each framework and runtime.
 
 A shared revision has no application of its own. It is *admitted* to its pool, described by it (which loads it once) and
-*released* again; to the plan it looks like one whose application has the pool's replicas.
+*released* again; to the plan it looks like one whose application has the pool's replicas. A revision with a
+*standby* has one, and a pool that answers for it while it has no replica.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -49,6 +51,7 @@ _ASKED_AT_ONCE: Final = 64
 _DEATHS: Final = 2
 """A revision may have been in so many replicas that went away while it was loading."""
 _REPORT_TIMEOUT_S: Final = 5.0
+_ASK_LOST_AGAIN_S: Final = 10.0
 
 
 def is_pool(name: str) -> bool:
@@ -130,10 +133,13 @@ class Pools:
         self._config = config
         self._platform = platform
         self._residents: dict[str, Resident] = {}
+        self._standbys: dict[str, tuple[RevisionDeployment, Resident]] = {}
         self._by_key: dict[str, Resident] = {}
+        self._running: set[str] = set()
         self._deployments: dict[str, PoolDeployment] = {}
         self._blamed: dict[str, str] = {}
         self._died: Counter[str] = Counter()
+        self._lost: dict[str, float] = {}
         self._asked: dict[str, tuple[Resident, Future[Description | ModelyardError]]] = {}
 
     @property
@@ -153,18 +159,31 @@ class Pools:
         found = {key: self._by_key.get(key) for key in known}
         return {key: one for key, one in found.items() if one is None or one.fingerprint != known[key]}
 
+    def lose(self, failed: Collection[str], described: Collection[str]) -> None:
+        """Models that were loaded before cannot be loaded any more, says a pool's replica; from any thread.
+
+        They are asked for again and again from now on, until they can be, or are released.
+
+        Args:
+            failed: Keys of those that cannot be loaded.
+            described: Applications that have been loaded before.
+        """
+        for key in failed:
+            resident = self._by_key.get(key)
+            name = resident.application if resident is not None else ""
+            if name in described and name in self._residents:
+                self._lost.setdefault(name, 0.0)
+
+    def take_lost(self) -> set[str]:
+        """Those that are to be asked for again now."""
+        now = time.monotonic()
+        due = {name for name, at in list(self._lost.items()) if at <= now}
+        self._lost |= dict.fromkeys(due, now + _ASK_LOST_AGAIN_S)
+        return due
+
     def admit(self, revision: RevisionDeployment) -> bool:
         """Takes a revision in, or its new limits; whether it is another one of the same name than before."""
-        pool = PoolDeployment.of(revision, self._config)
-        self._deployments[pool.application] = pool
-        resident = Resident(
-            key=f"{revision.application}:{revision.digest.removeprefix('sha256:')[:16]}",
-            pool=pool.application,
-            application=revision.application,
-            spec=revision.to_revision(self._platform),
-            batching=revision.batching,
-            load_timeout_s=revision.spec.limits.load_timeout_s,
-        )
+        resident = self._to_resident(revision)
         old = self._residents.get(revision.application)
         self._residents[revision.application] = self._by_key[resident.key] = resident
         if old is None or old.key == resident.key:
@@ -179,19 +198,59 @@ class Pools:
         if resident is not None:
             self._by_key.pop(resident.key, None)
             self._died.pop(application, None)
+            self._lost.pop(application, None)
+
+    def _to_resident(self, revision: RevisionDeployment) -> Resident:
+        """The revision as its pool knows it; the pool is there from now on."""
+        pool = PoolDeployment.of(revision, self._config)
+        self._deployments[pool.application] = pool
+        return Resident(
+            key=f"{revision.application}:{revision.digest.removeprefix('sha256:')[:16]}",
+            pool=pool.application,
+            application=revision.application,
+            spec=revision.to_revision(self._platform),
+            batching=revision.batching,
+            load_timeout_s=revision.spec.limits.load_timeout_s,
+        )
+
+    def stand_by(self, revision: RevisionDeployment) -> None:
+        """A pool is to answer for this revision, which has an application of its own, while that has no replica."""
+        known = self._standbys.get(revision.application)
+        if known is not None and known[0] is revision:
+            return
+        resident = self._to_resident(revision)
+        if known is not None and known[1].key != resident.key:
+            self._by_key.pop(known[1].key, None)
+        self._standbys[revision.application] = revision, resident
+        self._by_key[resident.key] = resident
+
+    def keep_standbys(self, applications: Collection[str]) -> None:
+        """Ends all standbys but those of these applications."""
+        for application in self._standbys.keys() - applications:
+            _, resident = self._standbys.pop(application)
+            if application not in self._residents:  # else it is the resident's, of the same revision
+                self._by_key.pop(resident.key, None)
+
+    def find_standby(self, application: str) -> Resident | None:
+        """What answers for an application of its own while that has no replica; None where nothing can now."""
+        known = self._standbys.get(application)
+        return known[1] if known is not None and known[1].pool in self._running else None
 
     async def report(self) -> tuple[Pool, ...]:
         """What the pools hold and have done, by name; of those whose replicas answer soon."""
         lived = Counter(resident.pool for resident in list(self._residents.values()))
+        lived += Counter(resident.pool for _, resident in list(self._standbys.values()))
         return tuple(await asyncio.gather(*(_report(name, count) for name, count in sorted(lived.items()))))
 
     def needed(self) -> list[PoolDeployment]:
         """The pools that somebody lives in."""
         used = {resident.pool for resident in self._residents.values()}
+        used |= {resident.pool for _, resident in self._standbys.values()}
         return [deployment for name, deployment in sorted(self._deployments.items()) if name in used]
 
     def observe(self, observed: Mapping[str, Observed]) -> dict[str, Observed]:
         """What there is to say of those admitted, from the applications that there are."""
+        self._running = {name for name, one in observed.items() if is_pool(name) and one.running}
         pools = {name: replace(one, is_deleting=False, has_failed=False) for name, one in observed.items()}
         return {name: pools.get(one.pool, Observed(wanted=1)) for name, one in self._residents.items()}
 
@@ -230,6 +289,7 @@ class Pools:
             self._died.pop(name, None)
             if isinstance(answer, Description):
                 told[name] = answer
+                self._lost.pop(name, None)
             elif not isinstance(answer, Overloaded):
                 told[name] = answer.reason if isinstance(answer, ModelLoadError) else str(answer)
         return told

@@ -182,6 +182,11 @@ class Residents:
         """Keys of the models that say that they will not answer any more; from any thread."""
         return tuple(key for key, one in list(self._loaded.items()) if not _is_healthy(one.model))
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why models cannot be loaded, by key, of those that somebody has asked for since they last could."""
+        return {key: reason for key, (_, reason) in self._failed.items()}
+
     def report(self, name: str) -> PoolProcess:
         """What it holds and has done.
 
@@ -433,6 +438,7 @@ class Residents:
         self._statistics[key] = one.runners.adopt(self._statistics.get(key, {}))
         self._sizes[key] = one.size_bytes
         self._loaded[key] = one
+        self._failed.pop(key, None)
 
     def _too_large(self) -> ModelLoadError:
         return ModelLoadError(

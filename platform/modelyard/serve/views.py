@@ -6,7 +6,7 @@ Made from the catalog's record and the plan of the controller's last round; noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -28,6 +28,7 @@ def model_route(
     described: Mapping[str, Description],
     residents: Mapping[str, Resident],
     max_inflight: int,
+    find_standby: Callable[[str], Resident | None] = lambda _: None,
 ) -> ModelRoute:
     """What the ingress replicas are told.
 
@@ -37,6 +38,7 @@ def model_route(
         described: What applications tell of themselves, as far as known.
         residents: Those that live in pools, by the name that an application of their own would have.
         max_inflight: Requests to any one model that an ingress replica may hold.
+        find_standby: What answers for an application while it has no replica.
 
     Raises:
         InvalidConfig: The record's spec is none.
@@ -51,7 +53,7 @@ def model_route(
         str(number): _revision_route(spec, state, frameworks.get(number, spec.framework), described, max_inflight)
         for number, state in sorted(shown.items())
     }
-    revisions = {number: _place(route, residents) for number, route in revisions.items()}
+    revisions = {number: _place(route, residents, find_standby) for number, route in revisions.items()}
     labels = {label: str(number) for label, number in model.labels.items() if number in shown}
     if (stable := shown.get(model.labels.get(STABLE, 0))) is not None and stable.state is not ModelState.READY:
         labels[STABLE] = str(serving.number)  # what answers in its place until it is ready
@@ -62,10 +64,16 @@ def model_route(
     return ModelRoute(model.name, active, revisions, labels, created, model.generation, weights, spec.sticky or "")
 
 
-def _place(route: RevisionRoute, residents: Mapping[str, Resident]) -> RevisionRoute:
-    """The route with where it leads, if that is a pool."""
-    resident = residents.get(route.application)
-    return route if resident is None else replace(route, pool=resident.pool, resident=resident.key)
+def _place(
+    route: RevisionRoute, residents: Mapping[str, Resident], find_standby: Callable[[str], Resident | None]
+) -> RevisionRoute:
+    """The route with the pool that it leads to, always or while it has no replica."""
+    if (resident := residents.get(route.application)) is not None:
+        return replace(route, pool=resident.pool, resident=resident.key)
+    is_alone = route.signature is None or route.signature.decoupled or route.publishes_members
+    if is_alone or (standby := find_standby(route.application)) is None:
+        return route
+    return replace(route, standby=replace(route, pool=standby.pool, resident=standby.key))
 
 
 def _watch(model: ModelRecord, revisions: dict[str, RevisionRoute]) -> dict[str, RevisionRoute]:

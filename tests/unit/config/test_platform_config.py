@@ -98,6 +98,14 @@ WRONG = [
         {"shared": True, "autoscaling": {"max_replicas": 2}},
         "shared: expected false for a model with autoscaling, got true: those are its pool's (pools.autoscaling)",
     ),
+    (
+        {"autoscaling": {"standby": True, "min_replicas": 2}},
+        "autoscaling: standby: expected false where a replica always runs, got min_replicas 2",
+    ),
+    (
+        {"autoscaling": {"standby": True, "min_replicas": 0}, "resources": {"num_gpus": 0.5}},
+        "autoscaling.standby: models with GPUs need a process of their own",
+    ),
 ]
 
 
@@ -263,6 +271,8 @@ def test_a_text_that_is_too_long_is_refused_with_its_limit(key: str, limit: int)
 def test_a_framework_whose_models_need_a_process_of_their_own_is_not_shared() -> None:
     problems = _problems({"models": [_model(framework="custom", shared=True)]})
     assert 'models[0].shared: framework "custom": its models need a process of their own' in problems
+    problems = _problems({"models": [_model(framework="custom", autoscaling={"min_replicas": 0, "standby": True})]})
+    assert 'models[0].autoscaling.standby: models of framework "custom" need a process of their own' in problems
 
 
 @pytest.mark.parametrize(

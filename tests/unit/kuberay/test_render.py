@@ -264,6 +264,9 @@ def test_a_replica_of_several_workers_is_a_bundle_for_each() -> None:
 
 def test_shared_models_are_counted_by_their_pools() -> None:
     models = [{"name": f"m{index}", "framework": "sklearn", "uri": "m", "shared": True} for index in range(100)]
+    own = {"name": "own", "framework": "sklearn", "uri": "m", "autoscaling": {"min_replicas": 0, "standby": True}}
     pools = {"resources": {"num_cpus": 3}, "autoscaling": {"min_replicas": 2, "max_replicas": 4}}
     _, need = find_needs(PlatformConfig.model_validate({"models": models, "pools": pools}))
     assert (need.path, need.bundles, need.least, need.replicas) == ("pools", ({"CPU": 3},), 2, 4)
+    _, first, second = find_needs(PlatformConfig.model_validate({"models": [own], "pools": pools}))
+    assert (first.name, second.path, second.bundles) == ("own", "pools", ({"CPU": 3},))
