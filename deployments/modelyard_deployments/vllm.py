@@ -26,7 +26,7 @@ from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments import _asgi
 from modelyard_deployments._openai_protocol import refusing
 from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
-from modelyard_deployments._vllm_adapters import Adapters
+from modelyard_deployments._vllm_adapters import Adapters, open_shelf
 from modelyard_deployments._vllm_arguments import find_problem
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
 from modelyard_deployments._vllm_prefill import NIXL, Prefill
@@ -47,8 +47,8 @@ class VLLMOptions(Options):
     )
     adapters: str | None = Field(
         default=None,
-        description="A folder with a folder for each LoRA adapter; their names are model names. They are added and "
-        "removed with their folders, while the model runs.",
+        description="A folder with a folder for each LoRA adapter, or its URL in a store (`s3://bucket/adapters`). "
+        "Their names are model names. They are added and removed with their folders, while the model runs.",
     )
 
     prefill: str | None = Field(
@@ -89,11 +89,11 @@ class VLLMModel(OpenAIModel):
         self._engine = Engine(path, engine, has_adapters=options.adapters is not None)
         self._prefill: Prefill | None = None
         self._prefill_name = options.prefill
-        self._folder = None if options.adapters is None else Path(options.adapters)
+        self._shelf = None if options.adapters is None else open_shelf(options.adapters)
         self._reason = reason
         self._adapters: Adapters | None = None
         self._signature = TEXT_SIGNATURE
-        self.signature_may_change = self._folder is not None
+        self.signature_may_change = self._shelf is not None
 
     async def start(self) -> None:
         """Starts the engine: loads the weights, measures the memory, and answers one call.
@@ -111,8 +111,8 @@ class VLLMModel(OpenAIModel):
             self._signature = await self._embedding_signature()
         if "completions" in self.openai_routes:
             await self._warm_up()
-        if self._folder is not None:
-            self._adapters = Adapters(self._folder, self._engine.models)
+        if self._shelf is not None:
+            self._adapters = Adapters(self._shelf, self._engine.models)
             await self._adapters.start()
         if self._prefill_name is not None:  # its own first prompt it has read itself: the other may not be there yet
             self._prefill = Prefill(self._prefill_name, self.name, self._requests)
@@ -248,11 +248,10 @@ def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:
 
     Raises:
         ModelLoadError: It is no folder in the Hugging Face layout, or its adapters' is none.
+        InvalidConfig: The store that its adapters are in can never be reached from here.
     """
     if path.is_dir() and not (path / _CONFIG).is_file():
         raise ModelLoadError(f"expected a folder with {_CONFIG}, as Hugging Face's libraries save models; got none")
-    if options.adapters is not None and not Path(options.adapters).is_dir():
-        raise ModelLoadError(f'options.adapters: expected a folder, got "{options.adapters}"')
     prepare_environment()
     import vllm  # noqa: F401  # says at once, and not in the engine's own words, that it is not installed
 

@@ -22,6 +22,7 @@ from modelyard.config import PlatformConfig, ServeFile, load_serve_file
 from modelyard.errors import Forbidden, InternalError, InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.store import check_allowed, resolve
+from modelyard.store.remote import check_remote, is_remote
 
 FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -76,9 +77,12 @@ def check_locations(config: PlatformConfig) -> tuple[str, ...]:
             framework = get_framework(spec.framework)
             if runs_elsewhere(framework, spec.uri):
                 continue
-            path = resolve(spec.uri)
+            if is_remote(spec.uri):
+                check_remote(spec.uri)
+            else:
+                resolve(spec.uri)
             if framework.runs_code(spec.options):
-                check_allowed(path, config.security.model_roots)
+                check_allowed(spec.uri, config.security.model_roots)
         except InvalidConfig as exc:
             problems += [f"models[{index}].{problem}" for problem in exc.problems]
         except Forbidden as exc:

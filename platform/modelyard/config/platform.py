@@ -156,7 +156,8 @@ class SecurityConfig(Section):
         default=(".",),
         min_length=1,
         description="Folders from which formats that can run code while loading (pickle, joblib) may be loaded; "
-        "relative ones count from the platform's working directory. Other formats load from anywhere.",
+        "relative ones count from the platform's working directory. The URL of a store, `s3://bucket/models`, allows "
+        "what is below it. Other formats load from anywhere.",
     )
 
 

@@ -385,7 +385,9 @@ class ModelSpec(Section):
     uri: Text = Field(
         default="",
         max_length=4096,
-        description="Where the artifact is: a path or `file://` URL of a file or directory. A relative path counts "
+        description="Where the artifact is: a path or `file://` URL of a file or directory, or what an object store, "
+        "the Hugging Face hub or a web server has: `s3://bucket/models/churn`, `gs://`, `az://`, `hf://owner/model`, "
+        "`https://`. A relative path counts "
         "from the platform's working directory, also when a client on another machine registers it. For frameworks "
         "that reach models elsewhere also their URL, `grpc://triton:8001`. Left out where the framework's models have "
         "no artifact, as a pipeline.",

@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from modelyard.config import ModelSpec, PlatformConfig, Resources
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.store import resolve
+from modelyard.store.remote import is_remote
 
 Amounts = Mapping[str, float]
 """Of each of Ray's resources so much: ``CPU``, ``GPU``, ``memory`` in bytes, and a cluster's own."""
@@ -97,7 +99,8 @@ def _count_workers(spec: ModelSpec) -> int:
     if not spec.resources.num_gpus or runs_elsewhere(framework, spec.uri):
         return 0
     try:
-        return framework.workers(resolve(spec.uri), framework.options.model_validate(spec.options))
+        path = Path(spec.uri) if is_remote(spec.uri) else resolve(spec.uri)
+        return framework.workers(path, framework.options.model_validate(spec.options))
     except InvalidConfig:
         return 0  # where the artifact is can be told in the cluster only
 

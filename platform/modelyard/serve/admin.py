@@ -27,7 +27,7 @@ from modelyard.serve.changes import (
     read_document,
     read_message,
 )
-from modelyard.serve.handle import CONTROLLER_NAME, RevisionHandle
+from modelyard.serve.handle import CONTROLLER_NAME, RevisionHandle, count
 from modelyard.serve.history import HistoryHandlers
 from modelyard.serve.http import HttpRequest, RouteEntry
 from modelyard.serve.traffic import TrafficHandlers
@@ -204,7 +204,7 @@ class _ByHandle:
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
-        return await RevisionHandle(revision).statistics(revision.member, _TIMEOUT_S)
+        return await count(revision, _TIMEOUT_S)
 
 
 def _unwrap(result: _T | ModelyardError) -> _T:

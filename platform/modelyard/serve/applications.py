@@ -24,7 +24,7 @@ from ray.serve.schema import (
 )
 
 from modelyard.catalog import ModelRecord, RevisionRecord
-from modelyard.config import Autoscaling, Limits, ModelSpec, Resources, Runtime
+from modelyard.config import Autoscaling, Limits, ModelSpec, Resources, Runtime, parse_model_spec
 from modelyard.environments.overlay import Overlay
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
@@ -36,6 +36,8 @@ from modelyard.serve.replica import ModelReplica
 from modelyard.serve.revision import Batching, RevisionSpec
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
 from modelyard.store import resolve
+from modelyard.store.cache import outline
+from modelyard.store.remote import is_remote
 
 _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
@@ -129,11 +131,11 @@ class RevisionDeployment:
         """The deployment of one revision in the catalog.
 
         Raises:
-            InvalidConfig: Its framework is not there any more, so that nobody knows which package has its version.
+            InvalidConfig: What the catalog has is no model, or its framework is not there any more.
             KeyError: What the catalog has is no revision.
-            ValueError: What the catalog has is no model, or no runtime.
+            ValueError: What the catalog has is no runtime.
         """
-        spec, content = ModelSpec.model_validate(model.spec), revision.content
+        spec, content = parse_model_spec(model.spec), revision.content
         runtime = Runtime.model_validate(content.get("runtime", {}))
         overlay = find_overlay(content["framework"], runtime)
         name = application_name(model.name, revision.number)
@@ -249,7 +251,9 @@ class RevisionDeployment:
         if not resources.num_gpus or runs_elsewhere(framework, self.content["uri"]):
             return []
         options = framework.options.model_validate(self.content["options"])
-        workers = framework.workers(resolve(self.content["uri"]), options)
+        uri = str(self.content["uri"])
+        path = outline(uri, self.content["artifact"]) if is_remote(uri) else resolve(uri)
+        workers = framework.workers(path, options)
         if not workers:
             return []
         if workers > 1 and resources.num_gpus % workers:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,16 +12,29 @@ from modelyard.catalog import ModelEntry, ModelRecord, VersionEntry
 from modelyard.config import ModelSpec, RolloutPolicy, VersionPolicy, load_model_spec
 from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.model import Framework, find_model_path, get_framework, runs_elsewhere
-from modelyard.store import check_allowed, digest, resolve
-from modelyard.store.versions import is_version_folder, list_files, list_versions
+from modelyard.store import check_allowed
+from modelyard.store.artifact import Artifact, find_artifact
+from modelyard.store.remote import is_remote
+from modelyard.store.versions import is_version_folder, list_versions
 
 _ABSENT: Final = "absent"
 _ELSEWHERE: Final = ""
+_REMOTE_LOOK_S: Final = 15.0
 
 
 def make_absent_entry(spec: ModelSpec) -> ModelEntry:
     """For a model whose artifact cannot be looked at."""
     return _make_entry(spec, _ABSENT)
+
+
+def make_known_entry(spec: ModelSpec, record: ModelRecord | None) -> ModelEntry | None:
+    """For a model in a store that does not answer: as it was registered, where nothing else of it has changed."""
+    revision = record.latest if record is not None and not record.is_versioned else None
+    if revision is None or not is_remote(spec.uri):
+        return None
+    content = dict(revision.content)
+    artifact = content.pop("artifact", "")
+    return _make_entry(spec, artifact) if content == spec.revision_content() and artifact not in ("", _ABSENT) else None
 
 
 def _make_entry(spec: ModelSpec, artifact: str) -> ModelEntry:
@@ -39,6 +53,7 @@ class Artifacts:
         self._roots = roots
         self._found: dict[str, object] = {}
         self._taken: dict[str, object] = {}
+        self._next_look: dict[str, float] = {}
 
     def make_entry(self, spec: ModelSpec, known: Mapping[str, str] | None = None) -> ModelEntry:
         """The model with its artifact as it is now.
@@ -58,14 +73,14 @@ class Artifacts:
             if spec.version_policy is not None:
                 raise InvalidConfig(("version_policy: expected none for a model that runs elsewhere, got one",))
             return _make_entry(spec, _ELSEWHERE)
-        path = resolve(spec.uri)
         if framework.runs_code(spec.options):
-            check_allowed(path, self._roots)
-        if _has_versions(spec, path, framework):
-            return _make_versions(spec, path, known or {})
+            check_allowed(spec.uri, self._roots)
+        artifact = find_artifact(spec.uri)
+        if _has_versions(spec, artifact.path, framework):
+            return _make_versions(spec, artifact, known or {})
         options = framework.options.model_validate(spec.options)
-        find_model_path(path, framework, options.model_file)
-        return _make_entry(spec, digest(path))
+        find_model_path(artifact.path, framework, options.model_file)
+        return _make_entry(spec, artifact.digest())
 
     def look_again(self, record: ModelRecord, failed: Collection[int]) -> ModelEntry | None:
         """The model as its folder of versions now has it; None where nothing is to be done about it (yet).
@@ -86,20 +101,30 @@ class Artifacts:
         spec = load_model_spec(record.spec)
         if runs_elsewhere(get_framework(spec.framework), spec.uri):
             return None
-        path = resolve(spec.uri)
-        folders = list_versions(path)
+        if is_remote(spec.uri) and not self._may_look(spec.name):
+            return None
+        artifact = find_artifact(spec.uri)
+        folders = list_versions(artifact.path)
         served = _policy(spec).select(folders)
         known = {one.number for one in record.revisions if one.content.get("uri") != uri}
         suspects = [number for number in served if number not in known or number in failed]
         if not served or (not suspects and known == set(served)):
             return None
-        found = (served, tuple(list_files(path / folders[number]) for number in suspects))
+        found = (served, tuple(artifact.stamp(folders[number]) for number in suspects))
         is_steady, self._found[spec.name] = self._found.get(spec.name) == found, found
         if not is_steady or self._taken.get(spec.name) == found:
             return None
         self._taken[spec.name] = found
         kept = (one for one in record.revisions if one.number not in failed)
         return self.make_entry(spec, {one.content["uri"]: one.content["artifact"] for one in kept})
+
+    def _may_look(self, name: str) -> bool:
+        """Stores are not asked as often as the disk."""
+        now = time.monotonic()
+        if now < self._next_look.get(name, 0.0):
+            return False
+        self._next_look[name] = now + _REMOTE_LOOK_S
+        return True
 
 
 def _policy(spec: ModelSpec) -> VersionPolicy:
@@ -110,15 +135,15 @@ def _has_versions(spec: ModelSpec, path: Path, framework: Framework) -> bool:
     return spec.version_policy is not None or is_version_folder(path, framework.suffixes)
 
 
-def _make_versions(spec: ModelSpec, path: Path, known: Mapping[str, str]) -> ModelEntry:
+def _make_versions(spec: ModelSpec, found: Artifact, known: Mapping[str, str]) -> ModelEntry:
     if spec.rollout != RolloutPolicy():
         expected = "expected none for a folder of versions, of which the highest gets the traffic when it is ready"
         raise InvalidConfig((f"rollout: {expected}, got one",))
-    folders = list_versions(path)
+    folders = list_versions(found.path)
     served = _policy(spec).select(folders)
     if not served:
-        found = ", ".join(map(str, sorted(folders))) or "none"
-        raise ModelLoadError(f"expected folders of versions (1, 2, …) that version_policy serves, got {found}")
+        got = ", ".join(map(str, sorted(folders))) or "none"
+        raise ModelLoadError(f"expected folders of versions (1, 2, …) that version_policy serves, got {got}")
     labels = _policy(spec).labels
     for label, number in labels.items():
         if number not in served:
@@ -128,7 +153,7 @@ def _make_versions(spec: ModelSpec, path: Path, known: Mapping[str, str]) -> Mod
     versions = []
     for number in served:
         uri = f"{spec.uri.rstrip('/')}/{folders[number]}"
-        artifact = known.get(uri) or digest(path / folders[number])
+        artifact = known.get(uri) or found.digest(folders[number])
         content: dict[str, Any] = spec.revision_content() | {"uri": uri, "artifact": artifact}
         versions.append(VersionEntry(number, content, spec.revision_digest(artifact)))
     last = versions[-1]

@@ -25,9 +25,9 @@ from modelyard.outcomes import Outcomes
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.caller import RevisionCaller
 from modelyard.serve.connections import SharedConnections
-from modelyard.serve.handle import RevisionHandle, session_id
+from modelyard.serve.handle import RevisionHandle, count, session_id
 from modelyard.serve.lane import lane_folder, socket_prefix
-from modelyard.statistics import Statistics, merge_statistics
+from modelyard.statistics import Statistics
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -80,15 +80,8 @@ class Callers:
 
     async def statistics(self, revision: RevisionRoute) -> Statistics:
         """See ``dataplane.Transport``."""
-        handle = RevisionHandle(revision)
         try:
-            if revision.is_ready and not revision.replicas:  # scaled to zero, and not to be woken for this
-                counts = await handle.kept_counts(revision.member)
-            else:
-                counts = await handle.counts(revision.member, _STATISTICS_TIMEOUT_S)
-            if revision.standby is not None:
-                counts |= await RevisionHandle(revision.standby).counts(revision.member, _STATISTICS_TIMEOUT_S)
-            return merge_statistics(counts.values())
+            return await count(revision, _STATISTICS_TIMEOUT_S)
         except Exception as exc:
             # Serve's many ways to say that a replica is gone or busy.
             raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc

@@ -38,7 +38,7 @@ from modelyard.serve.applications import (
     load_timeout_s,
     read_applications,
 )
-from modelyard.serve.artifacts import Artifacts, make_absent_entry
+from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.autoscaling import clear_decision, find_decision
 from modelyard.serve.builds import Builds
 from modelyard.serve.counts import clear_counts
@@ -513,6 +513,11 @@ class Controller:
             try:
                 entries.append(self._artifacts.make_entry(spec))
             except ModelyardError as exc:
+                known = make_known_entry(spec, self._catalog.find_model(spec.name))
+                if known is not None:
+                    logger.warning('model "%s": as it was registered: %s', spec.name, exc)
+                    entries.append(known)
+                    continue
                 refused[spec.name] = str(exc)
                 entries.append(make_absent_entry(spec))
         records = self._catalog.sync_declared(entries)

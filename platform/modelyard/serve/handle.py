@@ -17,7 +17,7 @@ from modelyard.batching import Answer, Call
 from modelyard.errors import ModelyardError
 from modelyard.routing import RevisionRoute
 from modelyard.serve.counts import get_kept_counts
-from modelyard.statistics import Statistics
+from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
 
 CONTROLLER_NAME: Final = "Controller"
@@ -84,3 +84,19 @@ class RevisionHandle:
     async def kept_counts(self, member: str) -> dict[str, Statistics]:
         """What each replica that has stopped had counted."""
         return dict(await asyncio.to_thread(get_kept_counts, self._route.application, member))
+
+
+async def count(revision: RevisionRoute, timeout_s: float) -> Statistics:
+    """What all replicas of a revision have counted, also those that have stopped since and those of its standby.
+
+    Raises:
+        Exception: Serve's many ways to say that a replica is gone or busy.
+    """
+    handle = RevisionHandle(revision)
+    if revision.is_ready and not revision.replicas:  # scaled to zero, and not to be woken for this
+        counts = await handle.kept_counts(revision.member)
+    else:
+        counts = await handle.counts(revision.member, timeout_s)
+    if revision.standby is not None:
+        counts |= await RevisionHandle(revision.standby).counts(revision.member, timeout_s)
+    return merge_statistics(counts.values())

@@ -10,6 +10,8 @@ from typing import Any
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, get_framework, load_model, runs_elsewhere
 from modelyard.store import check_unchanged, resolve
+from modelyard.store.cache import fetch
+from modelyard.store.remote import is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,18 @@ def load_revision(spec: RevisionSpec) -> Model:
         Exception: What its library raises.
     """
     where: str | Path = spec.uri
-    if not runs_elsewhere(get_framework(spec.framework), spec.uri):
+    copy = None
+    if runs_elsewhere(get_framework(spec.framework), spec.uri):
+        pass
+    elif is_remote(spec.uri):
+        copy = fetch(spec.uri, spec.artifact)
+        where = copy.path
+    else:
         where = path = resolve(spec.uri)
         if spec.artifact:
             check_unchanged(path, spec.artifact)
     model = load_model(spec.framework, where, spec.options)
+    model.artifact = copy
     model.name = spec.model
     return model
 

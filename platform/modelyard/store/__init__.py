@@ -14,8 +14,9 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError
+from modelyard.store.remote import is_remote
 
-_SUPPORTED: Final = "a path or a file:// URL (remote stores are not supported yet)"
+_SUPPORTED: Final = "a path, or a URL with file://, s3://, gs://, az://, abfs://, hf://, http:// or https://"
 _CHUNK_BYTES: Final = 1024 * 1024
 _PYTHON_CACHE: Final = "__pycache__"
 
@@ -52,29 +53,41 @@ def resolve(uri: str) -> Path:
     return path
 
 
-def check_allowed(path: Path, roots: Sequence[str]) -> None:
+def check_allowed(uri: str, roots: Sequence[str]) -> None:
     """Refuses an artifact that is not wholly inside one of the allowed locations.
 
     For formats that can run code while loading. A symbolic link inside the artifact counts as what it points to.
 
     Args:
-        path: From :func:`resolve`.
-        roots: ``security.model_roots``; relative ones count from the working directory.
+        uri: Of the artifact.
+        roots: ``security.model_roots``: folders, of which relative ones count from the working directory, and
+            beginnings of the URLs of remote stores.
 
     Raises:
         Forbidden: Without the paths, for it may be shown to remote clients.
+        InvalidConfig: As for :func:`resolve`.
         ModelLoadError: A folder in it cannot be read.
     """
-    allowed = [Path(root).resolve() for root in roots]
-    try:
-        outside = any(not any(part.is_relative_to(root) for root in allowed) for part in _real_paths(path))
-    except OSError as exc:
-        raise ModelLoadError(f"the artifact cannot be read: {exc.strerror}") from exc
+    if is_remote(uri):
+        outside = not any(_is_below(uri, root) for root in roots if is_remote(root))
+    else:
+        allowed = [Path(root).resolve() for root in roots if not is_remote(root)]
+        try:
+            parts = _real_paths(resolve(uri))
+            outside = any(not any(part.is_relative_to(root) for root in allowed) for part in parts)
+        except OSError as exc:
+            raise ModelLoadError(f"the artifact cannot be read: {exc.strerror}") from exc
     if outside:
         raise Forbidden(
             "uri: the artifact, or something a link in it points to, lies outside the allowed locations for formats "
             "that can run code while loading; the operator sets them in security.model_roots"
         )
+
+
+def _is_below(uri: str, root: str) -> bool:
+    """A store's own names may hold dots, a web server's path leads elsewhere by them: both are taken for the latter."""
+    path = unquote(uri.partition("?")[0])
+    return f"{path}/".startswith(f"{root.rstrip('/')}/") and ".." not in path.split("/")
 
 
 def digest(path: Path) -> str:

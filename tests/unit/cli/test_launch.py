@@ -36,12 +36,17 @@ def test_a_good_file_is_accepted(tmp_path: Path) -> None:
 
 
 def test_where_models_are_is_checked_too(tmp_path: Path) -> None:
-    models = "[{name: a, framework: sklearn, uri: 's3://b/a'}, {name: b, framework: sklearn, uri: /}]"
+    names = {"a": "ftp://b/a", "b": "/", "c": "s3://b/c", "d": "https://user:password@host/d.onnx"}
+    frameworks = {"d": "onnx"}
+    specs = (f"{{name: {n}, framework: {frameworks.get(n, 'sklearn')}, uri: '{uri}'}}" for n, uri in names.items())
+    models = f"[{', '.join(specs)}]"
     with pytest.raises(InvalidConfig) as caught:
         launch.check_file(_file(tmp_path, models))
-    first, second = caught.value.problems
+    first, second, third, fourth = caught.value.problems
     assert first.startswith("models[0].uri: expected a path")
     assert second.startswith("models[1].uri: the artifact")
+    assert third.startswith("models[2].uri: the artifact")
+    assert fourth.startswith("models[3].uri: expected one without a password")
 
 
 def test_a_missing_artifact_is_no_problem_of_the_file() -> None:

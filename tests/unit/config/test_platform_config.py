@@ -102,10 +102,6 @@ WRONG = [
         {"autoscaling": {"standby": True, "min_replicas": 2}},
         "autoscaling: standby: expected false where a replica always runs, got min_replicas 2",
     ),
-    (
-        {"autoscaling": {"standby": True, "min_replicas": 0}, "resources": {"num_gpus": 0.5}},
-        "autoscaling.standby: models with GPUs need a process of their own",
-    ),
 ]
 
 
@@ -273,6 +269,9 @@ def test_a_framework_whose_models_need_a_process_of_their_own_is_not_shared() ->
     assert 'models[0].shared: framework "custom": its models need a process of their own' in problems
     problems = _problems({"models": [_model(framework="custom", autoscaling={"min_replicas": 0, "standby": True})]})
     assert 'models[0].autoscaling.standby: models of framework "custom" need a process of their own' in problems
+    standby = {"autoscaling": {"min_replicas": 0, "standby": True}, "resources": {"num_gpus": 0.5}}
+    problems = _problems({"models": [_model(framework="onnx", **standby)]})
+    assert problems == ("models[0].autoscaling.standby: models with GPUs need a process of their own",)
 
 
 @pytest.mark.parametrize(

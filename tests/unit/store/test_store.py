@@ -45,11 +45,7 @@ def test_what_does_not_exist_still_resolves(model: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "problem"),
     [
-        (
-            "s3://bucket/iris",
-            'expected a path or a file:// URL .remote stores are not supported yet., got the scheme "s3"',
-        ),
-        ("hf://org/model", 'got the scheme "hf"'),
+        ("ftp://host/iris", 'expected a path, or a URL with file://, s3://, .* or https://, got the scheme "ftp"'),
         ("file://other/iris", "without a host, got the host 'other'"),
         ("//other/iris", "got the scheme"),
         ("file://", "expected a path"),
@@ -115,19 +111,19 @@ def test_what_cannot_be_hashed_says_why(model: Path) -> None:
 
 def test_inside_a_root_is_allowed(model: Path) -> None:
     for roots in (["."], ["models"], [str(model.parent)], ["other", "models/iris"]):
-        check_allowed(model, roots)
+        check_allowed(str(model), roots)
 
 
 @pytest.mark.parametrize("roots", [["other"], [], ["models/iri"], ["models/iris/sub"]])
 def test_outside_every_root_is_forbidden(model: Path, roots: list[str]) -> None:
     with pytest.raises(Forbidden) as caught:
-        check_allowed(model, roots)
+        check_allowed(str(model), roots)
     assert str(model.parent) not in str(caught.value)
 
 
 def test_dots_do_not_lead_out_of_a_root(model: Path) -> None:
     with pytest.raises(Forbidden):
-        check_allowed(resolve("models/iris/sub/../../../models"), ["models/iris"])
+        check_allowed("models/iris/sub/../../../models", ["models/iris"])
 
 
 @pytest.mark.parametrize("linked", ["file", "folder", "through"])
@@ -144,10 +140,10 @@ def test_a_link_does_not_lead_out_of_a_root(model: Path, tmp_path: Path, linked:
         (model.parent / "inside" / "x.joblib").symlink_to(outside / "evil.joblib")
         (model / "y").symlink_to(model.parent / "inside")
     with pytest.raises(Forbidden):
-        check_allowed(model, ["models"])
-    check_allowed(model, ["."])
+        check_allowed(str(model), ["models"])
+    check_allowed(str(model), ["."])
 
 
 def test_the_artifact_itself_may_be_a_link_inside_the_root(model: Path) -> None:
     (model.parent / "current").symlink_to(model)
-    check_allowed(resolve("models/current"), ["models"])
+    check_allowed("models/current", ["models"])
