@@ -2,14 +2,17 @@
 """``ray.serve.llm``'s server for a model that is a folder on this machine, in a replica that is not its own.
 
 Fetches nothing: otherwise a further process on each node imports vLLM to find the files. Without a GPU the engine is
-the replica's child: otherwise a placement group of its own reserves CPUs that the replica has already.
+the replica's child: otherwise a placement group of its own reserves CPUs that the replica has already. And its one
+worker is the engine's own process: otherwise there is one more, and each keeps a core busy waiting for the other.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
@@ -20,6 +23,20 @@ class LocalFiles(CallbackBase):
     async def on_before_node_init(self) -> None:
         """See the base class."""
         self.ctx.run_init_node = False
+
+
+class OneProcessEngine(VLLMEngine):
+    """An engine that is its own worker, where it has one."""
+
+    def _start_async_llm_engine(
+        self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any
+    ) -> Any:  # there is no public way past the executor that ``LLMConfig`` decides
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+        parallel = vllm_engine_config.parallel_config
+        if parallel.world_size * parallel.data_parallel_size == 1:
+            parallel.distributed_executor_backend = UniProcExecutor
+        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
 
 
 class Server(LLMServer):
@@ -51,4 +68,7 @@ def make_server(name: str, source: str, arguments: dict[str, Any], bundles: list
     )
     if not bundles:
         config._callback_instance = LocalFiles(llm_config=config)  # there is no public way
-    return Server.sync_init(config)  # type: ignore[return-value]  # it is made of the class
+    # Where threads are bound to cores, vLLM does that for a worker's process of its own.
+    is_bound = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") != "nobind"
+    engine = None if bundles or is_bound else OneProcessEngine
+    return Server.sync_init(config, engine_cls=engine)  # type: ignore[return-value]  # it is made of the class
