@@ -28,6 +28,8 @@ from load_tests.processes import ServerProcess, free_ports, wait_until
 ROOT = Path(__file__).parents[1]
 MODEL, TRANSFORMERS = "smollm2", "smollm2-transformers"
 STREAMS = (1, 16)
+# What the first token takes with one stream is some milliseconds more or less: each round has the median of so many.
+SHORT_REQUESTS, SHORT_TOKENS = 20, 4
 READY_S = 900
 # One thread for each engine, as Ray gives a replica of less than two CPUs: the clients need the other core.
 CPU = {
@@ -80,6 +82,8 @@ async def _round(url: str, model: str, streams: int, tokens: int, found: Found) 
         begun_s = time.perf_counter()
         firsts = await asyncio.gather(*(_stream(client, model, tokens, number) for number in range(streams)))
         found.tokens_per_s.append(streams * tokens / (time.perf_counter() - begun_s))
+        if streams == 1:
+            firsts = [await _stream(client, model, SHORT_TOKENS, number) for number in range(SHORT_REQUESTS)]
         found.first_ms.append(1000 * statistics.median(firsts))
 
 
@@ -166,6 +170,8 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", default=["modelyard", "vllm", "ray", "transformers"])
     arguments = parser.parse_args()
     source = (arguments.models / MODEL).absolute()
+    if not source.is_dir():
+        parser.error(f"there is no {source}: python -m modelyard_deployments.examples models {MODEL}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="my-llm-")))
         found, urls = {}, dict[str, tuple[str, str]]()
