@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from modelyard.errors import ModelLoadError
 from modelyard.store.cache import Copy, fetch
-from modelyard.store.remote import below, check_remote, digest_of, is_remote, list_remote
+from modelyard.store.remote import Remote, below, digest_of, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +79,12 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
+        self._remote = Remote(uri)
         self._copies: dict[str, Copy] = {}
 
     def find(self) -> dict[str, str]:
         """See :class:`Shelf`."""
-        files = list_remote(self._uri)
+        files = self._remote.list()
         names = {file.name.removesuffix(f"/{_CONFIG}") for file in files if file.name.endswith(f"/{_CONFIG}")}
         names = {name for name in names if "/" not in name and not name.startswith(".")}
         found = {name: digest_of(below(files, name)) for name in names}
@@ -107,7 +108,6 @@ def open_shelf(place: str) -> Shelf:
         InvalidConfig: The store can never be reached from here.
     """
     if is_remote(place):
-        check_remote(place)
         return Store(place)
     if not Path(place).is_dir():
         raise ModelLoadError(f'options.adapters: expected a folder, got "{place}"')
@@ -153,18 +153,21 @@ class Adapters:
 
     async def _follow(self) -> None:
         found = await asyncio.to_thread(self._shelf.find)
-        changed = {name for name, stamp in found.items() if self._seen.get(name) != stamp}
-        for name in set(self.names) & (changed | (set(self.names) - found.keys())):
+        for name in set(self.names) - found.keys():
             await self._unload(name)
-        self._seen = found
-        for name in sorted(changed):
-            try:
-                path = await asyncio.to_thread(self._shelf.get, name, found[name])
+        self._seen = {name: stamp for name, stamp in self._seen.items() if name in found}
+        for name, stamp in sorted(found.items()):
+            if self._seen.get(name) == stamp:
+                continue
+            try:  # first, so that the one that is loaded answers meanwhile
+                path = await asyncio.to_thread(self._shelf.get, name, stamp)
             except ModelLoadError as exc:
                 logger.error('adapter "%s" cannot be fetched: %s', name, exc)
-                self._seen.pop(name)  # the next look tries again
-                continue
+                continue  # the next look tries again
+            if name in self.names:
+                await self._unload(name)
             await self._load(name, path)
+            self._seen[name] = stamp
 
     async def _load(self, name: str, path: Path) -> None:
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest

@@ -26,7 +26,7 @@ from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments import _asgi
 from modelyard_deployments._openai_protocol import refusing
 from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
-from modelyard_deployments._vllm_adapters import Adapters, open_shelf
+from modelyard_deployments._vllm_adapters import Adapters, Shelf, open_shelf
 from modelyard_deployments._vllm_arguments import find_problem
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
 from modelyard_deployments._vllm_prefill import NIXL, Prefill
@@ -77,19 +77,20 @@ class VLLMModel(OpenAIModel):
     Args:
         path: Its folder.
         options: How it runs.
+        shelf: Where its adapters are; None where it has none.
         reason: Why this backend runs it; empty where the user has said so.
     """
 
     concurrency = 1024
 
-    def __init__(self, path: Path, options: VLLMOptions, reason: str = "") -> None:
+    def __init__(self, path: Path, options: VLLMOptions, shelf: Shelf | None = None, reason: str = "") -> None:
         engine = options.engine
         if options.prefill is not None:
             engine = engine | {_TRANSFER: {**NIXL, **(engine.get(_TRANSFER) or {})}}
         self._engine = Engine(path, engine, has_adapters=options.adapters is not None)
         self._prefill: Prefill | None = None
         self._prefill_name = options.prefill
-        self._shelf = None if options.adapters is None else open_shelf(options.adapters)
+        self._shelf = shelf
         self._reason = reason
         self._adapters: Adapters | None = None
         self._signature = TEXT_SIGNATURE
@@ -252,10 +253,12 @@ def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:
     """
     if path.is_dir() and not (path / _CONFIG).is_file():
         raise ModelLoadError(f"expected a folder with {_CONFIG}, as Hugging Face's libraries save models; got none")
+    # Before the environment says that the hub is not to be asked, which its library reads once.
+    shelf = None if options.adapters is None else open_shelf(options.adapters)
     prepare_environment()
     import vllm  # noqa: F401  # says at once, and not in the engine's own words, that it is not installed
 
-    return VLLMModel(path, options, reason)
+    return VLLMModel(path, options, shelf, reason)
 
 
 if __name__ == "__main__":

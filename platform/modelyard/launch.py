@@ -22,7 +22,7 @@ from modelyard.config import PlatformConfig, ServeFile, load_serve_file
 from modelyard.errors import Forbidden, InternalError, InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.store import check_allowed, resolve
-from modelyard.store.remote import check_remote, is_remote
+from modelyard.store.remote import Remote, is_remote
 
 FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -78,7 +78,7 @@ def check_locations(config: PlatformConfig) -> tuple[str, ...]:
             if runs_elsewhere(framework, spec.uri):
                 continue
             if is_remote(spec.uri):
-                check_remote(spec.uri)
+                Remote(spec.uri)
             else:
                 resolve(spec.uri)
             if framework.runs_code(spec.options):

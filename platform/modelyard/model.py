@@ -49,9 +49,6 @@ class Model(PeerCalls, ABC):
     name: str = ""
     """What it is called on the platform; its replica sets it before ``start``."""
 
-    artifact: object = None
-    """Keeps its files on this node, where they are a copy; its replica sets it."""
-
     concurrency: int = 1
     """How many calls of ``predict`` may run at once: in threads, or on the event loop where it is ``async def``."""
 

@@ -7,12 +7,14 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -22,7 +24,8 @@ import tritonclient.http
 from conftest import KNOWN_OUTPUT
 from load import Load
 from made_models import write_constant, write_sleeper
-from platform_process import BIN, PlatformProcess, base_document, running, wait_until
+from platform_process import BIN, PlatformProcess, base_document, free_ports, running, wait_until
+from s3_server import s3_settings, serving_s3
 
 from modelyard.admin import ModelState
 from modelyard.client import Platform
@@ -48,7 +51,8 @@ def second(make_folder: Callable[[], Path]) -> Iterator[PlatformProcess]:
     steps = [{"ensemble": [{"model": "iris-sklearn"}]}]
     panel = {"name": "panel", "framework": "pipeline", "options": {"steps": steps}, "resources": {"num_cpus": 0.1}}
     document["applications"][0]["args"]["models"].insert(0, panel)
-    with running(PlatformProcess(make_folder(), document)) as process:
+    (port,) = free_ports(1)
+    with running(PlatformProcess(make_folder(), document, settings=s3_settings(port))) as process:
         yield process
         assert process.stop() == 0
 
@@ -280,6 +284,33 @@ def test_a_replica_that_comes_back_does_not_serve_other_files_as_the_same_versio
         assert client.load("changed", wait=True).version == "2"
         assert client.predict("changed", [[0.0]]).outputs["output-0"].tolist() == [2.0]
         client.unregister("changed", wait=True)
+
+
+def test_a_model_in_a_store_is_served_on_while_that_is_away(second: PlatformProcess) -> None:
+    pytest.importorskip("s3fs", reason="pip install modelyard[s3]")
+    shutil.copytree(second.folder / "models" / "iris-xgboost", second.folder / "buckets" / "models" / "iris")
+    port = urlsplit(second.settings["AWS_ENDPOINT_URL"]).port
+    with Platform.connect(second.url, timeout_s=60) as client:
+        with serving_s3(second.folder / "buckets", port or 0):
+            client.register(
+                "stored", framework="xgboost", uri="s3://models/iris", resources={"num_cpus": 0.1}, wait=True
+            )
+        (expected,) = client.predict("stored", ROW).outputs.values()
+        (replica,) = second.replicas("stored@1")
+        (controller,) = second.replicas("platform", "Controller")
+        kill({controller, replica})
+        wait_until(lambda: second.replicas("stored@1") - {replica}, 60, "the next replica")
+        wait_until(lambda: _is_ready(client, "stored"), 60, "it to be ready")
+        (answer,) = client.predict("stored", ROW).outputs.values()
+        assert answer.tolist() == expected.tolist()
+        client.unregister("stored", wait=True)
+
+
+def _is_ready(client: Platform, name: str) -> bool:
+    try:
+        return client.status(name).replicas_ready > 0
+    except ModelyardError:  # the controller is new
+        return False
 
 
 def test_a_request_that_kills_its_replica_does_not_kill_the_platform(second: PlatformProcess) -> None:

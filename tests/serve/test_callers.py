@@ -137,6 +137,57 @@ async def test_where_its_standby_cannot_answer_its_replica_does(handle, start, s
     assert (await asked)["output-0"].tolist() == [4.0]
 
 
+async def test_its_replica_answers_what_its_standby_is_too_slow_for(handle, start, make_call, fake, start_runner):
+    pool = Pooled(None, Overloaded("never said"))
+    pool.submit = lambda call: asyncio.get_running_loop().create_future()
+    await start("pool@fake", pool)
+    callers = Callers()
+    await _follow(callers, ASLEEP)
+    asked = asyncio.create_task(callers.call(ASLEEP, make_call(1.0), 10))
+    await asyncio.sleep(0.01)
+    assert handle.asked == ["wake m@1"]
+    handle.started.set()
+    assert (await asked)["output-0"].tolist() == [4.0]
+    assert handle.asked == ["wake m@1", "call m@1"]
+
+
+async def test_where_the_pool_dies_of_it_its_replica_answers(handle, start, start_runner, make_call, gated, until):
+    model = gated()
+    server = await start("pool@fake", Pooled(start_runner(model)))
+    callers = Callers()
+    await _follow(callers, ASLEEP)
+    asked = asyncio.create_task(callers.call(ASLEEP, make_call(1.0), 10))
+    for times in (1, 2):
+        await until(lambda times=times: model.begun == times or "call pool@fake" in handle.asked)
+        for connection in list(server._connections):
+            connection.abort()
+        await callers.scan()
+    handle.started.set()
+    assert (await asked)["output-0"].tolist() == [4.0]
+    model.let(2)
+
+
+async def test_a_new_replica_is_one_though_the_table_counts_as_before(
+    handle, start, start_runner, fake, make_call, until, tmp_path
+):
+    pool = Pooled(start_runner(fake()))
+    await start("pool@fake", pool)
+    old = await start("m@1", start_runner(fake()))
+    callers = Callers()
+    await _follow(callers, AWAKE)
+    new = LaneServer(socket_path(tmp_path, "m@1", "two"), start_runner(fake()))
+    await new.start()
+    await callers.scan()
+    old.stop_accepting()
+    await old.drain()
+    await until(lambda: len(callers._callers["m@1"]._lanes) == 1)
+    await _follow(callers, AWAKE)
+    await callers.call(AWAKE, make_call(1.0), 10)
+    assert (handle.asked, pool.residents) == ([], [])
+    new.stop_accepting()
+    await new.stop()
+
+
 async def test_what_the_model_itself_answers_is_the_answer(handle, start, make_call):
     await start("pool@fake", Pooled(None, ModelFailed("m", "it cannot divide")))
     callers = Callers()

@@ -37,6 +37,8 @@ from modelyard.serve import controller as module
 from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
 from modelyard.serve.residents import Resident
+from modelyard.store.artifact import LocalArtifact
+from modelyard.store.remote import StoreError
 from modelyard.testing import FakeModel, FakeOptions
 
 
@@ -319,6 +321,41 @@ async def test_a_scheme_nobody_reads_fails_its_own_model_only(artifacts, remembe
     controller = Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": [spec]})
     await controller.step()
     assert 'got the scheme "ftp"' in (await _table(controller)).get_revision("far").reason
+
+
+@pytest.mark.parametrize("folder", ["one.fake", "versions"])
+async def test_models_go_on_as_they_were_where_their_store_is_away_at_a_start(
+    artifacts, remembering, monkeypatch, folder
+):
+    for number in (1, 2):
+        (artifacts / "versions" / str(number)).mkdir(parents=True)
+        (artifacts / "versions" / str(number) / "model.fake").write_text(str(number))
+    spec = {"name": "far", "framework": "fake", "uri": "s3://bucket/far"}
+    asked: list[str] = []
+
+    def away(uri: str) -> Any:
+        asked.append(uri)
+        raise StoreError("nobody answers")
+
+    def start(*models: dict[str, Any]) -> Stepped:
+        return Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": list(models)})
+
+    monkeypatch.setattr("modelyard.serve.artifacts.find_artifact", lambda uri: LocalArtifact(artifacts / folder))
+    first = start(spec)
+    await first.step()
+    known = (await _table(first)).models["far"]
+    remembering.run(f"far@{known.active}")
+    monkeypatch.setattr("modelyard.serve.artifacts.find_artifact", away)
+    second = start(spec, {**spec, "name": "other", "uri": "s3://bucket/other"})
+    await second.step()
+    status = await second.status("far")
+    assert (status.state, status.version, status.reason) == ("ready", known.active, "")
+    assert set((await _table(second)).models["far"].revisions) == set(known.revisions)
+    assert (await second.status("other")).reason == "nobody answers"
+    assert asked == ["s3://bucket/far"], "a store that is away is not asked for each of its models"
+    third = start({**spec, "options": {"load_s": 0.5}})
+    await third.step()
+    assert (await third.status("far")).reason.endswith("nobody answers"), "with other options it is another revision"
 
 
 async def test_the_old_revision_serves_until_the_new_one_is_ready(start, remembering, artifacts):
@@ -1150,7 +1187,7 @@ async def test_a_model_that_sleeps_leads_to_its_pool_when_that_runs(pool, rememb
     assert (route.standby.pool, route.standby.application, route.standby.standby) == ("pool@fake", "m@1", None)
     (resident,) = (await controller.residents({route.standby.resident: ""})).values()
     assert (resident.application, resident.spec.uri) == ("m@1", str(artifacts / "one.fake"))
-    assert remembering.loaded == []
+    assert remembering.loaded == ["m@1"]
     remembering.states["m@1"] = {}
     await _settle(controller)
     route = (await _table(controller)).get_ready("m")[0]
@@ -1160,6 +1197,26 @@ async def test_a_model_that_sleeps_leads_to_its_pool_when_that_runs(pool, rememb
         "ready",
         "scaled to zero: its pool answers the next request, which starts a replica",
     )
+
+
+async def test_a_pool_that_cannot_load_a_model_does_not_stand_by_for_it(pool, remembering, artifacts, caplog):
+    controller = pool()
+    remembering.unloadable["m@1"] = ModelLoadError("with it its pool's process takes too much")
+    await controller.register(_spec(artifacts, **STANDBY), "", "")
+    await _settle(controller)
+    for name in ("m@1", "pool@fake"):
+        remembering.run(name)
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].standby is None
+    assert remembering.loaded == ["m@1"], "it is not tried all the time"
+    assert "m@1 has no standby: with it its pool's process takes too much" in caplog.text
+    remembering.unloadable.clear()
+    controller._pools._standbys["m@1"].again_at = 0.0  # a minute later
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].standby is not None
+    del remembering.states["pool@fake"]  # it starts anew, and has none of its libraries
+    await _settle(controller)
+    assert (await _table(controller)).get_ready("m")[0].standby is None
 
 
 async def test_a_standby_that_is_not_wanted_any_more_goes_with_its_pool(pool, remembering, artifacts):

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 from ray import serve
@@ -26,7 +29,7 @@ from ray.serve.schema import (
 from modelyard.catalog import ModelRecord, RevisionRecord
 from modelyard.config import Autoscaling, Limits, ModelSpec, Resources, Runtime, parse_model_spec
 from modelyard.environments.overlay import Overlay
-from modelyard.errors import InvalidConfig
+from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.scaling import Bounds, Window
 from modelyard.serve.handle import DEPLOYMENT_NAME
@@ -38,6 +41,8 @@ from modelyard.serve.runtimes import find_overlay, to_runtime_env
 from modelyard.store import resolve
 from modelyard.store.cache import outline
 from modelyard.store.remote import is_remote
+
+logger = logging.getLogger(__name__)
 
 _LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
@@ -252,8 +257,11 @@ class RevisionDeployment:
             return []
         options = framework.options.model_validate(self.content["options"])
         uri = str(self.content["uri"])
-        path = outline(uri, self.content["artifact"]) if is_remote(uri) else resolve(uri)
-        workers = framework.workers(path, options)
+        if is_remote(uri):
+            with _known_outline(uri, self.content["artifact"]) as path:
+                workers = framework.workers(path, options)
+        else:
+            workers = framework.workers(resolve(uri), options)
         if not workers:
             return []
         if workers > 1 and resources.num_gpus % workers:
@@ -267,6 +275,18 @@ class RevisionDeployment:
         if resources.memory_mb is not None:
             first["memory"] = resources.memory_mb * 1024 * 1024
         return [first, *([each] * (workers - 1))]
+
+
+@contextmanager
+def _known_outline(uri: str, artifact: str) -> Iterator[Path]:
+    """What is known of an artifact in a store; while that does not answer, a path where nothing is."""
+    try:
+        copy = outline(uri, artifact)
+    except ModelLoadError as exc:
+        logger.info("%s: %s", uri.partition("?")[0], exc)
+        yield Path(uri)
+    else:
+        yield copy.path
 
 
 def to_autoscaling(

@@ -28,13 +28,21 @@ def make_absent_entry(spec: ModelSpec) -> ModelEntry:
 
 
 def make_known_entry(spec: ModelSpec, record: ModelRecord | None) -> ModelEntry | None:
-    """For a model in a store that does not answer: as it was registered, where nothing else of it has changed."""
-    revision = record.latest if record is not None and not record.is_versioned else None
-    if revision is None or not is_remote(spec.uri):
+    """For a model in a store that does not answer: as the catalog has it, where nothing else of it has changed."""
+    if record is None or record.latest is None:
         return None
-    content = dict(revision.content)
-    artifact = content.pop("artifact", "")
-    return _make_entry(spec, artifact) if content == spec.revision_content() and artifact not in ("", _ABSENT) else None
+    revisions = record.revisions if record.is_versioned else (record.latest,)
+    own = {"uri", "artifact"} if record.is_versioned else {"artifact"}
+    asked = {key: value for key, value in spec.revision_content().items() if key not in own}
+    for one in revisions:
+        content = {key: value for key, value in one.content.items() if key not in own}
+        if content != asked or one.content.get("artifact") in (None, "", _ABSENT):
+            return None
+    if not record.is_versioned:
+        return _make_entry(spec, record.latest.content["artifact"])
+    versions = tuple(VersionEntry(one.number, dict(one.content), one.digest) for one in revisions)
+    labels = {label: number for label, number in _policy(spec).labels.items() if number in {v.number for v in versions}}
+    return ModelEntry(spec.name, spec.to_json(), versions[-1].content, versions[-1].digest, versions, labels)
 
 
 def _make_entry(spec: ModelSpec, artifact: str) -> ModelEntry:

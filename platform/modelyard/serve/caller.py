@@ -119,6 +119,7 @@ class RevisionCaller:
         call_by_handle: The way without a lane.
         stream_by_handle: The same for streams.
         connections: Makes the lanes.
+        died: What a request is answered whose replicas have died of it, or with it.
     """
 
     def __init__(
@@ -127,9 +128,11 @@ class RevisionCaller:
         call_by_handle: HandleCall,
         stream_by_handle: HandleStream,
         connections: Connections | None = None,
+        died: type[ModelFailed | ModelNotReady] = ModelFailed,
     ) -> None:
         self._route = route
         self._connections: Connections = connections or OwnConnections()
+        self._died = died
         self._call_by_handle = call_by_handle
         self._stream_by_handle = stream_by_handle
         self._handle_streams = 0
@@ -156,8 +159,9 @@ class RevisionCaller:
 
     @property
     def has_replica(self) -> bool:
-        """One runs, as far as is known: a lane that ends says so before the controller does."""
-        return self._route.replicas > self._gone
+        """One runs, as far as is known: lanes tell of it before the controller does."""
+        is_open = any(lane.protocol.is_open and not lane.is_leaving for lane in self._lanes.values())
+        return is_open or self._route.replicas > self._gone
 
     @property
     def ongoing(self) -> int:
@@ -537,7 +541,7 @@ class RevisionCaller:
             if lane.protocol is protocol:
                 del self._lanes[path]
                 self._gone += not lane.is_leaving
-                died = ModelFailed(self._route.model, "its replica died while answering")
+                died = self._died(self._route.model, "its replica died while answering")
                 for in_flight in reversed(lane.calls.values()):
                     self._retry(in_flight, died)
                 for stream in lane.streams.values():

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 from modelyard.admin import ModelState
 from modelyard.batching import Call
 from modelyard.dataplane import DataPlane
-from modelyard.errors import ModelNotReady, Overloaded
+from modelyard.errors import ModelFailed, ModelNotReady, Overloaded
 from modelyard.outcomes import Outcomes
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.caller import RevisionCaller
@@ -50,7 +50,7 @@ class Callers:
 
     def __init__(self) -> None:
         self._callers: dict[str, RevisionCaller] = {}
-        self._waking: dict[str, asyncio.Task[None]] = {}
+        self._waking: dict[str, asyncio.Task[bool]] = {}
         self._shared = SharedConnections()
         self._folder = lane_folder(session_id())
 
@@ -59,19 +59,39 @@ class Callers:
         caller = self._callers.get(revision.caller) or self._add(revision)
         if revision.standby is not None and not caller.has_replica:
             began = monotonic()
-            self._wake(revision)
-            try:
-                return await self.call(revision.standby, call, timeout_s)
-            except (ModelNotReady, Overloaded) as exc:  # the pool cannot, or not now: its own replica will
-                logger.info('model "%s": its standby does not answer: %s', revision.model, exc)
-                timeout_s = max(0.0, timeout_s - (monotonic() - began))
+            outputs = await self._call_standby(revision, revision.standby, call, timeout_s)
+            if outputs is not None:
+                return outputs
+            timeout_s = max(0.0, timeout_s - (monotonic() - began))
         return await caller.call(replace(call, resident=revision.resident) if revision.pool else call, timeout_s)
 
-    def _wake(self, revision: RevisionRoute) -> None:
-        """Has Serve start a replica, once however many requests come meanwhile."""
-        if revision.application not in self._waking:
+    async def _call_standby(
+        self, revision: RevisionRoute, standby: RevisionRoute, call: Call, timeout_s: float
+    ) -> Tensors | None:
+        """What the pool answers for a revision that sleeps; None where its own replica is there first, or has to be."""
+        waking = self._wake(revision)
+        caller = self._callers.get(standby.caller) or self._add(standby, ModelNotReady)
+        asked = asyncio.ensure_future(caller.call(replace(call, resident=standby.resident), timeout_s))
+        try:
+            await asyncio.wait({asked, waking}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done() and not waking.result():
+                await asyncio.wait({asked})
+            if not asked.done():
+                return None
+            return asked.result()
+        except (ModelNotReady, Overloaded) as exc:  # the pool cannot, or not now
+            logger.info('model "%s": its standby does not answer: %s', revision.model, exc)
+            return None
+        finally:
+            asked.cancel()
+
+    def _wake(self, revision: RevisionRoute) -> asyncio.Task[bool]:
+        """Has Serve start a replica, once however many requests come meanwhile; whether one runs then."""
+        task = self._waking.get(revision.application)
+        if task is None:
             task = self._waking[revision.application] = asyncio.create_task(_until_awake(revision))
             task.add_done_callback(lambda _: self._waking.pop(revision.application, None))
+        return task
 
     def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
         """See ``dataplane.Transport``."""
@@ -86,27 +106,28 @@ class Callers:
             # Serve's many ways to say that a replica is gone or busy.
             raise ModelNotReady(revision.model, "its replicas do not say what they have counted") from exc
 
-    def _add(self, route: RevisionRoute) -> RevisionCaller:
+    def _add(self, route: RevisionRoute, died: type[ModelFailed | ModelNotReady] = ModelFailed) -> RevisionCaller:
         handle = RevisionHandle(route)
         connections = self._shared if route.pool else None
-        caller = self._callers[route.caller] = RevisionCaller(route, handle.call, handle.stream, connections)
+        caller = self._callers[route.caller] = RevisionCaller(route, handle.call, handle.stream, connections, died)
         return caller
 
     async def update(self, table: RouteTable) -> None:
         """Follows a new table: callers for what is new, and what is gone sends what it holds and ends."""
-        routes = {
-            route.caller: route
+        revisions = [
+            revision
             for model in table.models.values()
             for revision in model.revisions.values()
-            for route in (revision, revision.standby)
-            if route is not None and route.state not in _LEAVING and not route.member  # members share their model's
-        }
+            if revision.state not in _LEAVING and not revision.member  # members share their model's
+        ]
+        standbys = {one.standby.caller: one.standby for one in revisions if one.standby is not None}
+        routes = {revision.caller: revision for revision in revisions} | standbys
         for name, route in routes.items():
             caller = self._callers.get(name)
             if caller is not None:
                 caller.update(route)
             elif route.is_ready:
-                self._add(route)
+                self._add(route, ModelNotReady if name in standbys else ModelFailed)
         for name in self._callers.keys() - routes.keys():
             self._callers.pop(name).retire()
         await self.scan()
@@ -132,11 +153,13 @@ class Callers:
                 await caller.connect(paths)
 
 
-async def _until_awake(revision: RevisionRoute) -> None:
+async def _until_awake(revision: RevisionRoute) -> bool:
     try:
         await RevisionHandle(revision).wake()
     except Exception as exc:  # noqa: BLE001  # Serve's many errors (replica died, application deleted, …)
         logger.info('model "%s" does not wake: %s: %s', revision.model, type(exc).__name__, exc)
+        return False
+    return True
 
 
 class Following:

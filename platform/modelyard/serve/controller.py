@@ -53,6 +53,7 @@ from modelyard.serve.residents import Resident
 from modelyard.serve.rollouts import Rollouts, Traffic
 from modelyard.serve.views import failed_route, model_route, model_status, show_revisions
 from modelyard.signature import Description
+from modelyard.store.remote import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -509,17 +510,23 @@ class Controller:
         """
         entries: list[ModelEntry] = []
         refused: dict[str, str] = {}
+        silent: dict[str, StoreError] = {}  # nobody is asked again and again, for each of its models
         for spec in specs:
+            store = "/".join(spec.uri.split("/")[:3])
             try:
+                if store in silent:
+                    raise silent[store]
                 entries.append(self._artifacts.make_entry(spec))
             except ModelyardError as exc:
-                known = make_known_entry(spec, self._catalog.find_model(spec.name))
-                if known is not None:
-                    logger.warning('model "%s": as it was registered: %s', spec.name, exc)
-                    entries.append(known)
-                    continue
-                refused[spec.name] = str(exc)
-                entries.append(make_absent_entry(spec))
+                known = None
+                if isinstance(exc, StoreError):
+                    silent[store] = exc
+                    known = make_known_entry(spec, self._catalog.find_model(spec.name))
+                if known is None:
+                    refused[spec.name] = str(exc)
+                else:
+                    logger.warning('model "%s" goes on as it was: %s', spec.name, exc)
+                entries.append(known or make_absent_entry(spec))
         records = self._catalog.sync_declared(entries)
         for record in records:
             if record.name in refused:
@@ -609,6 +616,7 @@ class Controller:
         if own is None or own.status is ApplicationStatus.DELETING:
             return False  # Serve takes everything down; what it has removed is not to be put up again
         observed = self._begin_again(again, self._observe(applications))
+        self._pools.try_standbys(self._loop)
         self._find_misfits(models, observed)
         self._give_up_loading(models, observed)
         self._describe(models, observed)
@@ -837,10 +845,12 @@ class Controller:
                 self._described[name] = told
                 self._failures.pop(name, None)
                 keep_description(name, digests.get(name, ""), told)
-            elif self._failures.get(name) != told:
-                logger.warning("%s cannot be loaded: %s", name, told)
+            else:
+                if self._failures.get(name) != told:
+                    logger.warning("%s cannot be loaded: %s", name, told)
                 self._failures[name] = told
-                self._described.pop(name, None)
+                if self._described.pop(name, None) is not None:
+                    clear_description(name)
         new = [name for name in names if name not in self._described and name not in self._failures]
         for name in [*new, *self._pools.take_lost()]:
             self._pools.ask(name, self._loop)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from time import monotonic_ns
@@ -19,6 +20,8 @@ from modelyard.routing import RevisionRoute
 from modelyard.serve.counts import get_kept_counts
 from modelyard.statistics import Statistics, merge_statistics
 from modelyard.tensor import Tensors
+
+logger = logging.getLogger(__name__)
 
 CONTROLLER_NAME: Final = "Controller"
 """The controller's deployment in the platform's application."""
@@ -98,5 +101,8 @@ async def count(revision: RevisionRoute, timeout_s: float) -> Statistics:
     else:
         counts = await handle.counts(revision.member, timeout_s)
     if revision.standby is not None:
-        counts |= await RevisionHandle(revision.standby).counts(revision.member, timeout_s)
+        try:
+            counts |= await RevisionHandle(revision.standby).counts(revision.member, timeout_s)
+        except Exception as exc:  # noqa: BLE001  # its own counts are there all the same
+            logger.info('model "%s": its standby tells no counts: %s', revision.model, type(exc).__name__)
     return merge_statistics(counts.values())

@@ -52,6 +52,7 @@ _DEATHS: Final = 2
 """A revision may have been in so many replicas that went away while it was loading."""
 _REPORT_TIMEOUT_S: Final = 5.0
 _ASK_LOST_AGAIN_S: Final = 10.0
+_ASK_STANDBY_AGAIN_S: Final = 60.0
 
 
 def is_pool(name: str) -> bool:
@@ -121,6 +122,36 @@ class PoolDeployment:
         return serve.RunTarget(target=bound, name=self.application, route_prefix=None)
 
 
+@dataclass(eq=False, slots=True)
+class _Standby:
+    """What a pool answers for while it sleeps.
+
+    Attributes:
+        revision: As it was when this was made.
+        resident: As the pool knows it.
+        is_ready: The pool's replicas have shown that they can load it.
+        asked: One of them is asked to.
+        again_at: When it is to be asked again, in seconds.
+    """
+
+    revision: RevisionDeployment
+    resident: Resident
+    is_ready: bool = False
+    asked: Future[Description | ModelyardError] | None = None
+    again_at: float = 0.0
+
+    def look(self, now: float) -> None:
+        """Takes what the pool has answered."""
+        asked, self.asked = self.asked, None
+        if asked is None or asked.cancelled():
+            return
+        failure = asked.exception() or asked.result()
+        self.is_ready = isinstance(failure, Description)
+        if not self.is_ready:
+            logger.warning("%s has no standby: %s", self.resident.application, failure)
+            self.again_at = now + _ASK_STANDBY_AGAIN_S
+
+
 class Pools:
     """The shared revisions that are admitted, and their pools.
 
@@ -133,7 +164,7 @@ class Pools:
         self._config = config
         self._platform = platform
         self._residents: dict[str, Resident] = {}
-        self._standbys: dict[str, tuple[RevisionDeployment, Resident]] = {}
+        self._standbys: dict[str, _Standby] = {}
         self._by_key: dict[str, Resident] = {}
         self._running: set[str] = set()
         self._deployments: dict[str, PoolDeployment] = {}
@@ -216,36 +247,52 @@ class Pools:
     def stand_by(self, revision: RevisionDeployment) -> None:
         """A pool is to answer for this revision, which has an application of its own, while that has no replica."""
         known = self._standbys.get(revision.application)
-        if known is not None and known[0] is revision:
+        if known is not None and known.revision is revision:
             return
         resident = self._to_resident(revision)
-        if known is not None and known[1].key != resident.key:
-            self._by_key.pop(known[1].key, None)
-        self._standbys[revision.application] = revision, resident
+        is_ready = known is not None and known.resident.key == resident.key and known.is_ready
+        if known is not None and known.resident.key != resident.key:
+            self._by_key.pop(known.resident.key, None)
+        self._standbys[revision.application] = _Standby(revision, resident, is_ready)
         self._by_key[resident.key] = resident
 
     def keep_standbys(self, applications: Collection[str]) -> None:
         """Ends all standbys but those of these applications."""
         for application in self._standbys.keys() - applications:
-            _, resident = self._standbys.pop(application)
+            resident = self._standbys.pop(application).resident
             if application not in self._residents:  # else it is the resident's, of the same revision
                 self._by_key.pop(resident.key, None)
+
+    def try_standbys(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Has pools load what they are to stand by for, once: so they can, and have the library when it counts.
+
+        Args:
+            loop: Where Serve's handles work.
+        """
+        now = time.monotonic()
+        for one in self._standbys.values():
+            if one.resident.pool not in self._running:
+                one.is_ready, one.asked, one.again_at = False, None, 0.0
+            elif one.asked is None and not one.is_ready and one.again_at <= now:
+                one.asked = asyncio.run_coroutine_threadsafe(_ask(one.resident), loop)
+            elif one.asked is not None and one.asked.done():
+                one.look(now)
 
     def find_standby(self, application: str) -> Resident | None:
         """What answers for an application of its own while that has no replica; None where nothing can now."""
         known = self._standbys.get(application)
-        return known[1] if known is not None and known[1].pool in self._running else None
+        return known.resident if known is not None and known.is_ready else None
 
     async def report(self) -> tuple[Pool, ...]:
         """What the pools hold and have done, by name; of those whose replicas answer soon."""
         lived = Counter(resident.pool for resident in list(self._residents.values()))
-        lived += Counter(resident.pool for _, resident in list(self._standbys.values()))
+        lived += Counter(one.resident.pool for one in list(self._standbys.values()))
         return tuple(await asyncio.gather(*(_report(name, count) for name, count in sorted(lived.items()))))
 
     def needed(self) -> list[PoolDeployment]:
         """The pools that somebody lives in."""
         used = {resident.pool for resident in self._residents.values()}
-        used |= {resident.pool for _, resident in self._standbys.values()}
+        used |= {one.resident.pool for one in self._standbys.values()}
         return [deployment for name, deployment in sorted(self._deployments.items()) if name in used]
 
     def observe(self, observed: Mapping[str, Observed]) -> dict[str, Observed]:
@@ -304,7 +351,10 @@ class Pools:
             name: Of one that is admitted.
             loop: Where Serve's handles work.
         """
-        resident = self._residents[name]
+        resident = self._residents.get(name)
+        if resident is None:  # released since
+            self._lost.pop(name, None)
+            return
         if name in self._asked or len(self._asked) >= (1 if self._died else _ASKED_AT_ONCE):
             return
         if self._died and name not in self._died:

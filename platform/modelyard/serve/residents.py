@@ -28,11 +28,12 @@ from modelyard.batching import Answer, Call
 from modelyard.errors import ModelLoadError, ModelNotReady, Overloaded
 from modelyard.model import Model, describe
 from modelyard.serve.autoscaling import Work, to_work
-from modelyard.serve.revision import Batching, RevisionSpec, to_reason
+from modelyard.serve.revision import Batching, RevisionSpec, fetch_artifact, to_reason
 from modelyard.serve.runners import Runners
 from modelyard.serve.warmup import warm_up
 from modelyard.signature import Description
 from modelyard.statistics import Statistics, merge_statistics
+from modelyard.store.remote import is_remote
 from modelyard.tensor import Tensors
 
 logger = logging.getLogger(__name__)
@@ -327,6 +328,11 @@ class Residents:
             raise ModelNotReady(_model_of(key), "it hangs where it was loaded before")
         resident = self._known.get(key) or await self._ask_controller(key)
         self._known[key] = resident
+        try:
+            # Before its turn: a store that is slow, or away, holds up nobody else. Kept until it is loaded.
+            copy = await asyncio.to_thread(fetch_artifact, resident.spec) if is_remote(resident.spec.uri) else None
+        except Exception as exc:
+            raise self._fail(resident, to_reason(exc), _TRY_AGAIN_S) from exc
         async with self._turn:
             if self._closed:
                 raise ModelNotReady(_model_of(key), "its replica is stopping")
@@ -344,6 +350,7 @@ class Residents:
             except Exception as exc:
                 # Whatever a library raises while it loads is the reason that ``status`` shows.
                 raise self._fail(resident, to_reason(exc), _TRY_AGAIN_S) from exc
+            del copy  # the model has its own hold
             took_s = time.monotonic() - began
             self.counts.loads += 1
             self.counts.load_s.append(took_s)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from modelyard.errors import ModelyardError
 from modelyard.model import Model, get_framework, load_model, runs_elsewhere
 from modelyard.store import check_unchanged, resolve
-from modelyard.store.cache import fetch
+from modelyard.store.cache import Copy, fetch
 from modelyard.store.remote import is_remote
 
 
@@ -57,20 +58,29 @@ def load_revision(spec: RevisionSpec) -> Model:
         Exception: What its library raises.
     """
     where: str | Path = spec.uri
-    copy = None
-    if runs_elsewhere(get_framework(spec.framework), spec.uri):
-        pass
-    elif is_remote(spec.uri):
-        copy = fetch(spec.uri, spec.artifact)
+    copy = fetch_artifact(spec)
+    if copy is not None:
         where = copy.path
-    else:
+    elif not runs_elsewhere(get_framework(spec.framework), spec.uri):
         where = path = resolve(spec.uri)
         if spec.artifact:
             check_unchanged(path, spec.artifact)
     model = load_model(spec.framework, where, spec.options)
-    model.artifact = copy
+    if copy is not None:
+        weakref.finalize(model, copy.release)  # it may read its files as long as it lives
     model.name = spec.model
     return model
+
+
+def fetch_artifact(spec: RevisionSpec) -> Copy | None:
+    """The revision's files on this node, where they are in a store.
+
+    Raises:
+        ModelLoadError: As ``cache.fetch``.
+    """
+    if not is_remote(spec.uri) or runs_elsewhere(get_framework(spec.framework), spec.uri):
+        return None
+    return fetch(spec.uri, spec.artifact)
 
 
 def to_reason(exc: Exception) -> str:

@@ -85,9 +85,16 @@ def check_allowed(uri: str, roots: Sequence[str]) -> None:
 
 
 def _is_below(uri: str, root: str) -> bool:
-    """A store's own names may hold dots, a web server's path leads elsewhere by them: both are taken for the latter."""
-    path = unquote(uri.partition("?")[0])
-    return f"{path}/".startswith(f"{root.rstrip('/')}/") and ".." not in path.split("/")
+    """Whether a URL is that of an allowed place, or of what lies below it.
+
+    What another path, a query or a revision could lead to lies elsewhere: whoever may open a pull request on the hub
+    writes revisions of other people's models.
+    """
+    is_web = urlsplit(uri).scheme in ("http", "https")
+    path, start = (unquote(uri.partition("?")[0]) if is_web else uri), root.rstrip("/")
+    rest = path.removeprefix(start)
+    is_inside = path.startswith(start) and (not rest or rest.startswith("/"))
+    return is_inside and ".." not in unquote(path).split("/") and not (uri.startswith("hf://") and "@" in rest)
 
 
 def digest(path: Path) -> str:

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from modelyard.errors import ModelLoadError
 from modelyard.store import digest, resolve
-from modelyard.store.cache import outline
-from modelyard.store.remote import ABSENT, RemoteFile, below, digest_of, is_remote, list_remote
+from modelyard.store.cache import Copy, outline
+from modelyard.store.remote import ABSENT, Remote, RemoteFile, below, digest_of, is_remote
 from modelyard.store.versions import list_files
 
 
@@ -51,8 +51,9 @@ class LocalArtifact:
 class RemoteArtifact:
     """In a store, as it was when this was made."""
 
-    def __init__(self, path: Path, files: tuple[RemoteFile, ...]) -> None:
-        self.path = path
+    def __init__(self, copy: Copy, files: tuple[RemoteFile, ...]) -> None:
+        self.path = copy.path
+        self._copy = copy
         self._files = files
 
     def digest(self, folder: str = "") -> str:
@@ -69,10 +70,11 @@ def find_artifact(uri: str) -> Artifact:
 
     Raises:
         InvalidConfig: The URI is none of an artifact.
-        ModelLoadError: Its store has nothing there, or cannot be read.
+        StoreError: Its store does not answer.
+        ModelLoadError: Its store has nothing there, or what it has cannot be an artifact.
     """
     if not is_remote(uri):
         return LocalArtifact(resolve(uri))
-    if not (files := list_remote(uri)):
+    if not (files := Remote(uri).list()):
         raise ModelLoadError(ABSENT)
     return RemoteArtifact(outline(uri, digest_of(files), files), files)

@@ -3,7 +3,7 @@
 
 A copy is a folder named by its URI and digest, with a file beside it that all who use it have locked, from before it is
 fetched: so what is in use is never removed, and a process that dies lets go of it. A second such file is for whoever
-fetches, alone.
+fetches, alone. A folder has its name only while it is whole.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import tarfile
 import time
 import weakref
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from modelyard.errors import InvalidConfig, ModelLoadError
-from modelyard.store.remote import ABSENT, RemoteFile, digest_of, get_file, last_name, list_remote
+from modelyard.errors import InvalidConfig, ModelLoadError, ModelyardError
+from modelyard.store.remote import ABSENT, Remote, RemoteFile, StoreError, digest_of, last_name
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,16 @@ _SMALL_BYTES: Final = 256 * 1024
 _TOLD: Final = (".json", ".yaml", ".yml", "MLmodel", ".pbtxt")
 """Endings of the files that an outline has with what is in them, where they are small."""
 _ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
-_PART: Final = ".part"
+_OUTLINE_S: Final = 30 * 24 * 3600.0
+"""An outline that nobody has asked for in so long is removed; it takes next to nothing."""
 _OUTLINE: Final = ".outline"
+_PART: Final = ".part"
+_GONE: Final = ".gone"
 _LOCK: Final = ".lock"
-_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_FILES: Final = "files"
+_UNFINISHED: Final = "unfinished"
+_ROOT: Final = "root"
+_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 class Copy:
@@ -56,7 +62,7 @@ class Copy:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
-        weakref.finalize(self, os.close, lock)
+        self.release = weakref.finalize(self, os.close, lock)
 
 
 def fetch(uri: str, digest: str) -> Copy:
@@ -70,23 +76,13 @@ def fetch(uri: str, digest: str) -> Copy:
 
     Raises:
         InvalidConfig: Its store cannot be reached from here, ever.
-        ModelLoadError: It has changed, cannot be fetched, or there is no room for it.
+        StoreError: Its store does not answer.
+        ModelLoadError: It has changed, cannot be kept, or there is no room for it.
     """
-    folder = _cache() / _key(uri, digest)
-    lock = _lock(folder, fcntl.LOCK_SH)
-    try:
-        if not folder.exists():
-            with _held(_part(folder)):
-                if not folder.exists():
-                    _bring(uri, digest, folder)
-        os.utime(folder)
-        return Copy(_artifact(uri, folder), lock)
-    except BaseException:
-        os.close(lock)
-        raise
+    return _obtain(_key(uri, digest), lambda part: _bring(uri, digest, part))
 
 
-def outline(uri: str, digest: str, files: tuple[RemoteFile, ...] = ()) -> Path:
+def outline(uri: str, digest: str, files: tuple[RemoteFile, ...] = ()) -> Copy:
     """What can be said of an artifact without fetching it: its names, its sizes, and what its small texts hold.
 
     Large files are there with their size and nothing in them. An archive is fetched.
@@ -94,62 +90,95 @@ def outline(uri: str, digest: str, files: tuple[RemoteFile, ...] = ()) -> Path:
     Args:
         uri: Of the artifact.
         digest: What it is, by ``remote.digest_of``.
-        files: From ``remote.list_remote``; left out, the store is asked where this node does not know.
+        files: As its store has listed them; left out, the store is asked where this node does not know.
 
     Raises:
         InvalidConfig: Its store cannot be reached from here, ever.
-        ModelLoadError: It cannot be read or written.
+        StoreError: Its store does not answer.
+        ModelLoadError: It has changed, or cannot be kept.
     """
     if last_name(uri).lower().endswith(_ARCHIVES):
-        return fetch(uri, digest).path
-    folder = _cache() / f"{_key(uri, digest)}{_OUTLINE}"
-    with _held(folder):
-        if not folder.exists():
-            part = _part(folder)
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            for file in files or _list_unchanged(uri, digest):
-                target = _place(part, file)
-                if 0 <= file.size <= _SMALL_BYTES and file.name.endswith(_TOLD):
-                    get_file(uri, file, target)
-                else:
-                    with target.open("wb") as empty:
-                        empty.truncate(max(0, file.size))
-            part.rename(folder)
-        os.utime(folder)
-    return _artifact(uri, folder)
+        return fetch(uri, digest)
+    return _obtain(f"{_key(uri, digest)}{_OUTLINE}", lambda part: _sketch(uri, digest, files, part))
 
 
-def _bring(uri: str, digest: str, folder: Path) -> None:
-    """Fetches all files into a folder beside, which takes its place when they are whole.
+def _obtain(name: str, make: Callable[[Path], str]) -> Copy:
+    """A copy, made unless it is there.
 
-    What is there of an attempt that was cut off is not fetched again.
+    Args:
+        name: What its folder is called.
+        make: Puts it together in a folder, and returns where in ``files`` the artifact is.
     """
-    files = _list_unchanged(uri, digest)
-    part = _part(folder)
-    part.mkdir(exist_ok=True)
-    missing = [file for file in files if not _is_there(part, file)]
+    try:
+        folder = _cache() / name
+        part = folder.with_name(f"{name}{_PART}")
+        lock = _lock(folder, fcntl.LOCK_SH)
+        try:
+            if not folder.exists():
+                with _held(part):
+                    if not folder.exists():
+                        for inside in (_FILES, _UNFINISHED):
+                            (part / inside).mkdir(parents=True, exist_ok=True)
+                        (part / _ROOT).write_text(make(part))
+                        shutil.rmtree(part / _UNFINISHED)
+                        part.rename(folder)
+            os.utime(folder)
+            return Copy(folder / _FILES / (folder / _ROOT).read_text(), lock)
+        except BaseException:
+            os.close(lock)
+            raise
+    except ModelyardError:
+        raise
+    except Exception as exc:
+        # Disks and archives have many ways to fail, and none is to take more with it than this artifact.
+        raise ModelLoadError(f"the artifact cannot be kept on this node: {type(exc).__name__}: {exc}") from exc
+
+
+def _sketch(uri: str, digest: str, files: tuple[RemoteFile, ...], part: Path) -> str:
+    remote = Remote(uri)
+    files = files or _list_unchanged(remote, digest)
+    for file in files:
+        target = _place(part / _FILES, file)
+        if 0 <= file.size <= _SMALL_BYTES and file.name.endswith(_TOLD):
+            remote.get(file, target)
+        else:
+            with target.open("wb") as empty:
+                empty.truncate(max(0, file.size))
+    return _root(uri, files)
+
+
+def _bring(uri: str, digest: str, part: Path) -> str:
+    """Fetches all files; what is there of an attempt that was cut off is not fetched again."""
+    remote = Remote(uri)
+    files = _list_unchanged(remote, digest)
+    missing = [file for file in files if not _is_there(part / _FILES, file)]
     size = sum(max(0, file.size) for file in missing)
     _make_room(size)
     began = time.monotonic()
     with ThreadPoolExecutor(_FILES_AT_ONCE, "fetch") as workers:
-        fetched = [workers.submit(_get, uri, file, part) for file in missing]
+        fetched = [workers.submit(_get, remote, file, part, number) for number, file in enumerate(missing)]
         try:
             for one in fetched:
                 one.result()
         except BaseException:
             workers.shutdown(wait=True, cancel_futures=True)
             raise
-    _list_unchanged(uri, digest)
-    if _is_archive(files):
-        _unpack(part / files[0].name)
+    try:
+        _list_unchanged(remote, digest)
+    except StoreError:
+        raise
+    except ModelLoadError:  # what was fetched is not what was listed before
+        shutil.rmtree(part / _FILES)
+        raise
     logger.info("fetched %d files, %.1f MB, in %.1f s", len(missing), size / 1e6, time.monotonic() - began)
-    part.rename(folder)
+    if len(files) == 1 and files[0].name.lower().endswith(_ARCHIVES):
+        return _unpack(part / _FILES / files[0].name)
+    return _root(uri, files)
 
 
-def _list_unchanged(uri: str, digest: str) -> tuple[RemoteFile, ...]:
+def _list_unchanged(remote: Remote, digest: str) -> tuple[RemoteFile, ...]:
     """The files that the store has, which are those that were registered."""
-    files = list_remote(uri)
+    files = remote.list()
     if not files:
         raise ModelLoadError(ABSENT)
     if digest_of(files) != digest:
@@ -160,26 +189,28 @@ def _list_unchanged(uri: str, digest: str) -> tuple[RemoteFile, ...]:
     return files
 
 
-def _get(uri: str, file: RemoteFile, folder: Path) -> None:
-    target = _place(folder, file)
-    unfinished = target.with_name(f"{target.name}~")
+def _get(remote: Remote, file: RemoteFile, part: Path, number: int) -> None:
+    unfinished = part / _UNFINISHED / str(number)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            get_file(uri, file, unfinished)
+            remote.get(file, unfinished)
             break
-        except ModelLoadError:
+        except StoreError:
             if attempt == _ATTEMPTS:
                 raise
             time.sleep(attempt)
-    unfinished.replace(target)
+    unfinished.replace(_place(part / _FILES, file))
 
 
 def _place(folder: Path, file: RemoteFile) -> Path:
     target = folder / file.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as exc:  # stores have objects a and a/b, folders have not
-        raise ModelLoadError(f'the artifact holds "{file.name}" in something that is a file itself') from exc
+        is_taken = target.is_dir()
+    except (FileExistsError, NotADirectoryError):
+        is_taken = True
+    if is_taken:
+        raise ModelLoadError(f'the artifact holds "{file.name}" as a file and as a folder, which a disk cannot')
     return target
 
 
@@ -188,29 +219,34 @@ def _is_there(folder: Path, file: RemoteFile) -> bool:
     return target.is_file() and target.stat().st_size == file.size
 
 
-def _is_archive(files: tuple[RemoteFile, ...]) -> bool:
-    return len(files) == 1 and files[0].name.lower().endswith(_ARCHIVES)
+def _root(uri: str, files: tuple[RemoteFile, ...]) -> str:
+    """Where in its folder the artifact is: that one file, or all of it."""
+    return files[0].name if len(files) == 1 and files[0].name == last_name(uri) else ""
 
 
-def _unpack(archive: Path) -> None:
+def _unpack(archive: Path) -> str:
     """In place of the archive; what would lie outside its folder is refused (tar) or left out (zip)."""
+    folder, is_zip = archive.parent, archive.name.lower().endswith(".zip")
     try:
-        if archive.name.lower().endswith(".zip"):
-            shutil.unpack_archive(archive, archive.parent, "zip")
+        if is_zip:
+            with zipfile.ZipFile(archive) as zipped:
+                size = sum(member.file_size for member in zipped.infolist())
         else:
-            shutil.unpack_archive(archive, archive.parent, "tar", filter="data")
-    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as exc:
-        raise ModelLoadError(f"the archive cannot be unpacked: {exc}") from exc
+            with tarfile.open(archive) as packed:
+                size = sum(member.size for member in packed)
+        _make_room(size)
+        if is_zip:
+            shutil.unpack_archive(archive, folder, "zip")
+        else:
+            shutil.unpack_archive(archive, folder, "tar", filter="data")
+    except ModelyardError:
+        raise
+    except Exception as exc:
+        archive.unlink()
+        raise ModelLoadError(f"the archive cannot be unpacked: {type(exc).__name__}: {exc}") from exc
     archive.unlink()
-
-
-def _artifact(uri: str, folder: Path) -> Path:
-    """What in a copy's folder is the artifact: that one file, what an archive holds in one folder, or all of it."""
-    name = last_name(uri)
     entries = list(folder.iterdir())
-    is_one = len(entries) == 1 and (entries[0].is_file() and entries[0].name == name)
-    is_one = is_one or (len(entries) == 1 and entries[0].is_dir() and name.lower().endswith(_ARCHIVES))
-    return entries[0] if is_one else folder
+    return entries[0].name if len(entries) == 1 and entries[0].is_dir() else ""
 
 
 # -- room
@@ -223,11 +259,18 @@ def _make_room(need: int) -> None:
         ModelLoadError: Those that are in use leave too little.
     """
     cache, limit = _cache(), _limit()
-    sizes = {entry: _size(entry) for entry in cache.iterdir() if entry.is_dir()}
+    used: dict[Path, float] = {}
+    for entry in cache.iterdir():
+        if entry.name.endswith(_GONE):
+            shutil.rmtree(entry, ignore_errors=True)
+        elif (at := _used_at(entry)) and (not entry.name.endswith(_OUTLINE) or at < time.time() - _OUTLINE_S):
+            used[entry] = at
+    sizes = {entry: _size(entry) for entry in used}
     free = min(limit - sum(sizes.values()), shutil.disk_usage(cache).free)
-    for entry in sorted(sizes, key=lambda entry: entry.stat().st_mtime):
-        if free >= need:
-            return
+    possible = min(limit, free + sum(sizes.values()))
+    for entry in sorted(sizes, key=lambda entry: used[entry]) if need <= possible else ():
+        if free >= need and not entry.name.endswith(_OUTLINE):
+            break
         if _remove(entry):
             free += sizes[entry]
     if free < need:
@@ -240,29 +283,49 @@ def _make_room(need: int) -> None:
 def _remove(entry: Path) -> bool:
     """Whether a copy could be removed: nobody uses or fetches it."""
     folder = entry.with_name(entry.name.removesuffix(_PART))
-    lock = os.open(_lock_file(folder), _NEW, 0o600)
+    lock = os.open(_lock_file(folder), _OPEN, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(entry, ignore_errors=True)
-        for one in (folder, _part(folder)):
+        if not _is_lock(lock, folder):
+            return False
+        gone = entry.with_name(f"{entry.name}{_GONE}")
+        shutil.rmtree(gone, ignore_errors=True)
+        entry.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        for one in (folder, folder.with_name(f"{folder.name}{_PART}")):
             _lock_file(one).unlink(missing_ok=True)
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):
         return False
     finally:
         os.close(lock)
     return True
 
 
+def _used_at(entry: Path) -> float:
+    """When a copy was last asked for; 0 where it is none, or none any more."""
+    try:
+        return entry.stat().st_mtime if entry.is_dir() else 0.0
+    except FileNotFoundError:
+        return 0.0
+
+
 def _size(folder: Path) -> int:
     """Bytes on the disk."""
-    return sum((Path(where) / name).lstat().st_blocks * 512 for where, _, names in os.walk(folder) for name in names)
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(where) / name).lstat().st_blocks * 512
+            except FileNotFoundError:  # whoever fetches there has finished it
+                continue
+    return total
 
 
 # -- places
 
 
 def _cache() -> Path:
-    folder = Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "modelyard").expanduser().absolute()
+    folder = Path(os.environ.get(FOLDER) or "~/.cache/modelyard").expanduser().absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
@@ -282,11 +345,6 @@ def _key(uri: str, digest: str) -> str:
     return hashlib.sha256(f"{uri}\n{digest}".encode(errors="surrogateescape")).hexdigest()[:32]
 
 
-def _part(folder: Path) -> Path:
-    """Where it is put together."""
-    return folder.with_name(f"{folder.name}{_PART}")
-
-
 def _lock_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{_LOCK}")
 
@@ -299,7 +357,7 @@ def _lock(folder: Path, how: int) -> int:
         how: Of ``fcntl.flock``.
     """
     while True:
-        lock = os.open(_lock_file(folder), _NEW, 0o600)
+        lock = os.open(_lock_file(folder), _OPEN, 0o600)
         fcntl.flock(lock, how)
         if _is_lock(lock, folder):
             return lock
@@ -308,7 +366,7 @@ def _lock(folder: Path, how: int) -> int:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The lock of a copy, held alone."""
+    """The lock of a folder, held alone."""
     lock = _lock(folder, fcntl.LOCK_EX)
     try:
         yield

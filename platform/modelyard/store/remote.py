@@ -29,11 +29,29 @@ SCHEMES: Final[Mapping[str, str]] = {
     "https": "",
 }
 """Which extra of this package has what reaches each; empty where it is always there."""
+ABSENT: Final = "the model's location does not exist"
 _WEB: Final = ("http", "https")
 _NOT_FOUND: Final = 404
-_MARKS: Final = ("ETag", "etag", "md5Hash", "lfs", "blob_id", "content_md5", "LastModified", "last_modified", "mtime")
-"""What a store says of a file that changes with its contents, the surest first."""
-ABSENT: Final = "the model's location does not exist"
+_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # botocore's own would have one store that does not answer hold up the start of a platform for minutes.
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}}
+}
+_MARKS: Final = (
+    "ETag",
+    "md5Hash",
+    "crc32c",
+    "blob_id",
+    "etag",
+    "Content-MD5",
+    "Last-Modified",
+    "LastModified",
+    "mtime",
+)
+"""What stores say of a file that changes with its contents; where one says several, the surest is first."""
+
+
+class StoreError(ModelLoadError):
+    """A store does not answer, or not to these keys: what it has is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +77,9 @@ def is_remote(uri: str) -> bool:
     return bool(separator) and scheme in SCHEMES
 
 
-def check_remote(uri: str) -> None:
-    """Refuses a URI that can never be fetched.
-
-    Raises:
-        InvalidConfig: It names no object, holds a password, or the package for its scheme is not installed.
-    """
-    _open(uri)
-
-
-def list_remote(uri: str) -> tuple[RemoteFile, ...]:
-    """The files of an artifact as the store has them now, by name; none where there is nothing.
-
-    Args:
-        uri: Of a folder, whose files in folders below it count too, or of one file.
-
-    Raises:
-        InvalidConfig: As for :func:`check_remote`.
-        ModelLoadError: It may not be read, the store does not answer, or a file has a name that none can have.
-    """
-    filesystem, root = _open(uri)
-    is_web = uri.partition("://")[0] in _WEB
-    with _explained():
-        filesystem.invalidate_cache()
-        try:
-            found = {root: filesystem.info(root)} if is_web else filesystem.find(root, detail=True)
-        except FileNotFoundError as exc:
-            cause = exc.__cause__  # fsspec says so of a web server that does not answer, too
-            if isinstance(cause, OSError) or getattr(cause, "status", _NOT_FOUND) != _NOT_FOUND:
-                raise cause or exc from None
-            return ()
-    # Some tools write an empty object for a folder.
-    kept = {key: info for key, info in found.items() if info.get("type") == "file" and not key.endswith("/")}
-    files = [
-        _to_file(key.removeprefix(f"{root}/") if key != root else last_name(uri), key, info)
-        for key, info in kept.items()
-    ]
-    return tuple(sorted(files, key=lambda file: file.name))
-
-
 def last_name(uri: str) -> str:
     """What the last part of a URI says that the file or folder is called."""
-    path = unquote(urlsplit(uri).path) if uri.partition("://")[0] in _WEB else uri
+    path = unquote(urlsplit(uri).path) if _is_web(uri) else uri
     return path.rstrip("/").rpartition("/")[2]
 
 
@@ -122,51 +101,102 @@ def below(files: tuple[RemoteFile, ...], folder: str) -> tuple[RemoteFile, ...]:
     )
 
 
-def get_file(uri: str, file: RemoteFile, target: Path) -> None:
-    """Fetches one file.
+class Remote:
+    """One artifact in its store.
+
+    Args:
+        uri: Of a folder, whose files in folders below it count too, or of one file.
 
     Raises:
-        ModelLoadError: It is no longer there, or cannot be read or written.
+        InvalidConfig: It names nothing, holds a password, or the package for its scheme is not installed.
     """
-    filesystem, _ = _open(uri)
-    with _explained():
-        filesystem.get_file(file.key, str(target))
-    size = target.stat().st_size
-    if file.size >= 0 and size != file.size:
-        raise ModelLoadError(f'"{file.name}" was cut off: expected {file.size} bytes, got {size}')
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._filesystem, self._root = _open(uri)
+
+    def list(self) -> tuple[RemoteFile, ...]:
+        """Its files as the store has them now, by name; none where there is nothing.
+
+        Raises:
+            StoreError: It may not be read, or the store does not answer.
+            ModelLoadError: A file has a name that none can have, or nothing would say when it changes.
+        """
+        with _explained():
+            found = self._find()
+        # Some tools write an empty object for a folder.
+        kept = {key: info for key, info in found.items() if info.get("type") == "file" and not key.endswith("/")}
+        files = {file.name: file for file in (self._to_file(key, info) for key, info in kept.items())}
+        if len(files) < len(kept):
+            raise ModelLoadError("the artifact holds several files that a disk would call by one name")
+        return tuple(files[name] for name in sorted(files))
+
+    def get(self, file: RemoteFile, target: Path) -> None:
+        """Fetches one file.
+
+        Raises:
+            StoreError: It cannot be read, or came cut off.
+            ModelLoadError: It is no longer there.
+        """
+        with _explained():
+            self._filesystem.get_file(file.key, str(target))
+        size = target.stat().st_size
+        if file.size >= 0 and size != file.size:
+            raise StoreError(f'"{file.name}" was cut off: expected {file.size} bytes, got {size}')
+
+    def _find(self) -> dict[str, Mapping[str, Any]]:
+        filesystem, root = self._filesystem, self._root
+        filesystem.invalidate_cache()
+        try:
+            found = {root: filesystem.info(root)} if _is_web(self._uri) else filesystem.find(root, detail=True)
+        except FileNotFoundError as exc:
+            cause = exc.__cause__  # fsspec says so of a web server that does not answer, too
+            if cause is not None and getattr(cause, "status", None) != _NOT_FOUND and _is_web(self._uri):
+                raise cause from None
+            return {}
+        # Of one file, Azure's has no details here.
+        return found if isinstance(found, dict) else {name: filesystem.info(name) for name in found}
+
+    def _to_file(self, key: str, info: Mapping[str, Any]) -> RemoteFile:
+        if key != self._root and not key.startswith(f"{self._root}/"):
+            raise ModelLoadError("the store calls its files otherwise than the URI does: leave out what is not a path")
+        name = key.removeprefix(f"{self._root}/") if key != self._root else last_name(self._uri)
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+            raise ModelLoadError(f'the artifact holds "{name[:80]}", which is no name that a file can have')
+        mark = next((str(info[key]) for key in _MARKS if info.get(key)), "")
+        if not mark:
+            raise ModelLoadError("its server says neither ETag nor Last-Modified, so that nobody could see a change")
+        size = info.get("size")
+        return RemoteFile(path.as_posix(), int(size) if size is not None else -1, mark, key)
+
+
+def _is_web(uri: str) -> bool:
+    return uri.partition("://")[0] in _WEB
 
 
 def _open(uri: str) -> tuple[Any, str]:
     scheme = uri.partition("://")[0]
     try:
         parts = urlsplit(uri)
-        has_password = parts.password is not None
+        has_secret = parts.password is not None or (_is_web(uri) and parts.username is not None)
     except ValueError as exc:
         raise InvalidConfig(("uri: expected a URL, got a malformed one",)) from exc
-    if has_password:
+    if has_secret:
         raise InvalidConfig(("uri: expected one without a password: stores take theirs from the environment",))
-    if not parts.netloc or (scheme in _WEB and parts.path in ("", "/")):
+    if not parts.netloc or (_is_web(uri) and parts.path in ("", "/")):
         raise InvalidConfig((f"uri: expected {scheme}:// and what is fetched from where, got neither",))
+    # One of its own: they are kept for each thread otherwise, with what they have seen before.
+    own = {"skip_instance_cache": True} if scheme == "hf" else {}
     try:
-        filesystem, root = fsspec.url_to_fs(uri)
+        filesystem, root = fsspec.url_to_fs(uri, **_SETTINGS.get(scheme, {}), **own)
     except ImportError as exc:
-        extra = SCHEMES[scheme]
-        raise InvalidConfig(
-            (f'uri: {scheme}:// needs a package that is not installed: pip install "modelyard[{extra}]"',)
-        ) from exc
+        problem = f'uri: {scheme}:// needs a package that is not installed: pip install "modelyard[{SCHEMES[scheme]}]"'
+        raise InvalidConfig((problem,)) from exc
     except Exception as exc:
         # Each library has its own ways to say that its settings are incomplete.
-        raise InvalidConfig((f"uri: {scheme}:// cannot be reached: {type(exc).__name__}: {exc}",)) from exc
-    return filesystem, root if scheme in _WEB else root.rstrip("/")
-
-
-def _to_file(name: str, key: str, info: Mapping[str, Any]) -> RemoteFile:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
-        raise ModelLoadError(f'the artifact holds "{name[:80]}", which is no name that a file can have')
-    size = info.get("size")
-    mark = next((str(info[key]) for key in _MARKS if info.get(key)), "")
-    return RemoteFile(path.as_posix(), int(size) if size is not None else -1, mark, key)
+        raise InvalidConfig((f"uri: {scheme}:// cannot be reached: {_told(exc)}",)) from exc
+    return filesystem, root if _is_web(uri) else root.rstrip("/")
 
 
 @contextmanager
@@ -177,8 +207,14 @@ def _explained() -> Iterator[None]:
     except FileNotFoundError as exc:
         raise ModelLoadError(ABSENT) from exc
     except PermissionError as exc:
-        raise ModelLoadError("the model's location may not be read with the keys that the platform has") from exc
+        raise StoreError("the model's location may not be read with the keys that the platform has") from exc
     except Exception as exc:
-        status = getattr(exc, "status", None)  # aiohttp's message repeats the whole URL
-        what = f"HTTP {status}" if isinstance(status, int) else f"{type(exc).__name__}: {exc}"
-        raise ModelLoadError(f"the model's location cannot be read: {what}") from exc
+        raise StoreError(f"the model's location cannot be read: {_told(exc)}") from exc
+
+
+def _told(exc: Exception) -> str:
+    status = getattr(exc, "status", None)
+    if isinstance(status, int):
+        return f"HTTP {status}"
+    text = str(exc)
+    return type(exc).__name__ if "?" in text else f"{type(exc).__name__}: {text}"  # a URL's query may be a signature

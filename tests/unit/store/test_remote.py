@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import os
 import shutil
 import socket
 import tarfile
@@ -23,7 +24,7 @@ from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError
 from modelyard.store import cache, check_allowed, remote
 from modelyard.store.artifact import find_artifact
 from modelyard.store.cache import fetch, outline
-from modelyard.store.remote import below, check_remote, digest_of, is_remote, list_remote
+from modelyard.store.remote import Remote, RemoteFile, StoreError, below, digest_of, is_remote
 
 URI = "s3://models/iris"
 LARGE = 300_000
@@ -74,6 +75,10 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
     server.server_close()
 
 
+def list_remote(uri: str) -> tuple[RemoteFile, ...]:
+    return Remote(uri).list()
+
+
 def _digest(uri: str = URI) -> str:
     return digest_of(list_remote(uri))
 
@@ -86,13 +91,13 @@ def _tree(folder: Path) -> dict[str, bytes]:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were fetched."""
     names: list[str] = []
-    real = cache.get_file
+    real = Remote.get
 
-    def count(uri: str, file: remote.RemoteFile, target: Path) -> None:
+    def count(self: Remote, file: RemoteFile, target: Path) -> None:
         names.append(file.name)
-        real(uri, file, target)
+        real(self, file, target)
 
-    monkeypatch.setattr(cache, "get_file", count)
+    monkeypatch.setattr(Remote, "get", count)
     return names
 
 
@@ -139,6 +144,7 @@ def test_wrong_keys_are_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("uri", "problem"),
     [
         ("https://user:secret@host/model", "expected one without a password"),
+        ("https://secret@host/model", "expected one without a password"),
         ("s3://", "expected s3:// and what is fetched from where"),
         ("http://host/", "expected http:// and what is fetched from where"),
         ("https://[host/model", "malformed"),
@@ -146,7 +152,7 @@ def test_wrong_keys_are_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_what_can_never_be_fetched_is_refused(uri: str, problem: str) -> None:
     with pytest.raises(InvalidConfig, match=problem) as caught:
-        check_remote(uri)
+        Remote(uri)
     assert "secret" not in str(caught.value)
 
 
@@ -156,7 +162,7 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(remote.fsspec, "url_to_fs", missing)
     with pytest.raises(InvalidConfig, match=r'pip install "modelyard\[gcs\]"'):
-        check_remote("gs://bucket/model")
+        Remote("gs://bucket/model")
 
 
 def test_which_are_remote() -> None:
@@ -179,7 +185,7 @@ def test_a_copy_is_whole_and_made_once(bucket: Path, fetched: list[str]) -> None
 def test_a_copy_that_is_there_needs_no_store(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = _digest()
     fetch(URI, digest)
-    monkeypatch.setattr(cache, "list_remote", None)
+    monkeypatch.setattr(cache, "Remote", None)
     assert (fetch(URI, digest).path / "config.json").exists()
 
 
@@ -198,56 +204,85 @@ def test_what_has_changed_since_is_refused(bucket: Path) -> None:
         fetch(URI, digest)
 
 
-def test_what_changes_while_it_is_fetched_is_refused(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest, real = _digest(), cache.get_file
+def test_what_changes_while_it_is_fetched_is_refused_and_not_kept(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, real = _digest(), Remote.get
+    before = (bucket / "iris" / "model.bin").read_bytes()
 
-    def change(uri: str, file: remote.RemoteFile, target: Path) -> None:
-        real(uri, file, target)
-        (bucket / "iris" / "config.json").write_text('{"kind": "rose"}')
+    def change(self: Remote, file: RemoteFile, target: Path) -> None:
+        (bucket / "iris" / "model.bin").write_bytes(b"2" * LARGE)
+        real(self, file, target)
 
-    monkeypatch.setattr(cache, "get_file", change)
+    monkeypatch.setattr(Remote, "get", change)
     with pytest.raises(ModelLoadError, match="have changed since"):
         fetch(URI, digest)
+    monkeypatch.setattr(Remote, "get", real)
+    (bucket / "iris" / "model.bin").write_bytes(before)
+    assert _tree(fetch(URI, _digest()).path) == _tree(bucket / "iris")
 
 
 def test_an_attempt_that_was_cut_off_goes_on(bucket: Path, monkeypatch: pytest.MonkeyPatch, fetched: list[str]) -> None:
-    digest, count = _digest(), cache.get_file
+    digest, count = _digest(), Remote.get
 
-    def fail(uri: str, file: remote.RemoteFile, target: Path) -> None:
+    def fail(self: Remote, file: RemoteFile, target: Path) -> None:
         if file.name == "model.bin":
             target.write_bytes(b"1" * 10)
-            raise ModelLoadError("the network went away")
-        count(uri, file, target)
+            raise StoreError("the network went away")
+        count(self, file, target)
 
     monkeypatch.setattr(cache, "_ATTEMPTS", 1)
-    monkeypatch.setattr(cache, "get_file", fail)
-    with pytest.raises(ModelLoadError, match="the network went away"):
+    monkeypatch.setattr(cache, "_FILES_AT_ONCE", 1)  # the other two are fetched before it
+    monkeypatch.setattr(Remote, "get", fail)
+    with pytest.raises(StoreError, match="the network went away"):
         fetch(URI, digest)
-    assert "model.bin" not in fetched
-    before = len(fetched)
-    monkeypatch.setattr(cache, "get_file", count)
+    assert fetched == ["assets/words with space.txt", "config.json"]
+    monkeypatch.setattr(Remote, "get", count)
     assert _tree(fetch(URI, digest).path) == _tree(bucket / "iris")
-    assert fetched[before:] == ["model.bin"] or set(fetched[before:]) < {"model.bin", "config.json"} | set(fetched)
-    assert fetched.count("model.bin") == 1
+    assert fetched[2:] == ["model.bin"]
 
 
 def test_a_file_that_comes_cut_off_is_tried_again(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {file.name: file for file in list_remote(URI)}
-    with pytest.raises(ModelLoadError, match=r'"model\.bin" was cut off: expected 300001 bytes, got 300000'):
-        remote.get_file(URI, remote.RemoteFile("model.bin", LARGE + 1, "", files["model.bin"].key), bucket / "x")
+    with pytest.raises(StoreError, match=r'"model\.bin" was cut off: expected 300001 bytes, got 300000'):
+        Remote(URI).get(RemoteFile("model.bin", LARGE + 1, "", files["model.bin"].key), bucket.parent / "x")
+    (bucket.parent / "x").unlink()
     attempts: list[str] = []
-    real = cache.get_file
+    real = Remote.get
 
-    def fail_once(uri: str, file: remote.RemoteFile, target: Path) -> None:
+    def fail_once(self: Remote, file: RemoteFile, target: Path) -> None:
         attempts.append(file.name)
         if attempts.count(file.name) == 1:
-            raise ModelLoadError("cut off")
-        real(uri, file, target)
+            raise StoreError("cut off")
+        real(self, file, target)
 
-    (bucket / "x").unlink()
     monkeypatch.setattr(cache.time, "sleep", lambda _: None)
-    monkeypatch.setattr(cache, "get_file", fail_once)
+    monkeypatch.setattr(Remote, "get", fail_once)
     assert _tree(fetch(URI, _digest()).path) == _tree(bucket / "iris")
+
+
+def test_a_file_and_its_editors_backup_are_two(bucket: Path) -> None:
+    (bucket / "iris" / "config.json~").write_text("older")
+    assert _tree(fetch(URI, _digest()).path) == _tree(bucket / "iris")
+
+
+def test_names_that_a_disk_cannot_have_are_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(self: Remote) -> tuple[RemoteFile, ...]:
+        return (RemoteFile("a", 0, "m", "a"), RemoteFile("a/b", 0, "m", "a/b"))
+
+    monkeypatch.setattr(Remote, "list", listed)
+    with pytest.raises(ModelLoadError, match='the artifact holds "a/b" as a file and as a folder'):
+        find_artifact(URI)
+
+
+def test_whatever_a_disk_raises_is_this_artifacts_problem_alone(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Remote, file: RemoteFile, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    digest = _digest()
+    monkeypatch.setattr(Remote, "get", full)
+    with pytest.raises(ModelLoadError, match=r"cannot be (kept on this node|read): OSError: .*No space left on device"):
+        fetch(URI, digest)
 
 
 # -- room
@@ -271,6 +306,45 @@ def test_the_least_recently_used_makes_room_and_what_is_in_use_stays(
     del first
     assert fetch(uris[3], _digest(uris[3])).path.exists()
     assert not used.exists()
+
+
+def test_what_was_not_removed_to_its_end_is_not_taken_for_whole(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = fetch(URI, _digest())
+    folder = copy.path.parent
+    del copy
+    real = cache.shutil.rmtree
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            (path / "files" / "model.bin").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache._remove(folder)
+    monkeypatch.setattr(cache.shutil, "rmtree", real)
+    assert _tree(fetch(URI, _digest()).path) == _tree(bucket / "iris")
+    monkeypatch.setenv(cache.LIMIT, str(2 * LARGE / 1e9))
+    (bucket / "iris-2" / "other.bin").write_bytes(b"2" * LARGE)
+    fetch("s3://models/iris-2", _digest("s3://models/iris-2"))
+    assert not list(folder.parent.glob("*.gone"))
+
+
+def test_many_that_make_room_at_once_do_not_disturb_each_other(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT, str(4.5 * LARGE / 1e9))
+    uris = [f"s3://models/many/{number}" for number in range(12)]
+    for number in range(12):
+        (bucket / "many" / str(number)).mkdir(parents=True)
+        (bucket / "many" / str(number) / "model.bin").write_bytes(bytes([number]) * LARGE)
+    digests = {uri: _digest(uri) for uri in uris}
+
+    def use(uri: str) -> bytes:
+        copy = fetch(uri, digests[uri])
+        return (copy.path / "model.bin").read_bytes()[:1]
+
+    with ThreadPoolExecutor(3) as workers:
+        found = list(workers.map(use, uris * 3))
+    assert found == [bytes([number]) for number in range(12)] * 3
 
 
 def test_a_limit_that_is_no_number_is_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +371,7 @@ def test_an_outline_has_names_sizes_and_small_texts(bucket: Path, fetched: list[
     large = (artifact.path / "model.bin").stat()
     assert (large.st_size, large.st_blocks) == (LARGE, 0)
     assert fetched == ["config.json"]
-    assert outline(URI, _digest()) == artifact.path
+    assert outline(URI, _digest()).path == artifact.path
     assert fetched == ["config.json"]
 
 
@@ -317,7 +391,12 @@ def test_a_file_of_a_web_server(web: tuple[str, Path]) -> None:
     uri = f"{url}/model%20one.onnx?signature=abc"
     (file,) = list_remote(uri)
     assert (file.name, file.size) == ("model one.onnx", 4)
-    assert fetch(uri, _digest(uri)).path.read_bytes() == b"onnx"
+    before = _digest(uri)
+    assert fetch(uri, before).path.read_bytes() == b"onnx"
+    (folder / "model one.onnx").write_bytes(b"knox")
+    os.utime(folder / "model one.onnx", (0, 1_000_000_000))
+    assert _digest(uri) != before
+    assert fetch(uri, _digest(uri)).path.read_bytes() == b"knox"
     assert list_remote(f"{url}/none.onnx") == ()
 
 
@@ -367,12 +446,18 @@ def test_an_answer_is_told_without_the_signature_in_its_url(web: tuple[str, Path
 def test_code_comes_only_from_below_the_urls_that_are_allowed() -> None:
     check_allowed("s3://models/iris", ["s3://models"])
     check_allowed("s3://models/iris", [".", "s3://models/iris/"])
+    check_allowed("hf://owner/model", ["hf://owner"])
+    check_allowed("hf://owner/model@v1", ["hf://owner/model@v1"])
+    check_allowed("https://host/models/a%20b.joblib?token=1", ["https://host/models"])
     for uri, root in (
         ("s3://models/iris", "."),
         ("s3://models-2/iris", "s3://models"),
         ("gs://models/iris", "s3://models"),
         ("https://host/models/../evil", "https://host/models"),
         ("https://host/models/%2e%2e/evil", "https://host/models"),
+        ("s3://models/tr%75sted/iris", "s3://models/trusted"),
+        ("hf://owner/model@refs/pr/7", "hf://owner"),
+        ("hf://owner/model@refs/pr/7", "hf://owner/model"),
         ("models/iris", "s3://models"),
     ):
         with pytest.raises(Forbidden):
