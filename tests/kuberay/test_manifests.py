@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ray.scripts.scripts import start
-from rendering import FOLDERS, KUBERAY, SERVICES, find, find_all, kustomize
+from rendering import COMBINED, FOLDERS, KUBERAY, SERVICES, find, find_all, kustomize
 
 LABEL = {"app.kubernetes.io/part-of": "modelyard"}
 HEAD_PORTS = {"gcs-server", "dashboard", "client", "serve", "serve-grpc", "metrics", "as-metrics", "dash-metrics"}
@@ -281,6 +281,16 @@ def test_every_pod_sees_the_models_and_none_can_change_them(folder: str) -> None
         assert volume["persistentVolumeClaim"]["claimName"] == find(folder, "PersistentVolumeClaim")["metadata"]["name"]
         (mount,) = [item for item in containers(folder)[name]["volumeMounts"] if item["name"] == "models"]
         assert mount == {"name": "models", "mountPath": "/opt/modelyard/models", "readOnly": True}
+
+
+def test_copies_of_artifacts_have_a_place_that_is_larger_than_they_may_become() -> None:
+    (folder,) = COMBINED
+    cache, limit = environment(folder)["MODELYARD_CACHE"], float(environment(folder)["MODELYARD_CACHE_GB"])
+    for name, container in containers(folder).items():
+        (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == cache]
+        (size,) = [one["emptyDir"]["sizeLimit"] for one in pods(folder)[name]["volumes"] if one["name"] == volume]
+        assert float(size.removesuffix("Gi")) * 2**30 > limit * 10**9
+        assert {"secretRef": {"name": "modelyard-store", "optional": True}} in container["envFrom"]
 
 
 def test_added_groups_differ_from_the_base_s_in_nothing_but_what_they_are_for() -> None:
