@@ -97,7 +97,8 @@ def _is_up(url: str, process: ServerProcess, model: str) -> bool:
 
 
 @contextmanager
-def _modelyard(folder: Path, models: tuple[str, ...]) -> Iterator[tuple[str, ServerProcess]]:
+def platform(folder: Path, models: tuple[str, ...]) -> Iterator[tuple[str, ServerProcess]]:
+    """Ours with these models of ``configs/llm.yaml``, ready: its URL and its process."""
     document = yaml.safe_load((ROOT / "configs" / "llm.yaml").read_text())
     http, grpc = free_ports(2)
     document["http_options"]["port"], document["grpc_options"]["port"] = http, grpc
@@ -178,7 +179,7 @@ def main() -> None:
         models = {"modelyard": MODEL, "transformers": TRANSFORMERS}
         ours = tuple(model for server, model in models.items() if server in arguments.servers)
         if ours:
-            url, _ = stack.enter_context(_modelyard(folder, ours))
+            url, _ = stack.enter_context(platform(folder, ours))
             urls |= {server: (url, model) for server, model in models.items() if model in ours}
         for server, start in (("vllm", _vllm), ("ray", _ray)):
             if server in arguments.servers:

@@ -34,7 +34,8 @@ class OneProcessEngine(VLLMEngine):
         from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
         parallel = vllm_engine_config.parallel_config
-        if parallel.world_size * parallel.data_parallel_size == 1:
+        is_alone = parallel.world_size * parallel.data_parallel_size == 1
+        if is_alone and vllm_engine_config.kv_transfer_config is None:  # transfers wait in threads of the worker
             parallel.distributed_executor_backend = UniProcExecutor
         return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
 
