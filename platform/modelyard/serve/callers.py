@@ -72,6 +72,7 @@ class Callers:
         waking = self._wake(revision)
         caller = self._callers.get(standby.caller) or self._add(standby, ModelNotReady)
         asked = asyncio.ensure_future(caller.call(replace(call, resident=standby.resident), timeout_s))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear it
         try:
             await asyncio.wait({asked, waking}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done() and not waking.result():

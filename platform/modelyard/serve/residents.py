@@ -330,7 +330,10 @@ class Residents:
         self._known[key] = resident
         try:
             # Before its turn: a store that is slow, or away, holds up nobody else. Kept until it is loaded.
-            copy = await asyncio.to_thread(fetch_artifact, resident.spec) if is_remote(resident.spec.uri) else None
+            async with asyncio.timeout(resident.load_timeout_s):
+                copy = await asyncio.to_thread(fetch_artifact, resident.spec) if is_remote(resident.spec.uri) else None
+        except TimeoutError as exc:
+            raise self._fail(resident, _too_slow(resident), _TRY_AGAIN_S) from exc
         except Exception as exc:
             raise self._fail(resident, to_reason(exc), _TRY_AGAIN_S) from exc
         async with self._turn:
@@ -345,8 +348,7 @@ class Residents:
             except Overloaded:
                 raise
             except TimeoutError as exc:
-                reason = f"it did not load within {resident.load_timeout_s:g} s (limits.load_timeout_s)"
-                raise self._fail(resident, reason, _HUNG_S) from exc
+                raise self._fail(resident, _too_slow(resident), _HUNG_S) from exc
             except Exception as exc:
                 # Whatever a library raises while it loads is the reason that ``status`` shows.
                 raise self._fail(resident, to_reason(exc), _TRY_AGAIN_S) from exc
@@ -500,6 +502,10 @@ def _is_healthy(model: Model) -> bool:
         logger.exception('model "%s" in a pool is not healthy', model.name)
         return False
     return True
+
+
+def _too_slow(resident: Resident) -> str:
+    return f"it did not load within {resident.load_timeout_s:g} s (limits.load_timeout_s)"
 
 
 def _model_of(key: str) -> str:
