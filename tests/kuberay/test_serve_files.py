@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 from renaming import renamed
-from rendering import KUBERAY, SERVICES, find, find_all
+from rendering import COMBINED, KUBERAY, SERVICES, find, find_all
 
 from modelyard.config import PlatformConfig, load_platform_config, load_serve_file
 from modelyard.errors import InvalidConfig
@@ -68,7 +68,7 @@ def is_accepted(document: Mapping[str, Any]) -> bool:
 
 @pytest.mark.parametrize("folder", SERVICES)
 def test_file_configmap_and_service_are_one_text(folder: str) -> None:
-    own = KUBERAY / folder / "platform.yaml"
+    own = KUBERAY / COMBINED.get(folder, (folder,))[0] / "platform.yaml"
     text = (own if own.exists() else KUBERAY / "base" / "platform.yaml").read_text()
     (configmap,) = [item for item in find_all(folder, "ConfigMap") if item["metadata"]["name"] == "modelyard-platform"]
     assert configmap["data"] == {"platform.yaml": text}
