@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 import yaml
+from load_tests.processes import free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -42,18 +42,6 @@ def wait_until(is_done: Callable[[], Any], timeout_s: float, what: str, every_s:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}")
         time.sleep(every_s)
     return answer
-
-
-def free_ports(count: int) -> list[int]:
-    """Different loopback ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def base_document() -> dict[str, Any]:

@@ -353,9 +353,10 @@ async def test_models_go_on_as_they_were_where_their_store_is_away_at_a_start(
     assert set((await _table(second)).models["far"].revisions) == set(known.revisions)
     assert (await second.status("other")).reason == "nobody answers"
     assert asked == ["s3://bucket/far"], "a store that is away is not asked for each of its models"
-    third = start({**spec, "options": {"load_s": 0.5}})
-    await third.step()
-    assert (await third.status("far")).reason.endswith("nobody answers"), "with other options it is another revision"
+    for change in ({"options": {"load_s": 0.5}}, {"uri": "s3://bucket/elsewhere"}):
+        changed = start({**spec, **change})
+        await changed.step()
+        assert (await changed.status("far")).reason.endswith("nobody answers"), "that is another revision"
 
 
 async def test_the_old_revision_serves_until_the_new_one_is_ready(start, remembering, artifacts):

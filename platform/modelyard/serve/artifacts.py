@@ -38,6 +38,8 @@ def make_known_entry(spec: ModelSpec, record: ModelRecord | None) -> ModelEntry 
         content = {key: value for key, value in one.content.items() if key not in own}
         if content != asked or one.content.get("artifact") in (None, "", _ABSENT):
             return None
+        if record.is_versioned and one.content.get("uri", "").rpartition("/")[0] != spec.uri.rstrip("/"):
+            return None
     if not record.is_versioned:
         return _make_entry(spec, record.latest.content["artifact"])
     versions = tuple(VersionEntry(one.number, dict(one.content), one.digest) for one in revisions)

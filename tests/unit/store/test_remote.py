@@ -8,7 +8,6 @@ import http.server
 import io
 import os
 import shutil
-import socket
 import tarfile
 import threading
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from load_tests.processes import free_ports
 from s3_server import s3_settings, serving_s3
 
 from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError
@@ -34,8 +34,7 @@ LARGE = 300_000
 def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("s3fs", reason="pip install modelyard[s3]")
     folder = tmp_path_factory.mktemp("s3")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.MonkeyPatch.context() as patch, serving_s3(folder, port):
         for name, value in s3_settings(port).items():
             patch.setenv(name, value)
