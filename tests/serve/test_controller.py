@@ -353,6 +353,8 @@ async def test_models_go_on_as_they_were_where_their_store_is_away_at_a_start(
     assert set((await _table(second)).models["far"].revisions) == set(known.revisions)
     assert (await second.status("other")).reason == "nobody answers"
     assert asked == ["s3://bucket/far"], "a store that is away is not asked for each of its models"
+    refused = await second.register({**spec, "name": "new"}, "", "")
+    assert (type(refused), refused.http_status) == (StoreError, 503), "that is not the client's fault"
     for change in ({"options": {"load_s": 0.5}}, {"uri": "s3://bucket/elsewhere"}):
         changed = start({**spec, **change})
         await changed.step()

@@ -361,6 +361,8 @@ class Controller:
             raise InvalidConfig(problems)
         try:
             return self._artifacts.make_entry(spec)
+        except StoreError:  # which is nothing that the client could write otherwise
+            raise
         except ModelLoadError as exc:
             raise InvalidConfig((f"uri: {exc}",)) from exc
 

@@ -8,6 +8,7 @@ endpoints. Messages never repeat a URI's query, which may hold a signature.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ _MARKS: Final = (
     "mtime",
 )
 """What stores say of a file that changes with its contents; where one says several, the surest is first."""
+
+
+_QUERY: Final = re.compile(r"\?[^\s\"']*")
+"""It may hold a signature."""
 
 
 class StoreError(ModelLoadError):
@@ -216,5 +221,4 @@ def _told(exc: Exception) -> str:
     status = getattr(exc, "status", None)
     if isinstance(status, int):
         return f"HTTP {status}"
-    text = str(exc)
-    return type(exc).__name__ if "?" in text else f"{type(exc).__name__}: {text}"  # a URL's query may be a signature
+    return f"{type(exc).__name__}: {_QUERY.sub('', str(exc))}"

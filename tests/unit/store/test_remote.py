@@ -432,11 +432,20 @@ def test_what_is_no_archive_is_told(web: tuple[str, Path]) -> None:
         fetch(f"{url}/broken.zip", _digest(f"{url}/broken.zip"))
 
 
-def test_an_answer_is_told_without_the_signature_in_its_url(web: tuple[str, Path]) -> None:
+def test_an_answer_is_told_without_the_signature_in_its_url(
+    web: tuple[str, Path], bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, _ = web
-    with pytest.raises(ModelLoadError, match="cannot be read: ") as caught:
+    with pytest.raises(StoreError, match="cannot be read: ") as caught:
         list_remote(f"{url.replace('127.0.0.1', '127.0.0.2')}/model.onnx?signature=abc")
     assert "abc" not in str(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setitem(remote._SETTINGS["s3"]["config_kwargs"], "retries", {"max_attempts": 0})
+    filesystem = fsspec.get_filesystem_class("s3")
+    filesystem.clear_instance_cache()
+    with pytest.raises(StoreError, match=r'EndpointConnectionError: .*"http://127\.0\.0\.1:9/models"'):
+        list_remote(URI)
+    filesystem.clear_instance_cache()
 
 
 # -- code
