@@ -176,8 +176,8 @@ def test_a_model_that_sleeps_is_answered_for_until_its_own_process_is_there(
         assert any(list(workers.map(ask, range(16)))), "all answers waited for the model's own process"
     after = _process(client)
     assert after.hits + after.misses > before.hits + before.misses
+    wait_until(lambda: len(pooled.replicas(application)) == 1, 60, "the model's own process")
     wait_until(lambda: client.status(f"{name}-own").replicas_ready, 60, "the model's own replica")
-    assert len(pooled.replicas(application)) == 1
     ask(0)
     with httpx.Client(base_url=pooled.url, timeout=60) as http:
         counted = http.get(f"/v2/models/{name}-own/stats").json()["model_stats"][0]
