@@ -25,6 +25,7 @@ BODY = json.dumps({"instances": [1.0]}).encode()
 RETRY = urllib3.Retry(total=5, allowed_methods=None, status_forcelist=(502, 503), backoff_factor=0.2)
 """What client libraries do about a connection whose other end has died."""
 CLIENTS = 16
+SLEEPING = {"min_replicas": 0, "downscale_to_zero_delay_s": 2}
 
 
 class Asking:
@@ -118,8 +119,13 @@ def test_no_request_fails_whatever_changes(busy: PlatformProcess) -> None:
         client.register("steady", **steady(1.0), wait=True)
         with Asking(busy.url, "steady") as load:
             load.goes_on("the start")
-            client.register("other", **steady(0.0, autoscaling={"min_replicas": 1}), wait=True)
+            client.register("other", **steady(0.0, autoscaling=SLEEPING), wait=True)
             load.goes_on("another model is registered")
+            wait_until(lambda: not busy.replicas("other@1"), 60, "the other model to sleep")
+            load.goes_on("the other model sleeps")
+            with Asking(busy.url, "other") as woken:
+                woken.goes_on("all ask it at once")
+            load.goes_on("the other model has woken")
             client.register("steady", **steady(2.0), wait=True)
             load.goes_on("an update")
             client.register("steady", **steady(3.0, rollout={"steps": [1, 10, 50, 100], "interval_s": 1}))

@@ -78,7 +78,7 @@ async def _no_handle(call: Call) -> Answer:
     raise AssertionError("this test's requests go over lanes")
 
 
-async def _no_stream(call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+async def _no_stream(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
     raise AssertionError("this test's streams go over lanes")
     yield
 

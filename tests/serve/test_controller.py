@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
 from modelyard.batching import reports_batch_id
 from modelyard.errors import (
@@ -36,6 +35,7 @@ from modelyard.serve import autoscaling, counts, descriptions, failures, pools
 from modelyard.serve import controller as module
 from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
+from modelyard.serve.observed import Observed
 from modelyard.serve.residents import Resident
 from modelyard.store.artifact import LocalArtifact
 from modelyard.store.remote import StoreError
@@ -73,18 +73,22 @@ class RememberingServe:
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
 
-    def read_applications(self) -> dict[str, ApplicationStatusOverview]:
-        found = {"platform": ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {})}
+    def read_applications(self) -> dict[str, Observed]:
+        found = {"platform": Observed()}
         for name, states in self.states.items():
-            deployment = DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", states, "")
-            found[name] = ApplicationStatusOverview(self._status_of(name), "", 0.0, {"Model": deployment})
+            all_states = [state for state, count in states.items() for _ in range(count)]
+            replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
+            deployment = {"message": "", "replicas": replicas}
+            found[name] = Observed.from_details(
+                {"status": self._status_of(name), "message": "", "deployments": {"Model": deployment}}
+            )
         return found
 
-    def _status_of(self, name: str) -> ApplicationStatus:
+    def _status_of(self, name: str) -> str:
         if name in self.given_up:
-            return ApplicationStatus.DEPLOY_FAILED
+            return "DEPLOY_FAILED"
         is_leaving = name in self.lingering and self.states[name] == {"STOPPING": 1}
-        return ApplicationStatus.DELETING if is_leaving else ApplicationStatus.RUNNING
+        return "DELETING" if is_leaving else "RUNNING"
 
     def run_many(self, targets: list[Any], **_: object) -> None:
         for target in targets:

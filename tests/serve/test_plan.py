@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.rollout import Rollout
-from modelyard.serve.applications import Observed, is_revision_application
+from modelyard.serve.observed import Observed, is_revision_application
 from modelyard.serve.plan import failed_plan, plan_model
 
 RUNNING = Observed(running=1, wanted=1)
@@ -169,9 +169,10 @@ def test_why_it_failed_is_the_replicas_reason_before_serves():
 # -- what is observed
 
 
-def _overview(states: dict[str, int], status: str = "RUNNING") -> ApplicationStatusOverview:
-    deployment = DeploymentStatusOverview("HEALTHY", "CONFIG_UPDATE_COMPLETED", states, "")
-    return ApplicationStatusOverview(ApplicationStatus(status), "", 0.0, {"Model": deployment})
+def _details(states: dict[str, int], status: str = "RUNNING") -> dict[str, Any]:
+    all_states = [state for state, count in states.items() for _ in range(count)]
+    replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
+    return {"status": status, "message": "", "deployments": {"Model": {"message": "", "replicas": replicas}}}
 
 
 @pytest.mark.parametrize(
@@ -186,8 +187,8 @@ def _overview(states: dict[str, int], status: str = "RUNNING") -> ApplicationSta
     ids=["nothing", "starting", "some", "takes new settings", "Serve itself restarted"],
 )
 def test_replicas_that_answer_count_as_running(states, running, wanted):
-    observed = Observed.from_status(_overview(states))
-    assert (observed.running, observed.wanted) == (running, wanted)
+    observed = Observed.from_details(_details(states))
+    assert (observed.running, observed.wanted, len(observed.replicas)) == (running, wanted, running)
 
 
 @pytest.mark.parametrize(

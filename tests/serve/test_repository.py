@@ -21,8 +21,8 @@ from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, M
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.routing import RevisionRoute, RouteTable
 from modelyard.serve.admin import AdminHandlers
-from modelyard.serve.applications import Observed
 from modelyard.serve.http import make_app
+from modelyard.serve.observed import Observed
 from modelyard.serve.plan import ModelPlan, plan_model
 from modelyard.serve.repository import Repository, RepositoryHandlers
 from modelyard.serve.rollouts import Rollouts

@@ -159,14 +159,19 @@ async def connect(tmp_path: Path, start_runner) -> AsyncIterator[Callable[..., o
     servers: list[LaneServer] = []
     callers: list[RevisionCaller] = []
 
-    async def make(*models: FakeModel, stream_by_handle=None) -> tuple[RevisionCaller, list[LaneServer]]:
-        callers.append(RevisionCaller(ROUTE, _no_handle, stream_by_handle or _no_stream))
+    async def make(
+        *models: FakeModel, stream_by_handle=None, elsewhere: tuple[str, ...] = ()
+    ) -> tuple[RevisionCaller, list[LaneServer]]:
+        names = (*(f"{number}" for number in range(len(models))), *elsewhere)
+        route = replace(ROUTE, replicas=len(names), replica_names=names)
+        callers.append(RevisionCaller(route, _no_handle, stream_by_handle or _no_stream))
         for model in models:
             runner: ModelRunner = start_runner(model)
             servers.append(LaneServer(tmp_path / f"{len(servers)}.sock", runner))
             await servers[-1].start()
-        await callers[-1].connect([server._path for server in servers])
-        return callers[-1], servers
+        own = servers[len(servers) - len(models) :]
+        await callers[-1].connect([server._path for server in own])
+        return callers[-1], own
 
     yield make
     for caller in callers:
@@ -181,7 +186,7 @@ async def _no_handle(call: Call):
     raise AssertionError("these are streams")
 
 
-async def _no_stream(call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+async def _no_stream(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
     raise AssertionError("this test's streams go over lanes")
     yield
 
@@ -222,6 +227,57 @@ async def test_affinities_spread_over_the_replicas(connect, make_call) -> None:
     counts = [server._runner.statistics.success.count for server in servers]
     assert sum(counts) == 40
     assert min(counts) >= 8
+
+
+async def test_an_affinity_has_one_replica_for_all_callers_also_on_another_node(connect, make_call) -> None:
+    asked: dict[float, str] = {}
+
+    async def by_handle(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
+        asked[call.affinity] = replica
+        yield {"output-0": call.inputs["input-0"].sum(axis=1)}
+
+    here, (server,) = await connect(_streaming(answers=1), elsewhere=("1", "2"), stream_by_handle=by_handle)
+    for affinity in range(1, 61):
+        await _read(here.stream(replace(make_call(1.0), affinity=affinity), 10))
+    assert set(asked.values()) == {"1", "2"}
+    assert 8 <= len(asked) == 60 - server._runner.statistics.success.count <= 52
+    by_here = dict(asked)
+    there, _ = await connect(elsewhere=("0", "1", "2"), stream_by_handle=by_handle)
+    for affinity in range(1, 61):
+        await _read(there.stream(replace(make_call(1.0), affinity=affinity), 10))
+    assert asked == dict.fromkeys(range(1, 61), "0") | by_here
+
+
+async def test_an_affinity_leaves_its_replica_elsewhere_when_that_is_much_busier(connect, make_call, until) -> None:
+    begun: list[str] = []
+    end = asyncio.Event()
+
+    async def by_handle(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
+        begun.append(replica)
+        await end.wait()
+        yield {"output-0": call.inputs["input-0"].sum(axis=1)}
+
+    caller, _ = await connect(elsewhere=("a", "b"), stream_by_handle=by_handle)
+    streams = [asyncio.create_task(_read(caller.stream(replace(make_call(1.0), affinity=7), 10))) for _ in range(8)]
+    await until(lambda: len(begun) == 8)
+    assert [len(set(begun[:5])), begun[5:]] == [1, [""] * 3]
+    end.set()
+    assert await asyncio.gather(*streams) == [[4.0]] * 8
+    assert not caller._handle_streams
+
+
+async def test_a_stream_whose_replica_elsewhere_has_gone_begins_again_at_any_other(connect, make_call) -> None:
+    asked: list[str] = []
+
+    async def by_handle(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
+        asked.append(replica)
+        if replica:
+            raise RuntimeError("it has gone")
+        yield {"output-0": call.inputs["input-0"].sum(axis=1)}
+
+    caller, _ = await connect(elsewhere=("a", "b"), stream_by_handle=by_handle)
+    assert await _read(caller.stream(replace(make_call(1.0), affinity=7), 10)) == [4.0]
+    assert [bool(name) for name in asked] == [True, False]
 
 
 async def test_a_slow_reader_holds_the_model_back(connect, make_call, until) -> None:
@@ -327,7 +383,7 @@ async def test_a_leaving_replica_finishes_its_streams(connect, make_call) -> Non
 
 
 async def test_without_a_lane_the_handle_is_the_way(connect, make_call) -> None:
-    async def by_handle(call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
+    async def by_handle(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
         yield {"output-0": call.inputs["input-0"].sum(axis=1)}
         yield ModelFailed("m", "it broke")
 

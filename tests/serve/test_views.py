@@ -7,7 +7,7 @@ from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.config import ModelSpec
 from modelyard.rollout import Rollout, RolloutState
-from modelyard.serve.applications import Observed
+from modelyard.serve.observed import Observed
 from modelyard.serve.plan import plan_model
 from modelyard.serve.views import model_route, model_status
 from modelyard.signature import Description, Signature, TensorSpec

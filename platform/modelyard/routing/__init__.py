@@ -41,6 +41,7 @@ class RevisionRoute:
         max_inflight_requests: Requests that one ingress replica may hold at once, waiting or being answered.
         request_timeout_s: The longest a request may take, in seconds.
         replicas: Replicas that can answer.
+        replica_names: Their names, of a model that speaks the OpenAI protocol: prompts that begin alike go to one.
         num_gpus: GPUs, or the part of one, that a replica has.
         members: Signatures of the model's members, by name.
         publishes_members: Its members are models of the platform.
@@ -68,6 +69,7 @@ class RevisionRoute:
     max_inflight_requests: int = 1000
     request_timeout_s: float = 60.0
     replicas: int = 0
+    replica_names: tuple[str, ...] = ()
     num_gpus: float = 0.0
     members: Mapping[str, Signature] = field(default_factory=dict)
     publishes_members: bool = False

@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Ray Serve application per revision: its name, how it is deployed, and what Serve says of it."""
+"""One Ray Serve application per revision: its name, and how it is deployed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ray import serve
-from ray.serve._private.client import ServeControllerClient
-from ray.serve._private.common import ReplicaState
 from ray.serve.config import AutoscalingConfig
-from ray.serve.context import _get_global_client
-from ray.serve.schema import (
-    ApplicationStatus,
-    ApplicationStatusOverview,
-    DeploymentStatusOverview,
-    LoggingConfig,
-)
+from ray.serve.schema import LoggingConfig
 
 from modelyard.catalog import ModelRecord, RevisionRecord
 from modelyard.config import Autoscaling, Limits, ModelSpec, Resources, Runtime, parse_model_spec
@@ -37,6 +27,7 @@ from modelyard.serve.placement import Need
 from modelyard.serve.process import DRAIN_TIMEOUT_S
 from modelyard.serve.replica import ModelReplica
 from modelyard.serve.revision import Batching, RevisionSpec
+from modelyard.serve.router import NamedReplicaRouter
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
 from modelyard.store import resolve
 from modelyard.store.cache import outline
@@ -44,8 +35,6 @@ from modelyard.store.remote import is_remote
 
 logger = logging.getLogger(__name__)
 
-_LOADED: Final = ("RUNNING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")
-"""States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
 CONSTRUCTOR_ATTEMPTS: Final = 2
 SERVE_CALLS_PER_REPLICA: Final = 100
 AFTER_DRAIN_S: Final = 10.0
@@ -55,47 +44,9 @@ _ANY_OF_THE_TYPE: Final = 0.001
 """What Ray itself asks for of a node's accelerator type. Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``."""
 
 
-_NO_PLACE: Final = re.compile(
-    r"to be scheduled\..*?Resources required for each replica: (?P<needed>\{.*?\}), "
-    r"total resources available: (?P<free>\{.*?\})",
-    re.DOTALL,
-)
-"""Source: ``ray/serve/_private/deployment_state.py``; Serve says so half a minute after it began to look for one."""
-
-
 def application_name(model: str, number: int) -> str:
     """``iris@1``; ``@`` cannot occur in a model's name."""
     return f"{model}@{number}"
-
-
-def read_applications() -> dict[str, ApplicationStatusOverview]:
-    """The applications as ``serve.status()`` has them, which checks each deployment's whole configuration for it.
-
-    That pickles two classes for each deployment, over and over: most of what a platform of fifty models did.
-
-    Raises:
-        RayServeException: Serve does not run here.
-        RayError: Its controller does not answer.
-    """
-    details = cast(ServeControllerClient, _get_global_client()).get_serve_details()
-    return {name: _to_overview(application) for name, application in details["applications"].items()}
-
-
-def _to_overview(application: Mapping[str, Any]) -> ApplicationStatusOverview:
-    deployments = {}
-    for name, deployment in application["deployments"].items():
-        states: Any = Counter(ReplicaState(replica["state"]).value for replica in deployment["replicas"])
-        deployments[name] = DeploymentStatusOverview(
-            deployment["status"], deployment["status_trigger"], dict(states), deployment["message"]
-        )
-    status = ApplicationStatus(application["status"])
-    return ApplicationStatusOverview(status, application["message"], application["last_deployed_time_s"], deployments)
-
-
-def is_revision_application(name: str, deployments: Mapping[str, Any]) -> bool:
-    """The application is one of ours, not one that somebody else runs on the same cluster."""
-    model, _, number = name.rpartition("@")
-    return bool(model) and number.isdecimal() and set(deployments) <= {DEPLOYMENT_NAME}
 
 
 def may_sleep(model: ModelRecord) -> bool:
@@ -216,6 +167,7 @@ class RevisionDeployment:
                 self.spec.resources, to_runtime_env(self.runtime, self.overlay), is_alone=not bundles
             ),
             user_config=asdict(self.batching),
+            request_router_config={"request_router_class": NamedReplicaRouter},
             logging_config=QUIET,
         )(ModelReplica)
         application = deployment.options(version=version, _internal=True, **(placement if bundles else {})).bind(
@@ -344,49 +296,3 @@ def to_actor_options(resources: Resources, runtime_env: Mapping[str, Any] | None
     if runtime_env:
         options["runtime_env"] = dict(runtime_env)
     return options
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What Serve says of one application.
-
-    Attributes:
-        running: Replicas that have loaded the model.
-        wanted: Replicas there should be; those of any state.
-        may_sleep: It runs as it should, and whether any replica does is for its load to say.
-        has_failed: Serve gave up starting it.
-        is_deleting: It is being taken down.
-        message: Serve's own words.
-        misfit: Why no node of the cluster could hold a replica; empty where one could.
-    """
-
-    running: int = 0
-    wanted: int = 0
-    may_sleep: bool = False
-    has_failed: bool = False
-    is_deleting: bool = False
-    message: str = ""
-    misfit: str = ""
-
-    @property
-    def place(self) -> str:
-        """What its replicas wait for that have no place in the cluster, in Serve's words; empty where they have one."""
-        found = _NO_PLACE.search(self.message)
-        return f"it needs {found['needed']} of each node, free are {found['free']}" if found else ""
-
-    @classmethod
-    def from_status(cls, overview: ApplicationStatusOverview) -> Observed:
-        """From what Serve says of it."""
-        states: dict[str, int] = {}
-        messages = [overview.message]
-        for deployment in overview.deployments.values():
-            states |= cast(dict[str, int], deployment.replica_states)  # Serve gives plain strings
-            messages.append(deployment.message)
-        return cls(
-            running=sum(states.get(state, 0) for state in _LOADED),
-            wanted=sum(count for state, count in states.items() if state != "STOPPING"),
-            may_sleep=overview.status in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING),
-            has_failed=overview.status is ApplicationStatus.DEPLOY_FAILED,
-            is_deleting=overview.status is ApplicationStatus.DELETING,
-            message=" ".join(message for message in messages if message),
-        )

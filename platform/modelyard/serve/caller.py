@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
@@ -37,8 +37,8 @@ _NS: Final = 1_000_000_000
 HandleCall = Callable[[Call], Awaitable[Answer]]
 """Calls a revision through its Serve handle."""
 
-HandleStream = Callable[[Call], AsyncGenerator[Tensors | ModelyardError]]
-"""The same for a stream of answers; an error is its last item."""
+HandleStream = Callable[[Call, str], AsyncGenerator[Tensors | ModelyardError]]
+"""The same for a stream of answers, from the replica of that name if there is one; an error is its last item."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +110,11 @@ class _Lane:
     is_exclusive: bool = False
     """What it was sent last is a retry, which shares a replica with no other call: it may have killed the last one."""
 
+    @property
+    def replica(self) -> str:
+        """Name of the replica."""
+        return self.path.stem.rpartition(".")[2]
+
 
 class RevisionCaller:
     """Everything an ingress replica holds for one revision.
@@ -135,7 +140,7 @@ class RevisionCaller:
         self._died = died
         self._call_by_handle = call_by_handle
         self._stream_by_handle = stream_by_handle
-        self._handle_streams = 0
+        self._handle_streams: Counter[str] = Counter()
         self._waiting: deque[_Waiting] = deque()
         self._lanes: dict[Path, _Lane] = {}
         self._by_handle: dict[asyncio.Task[None], _InFlight] = {}
@@ -271,7 +276,7 @@ class RevisionCaller:
         if len(usable) < 2:
             return usable[0] if usable else None
         own = self._route.application.encode()
-        return max(usable, key=lambda lane: _lot(own, lane))
+        return max(usable, key=lambda lane: _lot(own, lane.replica))
 
     def _calls_per_lane(self) -> int:
         """How many calls a replica may have at once.
@@ -427,9 +432,11 @@ class RevisionCaller:
             self._close_stream(stream)
 
     def _open_stream(self, stream: _Stream) -> None:
-        stream.lane = lane = self._find_stream_lane(stream.call.affinity)
-        if lane is None:
-            stream.task = self._loop.create_task(self._read_by_handle(stream))
+        stream.lane, replica = self._find_stream_way(stream)
+        if (lane := stream.lane) is None:
+            self._handle_streams[replica] += 1
+            stream.task = self._loop.create_task(self._read_by_handle(stream, replica))
+            stream.task.add_done_callback(lambda _: self._on_handle_stream_done(replica))
             return
         self._next_ident += 1
         stream.ident = self._next_ident
@@ -440,29 +447,49 @@ class RevisionCaller:
             _with_wait(stream.call, monotonic_ns() - stream.arrived_ns, stream.call.deadline_ns),
         )
 
-    def _find_stream_lane(self, affinity: int) -> _Lane | None:
-        """The lane with the fewest streams, unless replicas without a lane have still fewer.
+    def _find_stream_way(self, stream: _Stream) -> tuple[_Lane | None, str]:
+        """A lane, or without one the name of a replica elsewhere; empty for any.
 
-        What has an affinity goes where the others of its kind go, unless that replica has much more to do. Which one
-        that is follows from the replicas' names alone: every ingress replica finds the same one.
+        What has an affinity goes to the replica of its kind. Everything else takes the lane with the fewest streams,
+        unless replicas without a lane have still fewer.
         """
-        usable = [lane for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open]
+        usable = {lane.replica: lane for lane in self._lanes.values() if not lane.is_leaving and lane.protocol.is_open}
+        own = self._find_own_replica(stream.call.affinity, usable) if stream.call.affinity else ""
+        if own in usable:
+            return usable[own], ""
+        if own and not stream.attempts:
+            return None, own
         if not usable:
-            return None
-        best = min(usable, key=lambda lane: len(lane.streams))
-        if affinity and len(usable) > 1:
-            kind = b"%d" % affinity
-            own = max(usable, key=lambda lane: _lot(kind, lane))
-            if len(own.streams) <= _AFFINITY_SLACK + 2 * len(best.streams):
-                return own
+            return None, ""
+        best = min(usable.values(), key=lambda lane: len(lane.streams))
         elsewhere = self._route.replicas - len(usable)
-        return None if elsewhere > 0 and len(best.streams) * elsewhere > self._handle_streams else best
+        is_busier = elsewhere > 0 and len(best.streams) * elsewhere > self._handle_streams.total()
+        return (None, "") if is_busier else (best, "")
 
-    async def _read_by_handle(self, stream: _Stream) -> None:
-        self._handle_streams += 1
+    def _find_own_replica(self, affinity: int, usable: Mapping[str, _Lane]) -> str:
+        """Name of the replica of a kind of streams, on whatever node; empty where that has much more to do than others.
+
+        Which one it is follows from the names alone: every ingress replica finds the same one, and another replica's
+        arrival or end moves no more kinds than it must (rendezvous hashing).
+        """
+        known = {lane.replica for lane in self._lanes.values()}
+        names = [*usable, *(name for name in self._route.replica_names if name not in known)]
+        if len(names) < 2:
+            return ""
+        busy = {name: len(usable[name].streams) if name in usable else self._handle_streams[name] for name in names}
+        kind = b"%d" % affinity
+        own = max(names, key=lambda name: _lot(kind, name))
+        return own if busy[own] <= _AFFINITY_SLACK + 2 * min(busy.values()) else ""
+
+    def _on_handle_stream_done(self, replica: str) -> None:
+        self._handle_streams[replica] -= 1
+        if not self._handle_streams[replica]:
+            del self._handle_streams[replica]
+
+    async def _read_by_handle(self, stream: _Stream, replica: str) -> None:
         try:
             call = _with_wait(stream.call, monotonic_ns() - stream.arrived_ns, stream.call.deadline_ns)
-            async with contextlib.aclosing(self._stream_by_handle(call)) as answers:
+            async with contextlib.aclosing(self._stream_by_handle(call, replica)) as answers:
                 async for item in answers:
                     await stream.room.acquire()
                     stream.put(item)
@@ -470,8 +497,6 @@ class RevisionCaller:
         except Exception as exc:  # noqa: BLE001  # Serve's many errors (replica died, application deleted, …)
             logger.info('model "%s": stream by handle failed: %s: %s', self._route.model, type(exc).__name__, exc)
             self._retry_stream(stream, ModelNotReady(self._route.model, "its replica went away"))
-        finally:
-            self._handle_streams -= 1
 
     def _on_stream_frame(self, lane: _Lane, kind: Kind, ident: int, payload: Any) -> None:
         stream = lane.streams[ident]
@@ -592,9 +617,9 @@ class RevisionCaller:
             self._close_if_idle(lane)
 
 
-def _lot(what: bytes, lane: _Lane) -> bytes:
+def _lot(what: bytes, replica: str) -> bytes:
     """What a replica draws for something that is to go to one of them: by its name, the same everywhere."""
-    return hashlib.blake2b(what + b" " + lane.path.name.encode(), digest_size=8).digest()
+    return hashlib.blake2b(what + b" " + replica.encode(), digest_size=8).digest()
 
 
 def _priority(waiting: _Waiting) -> int:

@@ -22,7 +22,6 @@ from typing import Any, Final, TypeVar
 
 import ray
 from ray import serve
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from modelyard.admin import Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
@@ -31,12 +30,9 @@ from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFo
 from modelyard.outcomes import Outcomes
 from modelyard.routing import ModelRoute, RouteTable
 from modelyard.serve.applications import (
-    Observed,
     RevisionDeployment,
     application_name,
-    is_revision_application,
     load_timeout_s,
-    read_applications,
 )
 from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.autoscaling import clear_decision, find_decision
@@ -46,6 +42,7 @@ from modelyard.serve.descriptions import clear_description, find_description, ke
 from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.logs import join_serve_log
+from modelyard.serve.observed import Observed, is_revision_application, read_applications
 from modelyard.serve.placement import find_misfit
 from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
 from modelyard.serve.pools import PoolDeployment, Pools, is_pool, is_pool_application
@@ -615,7 +612,7 @@ class Controller:
         again = self._take_again()
         applications = read_applications()
         own = applications.get(self._application)
-        if own is None or own.status is ApplicationStatus.DELETING:
+        if own is None or own.is_deleting:
             return False  # Serve takes everything down; what it has removed is not to be put up again
         observed = self._begin_again(again, self._observe(applications))
         self._pools.try_standbys(self._loop)
@@ -765,11 +762,11 @@ class Controller:
             del self._failures[application]
             clear_failure(application)
 
-    def _observe(self, applications: Mapping[str, ApplicationStatusOverview]) -> dict[str, Observed]:
+    def _observe(self, applications: Mapping[str, Observed]) -> dict[str, Observed]:
         observed = {
-            name: Observed.from_status(overview)
-            for name, overview in applications.items()
-            if is_revision_application(name, overview.deployments) or is_pool_application(name, overview.deployments)
+            name: seen
+            for name, seen in applications.items()
+            if is_revision_application(name, seen.deployments) or is_pool_application(name, seen.deployments)
         }
         observed |= self._pools.observe(observed)
         for name in set(self._described) - set(observed):

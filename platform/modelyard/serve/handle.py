@@ -61,9 +61,15 @@ class RevisionHandle:
         answer: Answer = await self._get().call.remote(self._address(call), monotonic_ns())
         return answer
 
-    async def stream(self, call: Call) -> AsyncGenerator[Tensors | ModelyardError]:
-        """See :meth:`ModelReplica.stream`."""
-        answers: Any = self._get().options(stream=True).stream.remote(self._address(call), monotonic_ns())
+    async def stream(self, call: Call, replica: str = "") -> AsyncGenerator[Tensors | ModelyardError]:
+        """See :meth:`ModelReplica.stream`.
+
+        Args:
+            call: What is asked.
+            replica: Name of the one that is to answer, where it is there and takes calls; empty for any.
+        """
+        handle = self._get().options(stream=True, session_id=replica)
+        answers: Any = handle.stream.remote(self._address(call), monotonic_ns())
         try:
             async for item in answers:
                 yield item

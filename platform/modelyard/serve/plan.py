@@ -13,7 +13,8 @@ from typing import Final
 
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Wanted
-from modelyard.serve.applications import Observed, application_name, may_sleep
+from modelyard.serve.applications import application_name, may_sleep
+from modelyard.serve.observed import Observed
 
 _CREATED: Final = "its replicas are being created"
 _SLEEPS: Final = "scaled to zero: the next request starts a replica, and waits for it"
@@ -32,6 +33,7 @@ class RevisionState:
         reason: Why, when it is not ready.
         running: Replicas that can answer.
         wanted: Replicas there should be.
+        replicas: Names of those that can answer.
     """
 
     number: int
@@ -39,6 +41,7 @@ class RevisionState:
     reason: str
     running: int = 0
     wanted: int = 0
+    replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def revision_state(
         has_standby: A pool answers for it then.
     """
     if observed is not None and observed.running and is_described and not observed.is_deleting:
-        return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted)
+        return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted, observed.replicas)
     if failure is not None:
         return RevisionState(number, ModelState.FAILED, failure)
     if may_sleep and is_described and observed is not None and observed.may_sleep:

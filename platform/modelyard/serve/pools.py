@@ -14,10 +14,10 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from ray import serve
 
@@ -30,13 +30,13 @@ from modelyard.serve.applications import (
     CONSTRUCTOR_ATTEMPTS,
     QUIET,
     SERVE_CALLS_PER_REPLICA,
-    Observed,
     RevisionDeployment,
     to_actor_options,
     to_autoscaling,
 )
 from modelyard.serve.failures import DIED_LOADING
 from modelyard.serve.handle import DEPLOYMENT_NAME
+from modelyard.serve.observed import Observed
 from modelyard.serve.pool import PoolReplica
 from modelyard.serve.process import DRAIN_TIMEOUT_S
 from modelyard.serve.residents import Resident
@@ -60,7 +60,7 @@ def is_pool(name: str) -> bool:
     return name.startswith(_PREFIX) and not name.removeprefix(_PREFIX).isdecimal()
 
 
-def is_pool_application(name: str, deployments: Mapping[str, Any]) -> bool:
+def is_pool_application(name: str, deployments: Iterable[str]) -> bool:
     """The application is a pool of ours, not one that somebody else runs on the same cluster."""
     return is_pool(name) and set(deployments) <= {DEPLOYMENT_NAME}
 

@@ -111,6 +111,7 @@ def _revision_route(
         max_inflight_requests=min(taken, max_inflight),
         request_timeout_s=spec.limits.request_timeout_s,
         replicas=state.running,
+        replica_names=state.replicas if description and description.openai_routes else (),
         num_gpus=spec.resources.num_gpus,
         members=description.members if description else {},
         publishes_members=description is not None and description.publishes_members,

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A platform on two nodes: another raylet of its cluster, with an address and temporary files of its own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import CUSTOM, KNOWN_OUTPUT
+from load import Load
+from platform_process import BIN, PlatformProcess, base_document, running, wait_until
+
+from modelyard.client import Platform
+
+REPLICAS = 4
+LOST = {r"node.*(dead|died|removed|terminated)|missed too many heartbeats": "a test ends a node"}
+
+
+@pytest.fixture(scope="module")
+def platform(make_folder: Any) -> Iterator[PlatformProcess]:
+    """A platform whose only proxy is the head's: nodes of one machine share its ports."""
+    document = base_document()
+    document["proxy_location"] = "HeadOnly"
+    document["applications"][0]["args"]["models"] = []
+    process = PlatformProcess(make_folder(), document)
+    shutil.copytree(CUSTOM / "parrot", process.folder / "models" / "parrot")
+    with running(process):
+        yield process
+        assert process.stop() == 0
+        assert process.unexplained(KNOWN_OUTPUT | LOST) == []
+
+
+@pytest.fixture(scope="module")
+def client(platform: PlatformProcess) -> Iterator[Platform]:
+    with Platform.connect(platform.url, timeout_s=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def node(platform: PlatformProcess) -> Iterator[subprocess.Popen[bytes]]:
+    """The second node; process ids and files tell its processes from the head's."""
+    head = (platform.folder / "ray" / "ray_current_cluster").read_text().strip()
+    temporary = platform.folder / "second"
+    temporary.mkdir()
+    command = [str(BIN / "ray"), "start", "--block", f"--address={head}", "--node-ip-address=127.0.0.2", "--num-cpus=1"]
+    command += ["--object-store-memory=100000000", "--dashboard-agent-listen-port=0"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+    own = {"RAY_AUTH_MODE": "token", "TMPDIR": str(temporary)}
+    with (platform.folder / "second.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=platform.folder,
+            env=platform.environment() | own,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _on_second_node(platform: PlatformProcess, pids: set[int]) -> set[int]:
+    marker = f"TMPDIR={platform.folder / 'second'}\0".encode()
+    return {pid for pid in pids if marker in Path(f"/proc/{pid}/environ").read_bytes()}
+
+
+def _ask(http: httpx.Client, conversation: int, turn: int) -> int:
+    """Process id of who answered."""
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"conversation {conversation}"}]
+    for _ in range(turn):
+        messages += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "and then?"}]
+    reply = http.post("/v1/chat/completions", json={"model": "parrot", "messages": messages})
+    assert reply.status_code == httpx.codes.OK, reply.text
+    return int(reply.json()["choices"][0]["message"]["content"])
+
+
+def test_a_conversation_stays_with_its_replica_on_whatever_node(
+    platform: PlatformProcess, client: Platform, node: subprocess.Popen[bytes]
+) -> None:
+    client.register(
+        "parrot",
+        framework="custom",
+        uri="models/parrot",
+        options={"entrypoint": "model:Parrot"},
+        autoscaling={"min_replicas": REPLICAS, "max_replicas": REPLICAS},
+        resources={"num_cpus": 0.2},
+        wait=True,
+    )
+    wait_until(lambda: client.status("parrot").replicas_ready == REPLICAS, 60, "all replicas")
+    pids = platform.replicas("parrot@1")
+    there = _on_second_node(platform, pids)
+    assert there
+    assert pids - there
+    answered: dict[int, set[int]] = defaultdict(set)
+    with httpx.Client(base_url=platform.url, timeout=60) as http:
+        for turn in range(4):
+            for conversation in range(24):
+                answered[conversation].add(_ask(http, conversation, turn))
+    assert all(len(asked) == 1 for asked in answered.values()), dict(answered)
+    assert set.union(*answered.values()) == pids
+
+
+def test_a_node_that_is_taken_away_costs_no_request(
+    platform: PlatformProcess, client: Platform, node: subprocess.Popen[bytes]
+) -> None:
+    before = platform.replicas("parrot@1")
+    gone = _on_second_node(platform, before)
+    with Load(platform.url, "parrot", ["polly"]) as load:
+        wait_until(lambda: load.answered > 100, 30, "requests to be answered")
+        node.send_signal(signal.SIGTERM)
+        node.wait(120)
+        wait_until(lambda: len(platform.replicas("parrot@1") - gone) == REPLICAS, 60, "replicas in their place")
+        wait_until(lambda: client.status("parrot").replicas_ready == REPLICAS, 60, "all replicas")
+        answered = load.answered
+        wait_until(lambda: load.answered > answered + 100, 30, "more answers")
+    assert before - gone <= platform.replicas("parrot@1")
+    assert set(load.statuses) == {200}, load.refusals
+    with httpx.Client(base_url=platform.url, timeout=60) as http:
+        assert {_ask(http, conversation, 0) for conversation in range(40)} == platform.replicas("parrot@1")
