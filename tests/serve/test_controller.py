@@ -31,7 +31,7 @@ from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.scaling import Decision, Load
-from modelyard.serve import autoscaling, counts, descriptions, failures, pools
+from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools
 from modelyard.serve import controller as module
 from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
@@ -151,7 +151,7 @@ class Stepped(Controller):
     async def look(self, times: int = 1) -> None:
         """So many looks at the folders of versions."""
         for _ in range(times):
-            await asyncio.to_thread(self._follow_versions)
+            await asyncio.to_thread(self._registrations.follow_versions)
 
     async def round(self) -> bool:
         self._clock = lambda: self.now
@@ -189,6 +189,7 @@ def remembering(monkeypatch: pytest.MonkeyPatch, kept) -> RememberingServe:
     fake = RememberingServe()
     monkeypatch.setattr(module.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 64.0}, "Labels": {}}])
     monkeypatch.setattr(module, "serve", fake)
+    monkeypatch.setattr(knowledge, "serve", fake)
     monkeypatch.setattr(module, "read_applications", fake.read_applications)
     monkeypatch.setattr(pools, "_ask", fake.describe_resident)
     for name in ("modelyard", "modelyard_deployments"):  # the constructor joins Serve's log: undone afterwards
@@ -548,7 +549,7 @@ async def test_an_application_nobody_wants_is_taken_down_and_others_are_left_alo
 async def test_a_replica_that_does_not_describe_itself_is_loading_and_holds_up_nobody(
     start, remembering, monkeypatch, until
 ):
-    monkeypatch.setattr(module, "_DESCRIBE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(knowledge, "_DESCRIBE_TIMEOUT_S", 0.02)
     controller = await start(a="one.fake", b="one.fake", c="one.fake")
     await controller.step()
     remembering.silent |= {"a@1", "b@1"}
@@ -1137,7 +1138,7 @@ async def test_an_environment_that_cannot_be_made_fails_its_model(start, remembe
     controller = await start()
     for _ in range(2):  # registering it again tries again
         await controller.register(_with_pip(artifacts, offline, "tiny==9"), "me", "")
-        await _step_until(controller, lambda: "m@1" in controller._failures)
+        await _step_until(controller, lambda: "m@1" in controller._knowledge.failures)
         await controller.step()
         status = await controller.status("m")
         assert status.state == "failed"
@@ -1459,7 +1460,7 @@ async def test_a_version_of_the_same_number_with_other_content_is_described_anew
     model, (revision,) = controller._catalog.get_model("m"), controller._catalog.get_model("m").revisions
     changed = dataclasses.replace(revision, digest="sha256:another")
     controller._admit([RevisionDeployment.from_records(model, changed)])
-    assert "m@1" not in controller._described
+    assert "m@1" not in controller._knowledge.described
 
 
 async def test_a_pool_that_only_starts_anew_is_not_taken_down_for_a_model_that_is_tried_again(
@@ -1537,7 +1538,7 @@ async def test_a_status_does_not_wait_for_a_store_that_is_away(start, rememberin
     remembering.run("m@1")
     await controller.step()
     back = threading.Event()
-    monkeypatch.setattr(module, "_ASK_AGAIN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "_DECISION_TIMEOUT_S", 0.05)
     monkeypatch.setattr(module, "find_decision", lambda _: back.wait(10))
     statuses = [await asyncio.wait_for(controller.status("m"), 5) for _ in range(10)]
     back.set()

@@ -24,54 +24,41 @@ import ray
 from ray import serve
 
 from modelyard.admin import Event, ModelState, ModelStatus, Plan, Pool, Revision
-from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
-from modelyard.config import ModelSpec, PlatformConfig, check_policy, load_model_spec, parse_model_spec, to_short
-from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
+from modelyard.catalog import Catalog, ModelRecord, Owner, RevisionRecord, Wanted
+from modelyard.config import PlatformConfig
+from modelyard.errors import Conflict, InvalidConfig, ModelNotFound, ModelyardError
 from modelyard.outcomes import Outcomes
 from modelyard.routing import ModelRoute, RouteTable
 from modelyard.serve.applications import (
     RevisionDeployment,
     application_name,
-    load_timeout_s,
 )
-from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.autoscaling import clear_decision, find_decision
 from modelyard.serve.builds import Builds
-from modelyard.serve.counts import clear_counts
-from modelyard.serve.descriptions import clear_description, find_description, keep_description, list_descriptions
-from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure
-from modelyard.serve.handle import DEPLOYMENT_NAME
+from modelyard.serve.descriptions import clear_description, find_description, list_descriptions
+from modelyard.serve.failures import clear_failure
+from modelyard.serve.knowledge import Knowledge
 from modelyard.serve.logs import join_serve_log
-from modelyard.serve.observed import Observed, is_revision_application, read_applications
+from modelyard.serve.observed import Observed, read_applications
 from modelyard.serve.placement import find_misfit
-from modelyard.serve.plan import ModelPlan, failed_plan, newest_revision, plan_model
-from modelyard.serve.pools import PoolDeployment, Pools, is_pool, is_pool_application
+from modelyard.serve.plan import ModelPlan, failed_plan, plan_model
+from modelyard.serve.pools import PoolDeployment, Pools, is_pool
+from modelyard.serve.registrations import LEFT_OUT, UNUSABLE, Registrations
 from modelyard.serve.residents import Resident
 from modelyard.serve.rollouts import Rollouts, Traffic
 from modelyard.serve.views import failed_route, model_route, model_status, show_revisions
-from modelyard.signature import Description
-from modelyard.store.remote import StoreError
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 _POLL_BUSY_S: Final = 0.25
-_DESCRIBE_TIMEOUT_S: Final = 5.0
-_ASK_AGAIN_TIMEOUT_S: Final = 1.0
+_DECISION_TIMEOUT_S: Final = 1.0
 _LEAVE_AFTER_S: Final = 1.0
 _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
 _FIRST_LOOK_S: Final = 10.0
-_UNUSABLE: Final = "its entry in the catalog cannot be used"
-_LEFT_OUT: Final = (
-    "the configuration file declares it too, which changes nothing: its name is registered at run time. Unregister it "
-    "and start again, or take it out of the file"
-)
-_ATTEMPTS: Final = 3
 _EVENTS_S: Final = 0.5
-_VERSION_POLICY: Final = "version policy"
-"""Who adds the versions that appear in a folder, for the history."""
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
 
 
@@ -90,19 +77,6 @@ class _Look:
     deployments: tuple[RevisionDeployment, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempts:
-    """What is to be tried again of a model.
-
-    Attributes:
-        numbers: Of its revisions.
-        is_failed: Some have failed.
-    """
-
-    numbers: frozenset[int] = frozenset()
-    is_failed: bool = False
-
-
 class Controller:
     """The Serve deployment behind the ingress; one replica.
 
@@ -118,18 +92,13 @@ class Controller:
         self._catalog = Catalog(self._config.catalog.url)
         self._deployed: dict[str, str] = {}
         self._read: dict[str, tuple[tuple[str, int, str], RevisionDeployment]] = {}
-        self._loading: dict[str, float] = {}
-        self._described: dict[str, Description] = {}
-        self._failures: dict[str, str] = {}
         self._builds = Builds()
         self._pools = Pools(self._config.pools, self._application)
+        self._knowledge = Knowledge(self._pools, self._loop)
         self._asking = ThreadPoolExecutor(1, "asking")  # of its own: where it hangs, nothing else does
         self._rollouts = Rollouts(self._catalog)
-        self._traffic = Traffic(self._catalog, self._is_ready, self._try_again)
         self._waiting: dict[str, str] = {}
-        self._again: set[str] = set()
         self._plans: dict[str, ModelPlan] = {}
-        self._left_out: frozenset[str] = frozenset()
         self._table = RouteTable(epoch=uuid.uuid4().hex)
         self._leaving: dict[str, float] = {}
         self._clock = time.monotonic
@@ -139,8 +108,11 @@ class Controller:
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._artifacts = Artifacts(self._config.security.model_roots)
-        self._declare(self._config.models)
+        self._registrations = Registrations(
+            self._catalog, self._config, self._knowledge.failures, self._find_plan, self._wake.set
+        )
+        self._traffic = Traffic(self._catalog, self._is_ready, self._registrations.try_again)
+        self._registrations.declare(self._config.models)
         self._admit_again()
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
@@ -189,7 +161,7 @@ class Controller:
         await self._look_first()
         if not self._table.version:
             return {}
-        self._pools.lose(failed, self._described)
+        self._pools.lose(failed, self._knowledge.described)
         return self._pools.find(known)
 
     async def _look_first(self) -> None:
@@ -204,15 +176,15 @@ class Controller:
         self, spec: dict[str, Any], actor: str, message: str, expected_generation: int | None = None
     ) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.register``; errors are returned, for Serve would wrap what is raised."""
-        return await self._answer(self._register, spec, actor, message, expected_generation)
+        return await self._change(self._registrations.register, spec, actor, message, expected_generation)
 
     async def plan(self, spec: dict[str, Any], expected_generation: int | None = None) -> Plan | ModelyardError:
         """See ``AdminTransport.plan``; errors are returned."""
-        return await self._answer(self._plan, spec, expected_generation)
+        return await self._answer(self._registrations.plan, spec, expected_generation)
 
     async def spec(self, name: str) -> dict[str, Any] | ModelyardError:
         """See ``AdminTransport.spec``; errors are returned."""
-        return await self._answer(self._spec, name)
+        return await self._answer(self._registrations.spec, name)
 
     async def reload(
         self, specs: list[dict[str, Any]], actor: str, message: str
@@ -222,15 +194,15 @@ class Controller:
 
     async def unregister(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unregister``; errors are returned."""
-        return await self._answer(self._unregister, name, actor, message)
+        return await self._change(self._registrations.unregister, name, actor, message)
 
     async def load(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.load``; errors are returned."""
-        return await self._answer(self._load, name, actor, message)
+        return await self._change(self._registrations.load, name, actor, message)
 
     async def unload(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unload``; errors are returned."""
-        return await self._answer(self._unload, name, actor, message)
+        return await self._change(self._registrations.unload, name, actor, message)
 
     async def set_traffic(self, *args: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.set_traffic``; errors are returned, as by the next six."""
@@ -299,7 +271,7 @@ class Controller:
         resident = self._pools.residents.get(application)
         asked = self._asking.submit(find_decision, resident.pool if resident is not None else application)
         try:
-            return replace(status, scaling=await asyncio.wait_for(asyncio.wrap_future(asked), _ASK_AGAIN_TIMEOUT_S))
+            return replace(status, scaling=await asyncio.wait_for(asyncio.wrap_future(asked), _DECISION_TIMEOUT_S))
         except Exception as exc:  # noqa: BLE001  # while Ray's head is away, its store does not answer for long
             logger.info("what was decided of %s is not known: %s", application, type(exc).__name__)
             return status
@@ -322,153 +294,6 @@ class Controller:
                 raise ModelNotFound(name)
             return self._status(record)
 
-    def _register(self, data: dict[str, Any], actor: str, message: str, expected_generation: int | None) -> ModelStatus:
-        entry = self._make_registered(data)
-        old = self._catalog.find_model(entry.name)
-        is_expected = old is not None and expected_generation in (None, old.generation)
-        may_try = is_expected and old is not None and old.owner is not Owner.DECLARED  # which is refused below
-        again = old is not None and may_try and self._ask_again(old, entry)
-        record = self._catalog.put_model(
-            entry.name,
-            owner=Owner.REGISTERED,
-            spec=entry.spec,
-            content=entry.content,
-            digest=entry.digest,
-            versions=entry.versions,
-            labels=entry.labels,
-            actor=actor,
-            message=message,
-            expected_generation=expected_generation,
-            again=again,
-        )
-        self._wake.set()
-        return self._status(record)
-
-    def _plan(self, data: dict[str, Any], expected_generation: int | None) -> Plan:
-        entry = self._make_registered(data)
-        old = self._catalog.find_model(entry.name)
-        again = old is not None and self._find_attempts(old, entry).is_failed
-        return self._catalog.plan_model(
-            entry, owner=Owner.REGISTERED, expected_generation=expected_generation, again=again
-        )
-
-    def _make_registered(self, data: dict[str, Any]) -> ModelEntry:
-        spec = load_model_spec(data)
-        if problems := check_policy(spec.autoscaling, self._config.autoscaling_policies):
-            raise InvalidConfig(problems)
-        try:
-            return self._artifacts.make_entry(spec)
-        except StoreError:  # which is nothing that the client could write otherwise
-            raise
-        except ModelLoadError as exc:
-            raise InvalidConfig((f"uri: {exc}",)) from exc
-
-    def _spec(self, name: str) -> dict[str, Any]:
-        record = self._catalog.get_model(name)
-        try:
-            return to_short(parse_model_spec(record.spec))
-        except InvalidConfig as exc:
-            raise ModelLoadError(f"{_UNUSABLE}: {exc}") from exc
-
-    def _reload(self, specs: Sequence[Mapping[str, Any]], actor: str, message: str) -> tuple[ModelStatus, ...]:
-        entries, again = self._make_entries(specs)
-        kept, left = self._catalog.sync_reloaded(entries, actor=actor, message=message, again=again)
-        self._wake.set()
-        return tuple(self._status(record) for record in (*kept, *left))
-
-    def _make_entries(self, specs: Sequence[Mapping[str, Any]]) -> tuple[list[ModelEntry], set[str]]:
-        """The models with their artifacts as they now are, and the names of those that are to be tried again.
-
-        Raises:
-            InvalidConfig: With the problems of all of them.
-        """
-        entries: list[ModelEntry] = []
-        again: set[str] = set()
-        problems: list[str] = []
-        for index, data in enumerate(specs):
-            try:
-                spec = load_model_spec(data)
-                old = self._catalog.find_model(spec.name)
-                entries.append(self._artifacts.make_entry(spec, self._known_digests(old)))
-                if old is not None and old.owner is Owner.RELOADED and self._ask_again(old, entries[-1]):
-                    again.add(spec.name)
-            except InvalidConfig as exc:
-                problems += [f"model_config_list.config[{index}]: {problem}" for problem in exc.problems]
-            except ModelLoadError as exc:
-                problems.append(f"model_config_list.config[{index}].base_path: {exc}")
-        if problems:
-            raise InvalidConfig(tuple(problems))
-        return entries, again
-
-    def _known_digests(self, old: ModelRecord | None) -> dict[str, str]:
-        """Digests of the folders of versions that are served; those of others may have changed."""
-        served = old.revisions if old is not None and old.wanted is Wanted.SERVING else ()
-        kept = (one for one in served if application_name(one.model, one.number) not in self._failures)
-        return {one.content["uri"]: one.content["artifact"] for one in kept if "artifact" in one.content}
-
-    def _load(self, name: str, actor: str, message: str, attempts: int = _ATTEMPTS) -> ModelStatus:
-        old = self._catalog.get_model(name)
-        entry = self._read_again(old)
-        try:
-            record = self._catalog.load_model(
-                name,
-                content=entry.content,
-                digest=entry.digest,
-                versions=entry.versions,
-                labels=entry.labels,
-                actor=actor,
-                message=message,
-                expected_generation=old.generation,
-                again=self._ask_again(old, entry),
-            )
-        except Conflict:  # it was changed while its artifact was read
-            if attempts == 1:
-                raise
-            return self._load(name, actor, message, attempts - 1)
-        self._wake.set()
-        return self._status(record)
-
-    def _read_again(self, record: ModelRecord) -> ModelEntry:
-        """The model as the catalog has it, with its artifact as it now is.
-
-        Raises:
-            ModelLoadError: The artifact is not there, or the catalog's entry cannot be used.
-        """
-        try:
-            spec = load_model_spec(record.spec)
-        except InvalidConfig as exc:
-            raise ModelLoadError(f"{_UNUSABLE}: {exc}") from exc
-        return self._artifacts.make_entry(spec)
-
-    def _ask_again(self, model: ModelRecord, entry: ModelEntry) -> bool:
-        """Whoever registers or loads a model that has failed, unchanged, wants another attempt.
-
-        What is asked for here, before it is written to the catalog, the round that reads it there has begun with.
-        """
-        attempts = self._find_attempts(model, entry)
-        with self._lock:
-            self._again |= {application_name(model.name, number) for number in attempts.numbers}
-        return attempts.is_failed
-
-    def _find_attempts(self, model: ModelRecord, entry: ModelEntry) -> _Attempts:
-        """Which revisions are to be tried again where somebody registers or loads a model as it is."""
-        latest = model.latest
-        if not entry.versions and latest is not None and latest.digest != entry.digest:
-            return _Attempts()  # the next revision has no failure to forget
-        plan = self._plans.get(model.name)
-        failed = (
-            {one.number for one in (plan.newest, *plan.others) if one.state is ModelState.FAILED} if plan else set()
-        )
-        numbers = [version.number for version in entry.versions] or [newest_revision(model)]
-        failed |= {number for number in numbers if application_name(model.name, number) in self._failures}
-        again = numbers if model.wanted is Wanted.UNLOADED else failed.intersection(numbers)
-        return _Attempts(frozenset(again), not failed.isdisjoint(numbers))
-
-    def _unload(self, name: str, actor: str, message: str) -> ModelStatus:
-        record = self._catalog.unload_model(name, actor=actor, message=message)
-        self._wake.set()
-        return self._status(record)
-
     def _revisions(self, name: str) -> tuple[Revision, ...]:
         with self._moving:
             record = self._catalog.get_model(name)
@@ -480,62 +305,21 @@ class Controller:
             for one in self._catalog.list_events(name, limit, after=after)
         )
 
-    def _try_again(self, name: str, number: int) -> None:
-        """Whoever sends traffic to a revision that has failed wants another attempt."""
-        application = application_name(name, number)
-        if application in self._failures:
-            with self._lock:
-                self._again.add(application)
+    def _reload(self, specs: Sequence[Mapping[str, Any]], actor: str, message: str) -> tuple[ModelStatus, ...]:
+        return tuple(self._status(record) for record in self._registrations.reload(specs, actor, message))
+
+    def _find_plan(self, name: str) -> ModelPlan | None:
+        """Of the last round."""
+        return self._plans.get(name)
 
     def _is_ready(self, name: str, number: int) -> bool:
-        plan = self._plans.get(name)
+        plan = self._find_plan(name)
         state = plan.find(number) if plan is not None else None
         return state is not None and state.state is ModelState.READY
 
     def _changed(self, record: ModelRecord) -> ModelStatus:
         self._wake.set()
         return self._status(record)
-
-    def _unregister(self, name: str, actor: str, message: str) -> ModelStatus:
-        record = self._catalog.remove_model(name, actor=actor, message=message, owner=Owner.REGISTERED)
-        self._wake.set()
-        return self._status(record)
-
-    def _declare(self, specs: Sequence[ModelSpec]) -> None:
-        """Brings the declared models into the catalog.
-
-        An artifact that is missing fails its own model only, and a name that is registered already is left to the
-        registered model.
-        """
-        entries: list[ModelEntry] = []
-        refused: dict[str, str] = {}
-        silent: dict[str, StoreError] = {}  # nobody is asked again and again, for each of its models
-        for spec in specs:
-            store = "/".join(spec.uri.split("/")[:3])
-            try:
-                if store in silent:
-                    raise silent[store]
-                entries.append(self._artifacts.make_entry(spec))
-            except ModelyardError as exc:
-                known = None
-                if isinstance(exc, StoreError):
-                    silent[store] = exc
-                    known = make_known_entry(spec, self._catalog.find_model(spec.name))
-                if known is None:
-                    refused[spec.name] = str(exc)
-                else:
-                    logger.warning('model "%s" goes on as it was: %s', spec.name, exc)
-                entries.append(known or make_absent_entry(spec))
-        records = self._catalog.sync_declared(entries)
-        for record in records:
-            if record.name in refused:
-                number = (record.latest or record.active).number
-                self._failures[application_name(record.name, number)] = refused[record.name]
-            if record.wanted is Wanted.UNLOADED:
-                logger.info('model "%s" stays unloaded: `modelyard load %s` runs it again', record.name, record.name)
-        self._left_out = frozenset(entry.name for entry in entries) - {record.name for record in records}
-        for name in sorted(self._left_out):
-            logger.warning('model "%s": %s', name, _LEFT_OUT)
 
     def _admit_again(self) -> None:
         """Shared revisions that answered under a controller before this one go on, also those out of use by now."""
@@ -548,44 +332,17 @@ class Controller:
                 if is_shared and (description := find_description(name, revision.digest)) is not None:
                     with contextlib.suppress(InvalidConfig, KeyError, TypeError, ValueError):  # the round tells of it
                         self._pools.admit(RevisionDeployment.from_records(model, revision))
-                        self._described[name] = description
+                        self._knowledge.described[name] = description
 
     # -- folders of versions, in a thread of its own
 
     def _watch_versions(self) -> None:
         while not self._stopping.wait(self._config.controller.version_poll_interval_s):
             try:
-                self._follow_versions()
+                self._registrations.follow_versions()
             except Exception:
                 # The catalog may be away for a moment; the next look begins from scratch.
                 logger.exception("looking for versions failed; trying again")
-
-    def _follow_versions(self) -> None:
-        for record in self._catalog.list_models():
-            if record.wanted is not Wanted.SERVING or record.problem:
-                continue
-            names = {one.number: application_name(record.name, one.number) for one in record.revisions}
-            failed = {number for number, name in names.items() if name in self._failures}
-            try:
-                entry = self._artifacts.look_again(record, failed)
-                if entry is not None:
-                    self._take_versions(record, entry)
-            except ModelyardError as exc:  # its folder is being changed, or the model was; the next look decides
-                logger.warning('model "%s": its versions cannot be followed: %s', record.name, exc)
-
-    def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
-        self._ask_again(record, entry)
-        self._catalog.load_model(
-            record.name,
-            content=entry.content,
-            digest=entry.digest,
-            versions=entry.versions,
-            labels=entry.labels,
-            actor=_VERSION_POLICY,
-            message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
-            expected_generation=record.generation,
-        )
-        self._wake.set()
 
     # -- reconciliation, in a thread of its own
 
@@ -609,16 +366,19 @@ class Controller:
         # In this order: an attempt that is asked for comes before the catalog's record that follows it, and what Serve
         # then says is not older than either.
         models = self._catalog.list_models()
-        again = self._take_again()
+        again = self._registrations.take_again()
         applications = read_applications()
         own = applications.get(self._application)
         if own is None or own.is_deleting:
             return False  # Serve takes everything down; what it has removed is not to be put up again
-        observed = self._begin_again(again, self._observe(applications))
+        observed = self._knowledge.take(applications)
+        for name in self._deployed.keys() - observed.keys():
+            del self._deployed[name]
+        observed = self._begin_again(again, observed)
         self._pools.try_standbys(self._loop)
         self._find_misfits(models, observed)
-        self._give_up_loading(models, observed)
-        self._describe(models, observed)
+        self._knowledge.give_up_loading(models, observed, self._clock())
+        self._knowledge.describe(models, observed)
         by_model: dict[str, dict[str, Observed]] = defaultdict(dict)
         for name, seen in observed.items():
             if not is_pool(name):
@@ -674,8 +434,8 @@ class Controller:
 
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
         """One model's part of a round; a record that cannot be followed fails its own model only."""
-        find_standby = self._pools.find_standby
-        plan = plan_model(model, observed, self._described, self._failures, self._waiting, find_standby)
+        knowledge, find_standby = self._knowledge, self._pools.find_standby
+        plan = plan_model(model, observed, knowledge.described, knowledge.failures, self._waiting, find_standby)
         try:
             if model.problem:
                 raise InvalidConfig((model.problem,))
@@ -685,14 +445,14 @@ class Controller:
                 if deployment.has_standby:
                     self._pools.stand_by(deployment)
             limit, pools = self._config.ingress.max_inflight_per_model, self._pools
-            route = model_route(model, plan, self._described, pools.residents, limit, pools.find_standby)
+            route = model_route(model, plan, self._knowledge.described, pools.residents, limit, pools.find_standby)
             return _Look(plan, route, deployments)
         except (InvalidConfig, KeyError, TypeError, ValueError) as exc:
             if model.wanted is Wanted.SERVING:
-                plan = failed_plan(model, f"{_UNUSABLE}: {exc}; register it again")
+                plan = failed_plan(model, f"{UNUSABLE}: {exc}; register it again")
             known = self._plans.get(model.name)
             if known is None or known.newest != plan.newest:
-                logger.warning('model "%s": %s: %s', model.name, _UNUSABLE, exc)
+                logger.warning('model "%s": %s: %s', model.name, UNUSABLE, exc)
             return _Look(plan, failed_route(model, plan))
 
     def _admit(self, deployments: Sequence[RevisionDeployment]) -> list[str]:
@@ -704,7 +464,7 @@ class Controller:
         anew: list[str] = []
         for deployment in deployments:
             if self._pools.admit(deployment):
-                self._described.pop(deployment.application, None)
+                self._knowledge.described.pop(deployment.application, None)
                 anew.append(deployment.application)
             self._deployed[deployment.application] = deployment.fingerprint
         return anew
@@ -722,26 +482,20 @@ class Controller:
         for name in names:
             with contextlib.suppress(Conflict):  # wanted again since this round began
                 self._catalog.purge_model(name)
-                self._forget(name)
-
-    def _take_again(self) -> set[str]:
-        with self._lock:
-            again, self._again = self._again, set()
-        return again
+                self._knowledge.forget(name)
 
     def _begin_again(self, again: set[str], observed: Mapping[str, Observed]) -> dict[str, Observed]:
         """Forgets why these applications could not be loaded, and takes down what is left of the last attempt."""
         seen = dict(observed)
         for name in again:
-            self._failures.pop(name, None)
-            clear_failure(name)
+            self._knowledge.try_again(name)
             self._deployed.pop(name, None)
             resident = self._pools.residents.get(name)
             begun = resident.pool if resident is not None else name
-            may_end = resident is None or begun in self._failures  # a pool that only starts anew goes on
+            may_end = resident is None or begun in self._knowledge.failures  # a pool that only starts anew goes on
             if begun in seen and not seen[begun].running and not seen[begun].is_deleting and may_end:
                 serve.delete(begun, _blocking=False)
-                self._failures.pop(begun, None)
+                self._knowledge.failures.pop(begun, None)
                 self._deployed.pop(begun, None)
                 seen[begun] = replace(seen[begun], has_failed=False, is_deleting=True)
         return seen
@@ -751,108 +505,7 @@ class Controller:
         self._rollouts.forget(set(observed))
         used = {application_name(model.name, one.number) for model in models for one in model.revisions}
         self._read = {name: one for name, one in self._read.items() if name in used}
-        for application in self._failures.keys() - used - observed.keys():
-            del self._failures[application]
-            clear_failure(application)
-
-    def _forget(self, model: str) -> None:
-        """The next model of that name begins at revision 1 again, and is to inherit neither failures nor counts."""
-        clear_counts(model)
-        for application in [name for name in self._failures if name.rpartition("@")[0] == model]:
-            del self._failures[application]
-            clear_failure(application)
-
-    def _observe(self, applications: Mapping[str, Observed]) -> dict[str, Observed]:
-        observed = {
-            name: seen
-            for name, seen in applications.items()
-            if is_revision_application(name, seen.deployments) or is_pool_application(name, seen.deployments)
-        }
-        observed |= self._pools.observe(observed)
-        for name in set(self._described) - set(observed):
-            del self._described[name]
-            clear_description(name)
-        for name in set(self._deployed) - set(observed):
-            del self._deployed[name]
-        for name, seen in observed.items():
-            if name in self._pools.residents:
-                continue  # its pool tells
-            if seen.running:
-                self._failures.pop(name, None)
-            elif name not in self._failures:
-                given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
-                reason = find_failure(name) or given_up
-                if reason is not None:
-                    logger.warning("%s cannot be loaded: %s", name, reason)
-                    self._failures[name] = reason
-        self._pools.blame(self._failures, observed)
-        return observed
-
-    def _give_up_loading(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
-        """A revision whose replicas have had their place for too long and still do not run has failed."""
-        now = self._clock()
-        self._loading = {
-            name: self._loading.get(name, now)
-            for name, seen in observed.items()
-            if seen.wanted
-            and name not in self._pools.residents
-            and not is_pool(name)
-            and name not in self._failures
-            and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or seen.misfit)
-        }
-        limits = {model.name: load_timeout_s(model) for model in models}
-        for name, since in self._loading.items():
-            limit_s = limits.get(name.rpartition("@")[0], now)
-            if now - since > limit_s:
-                reason = f"it did not load within {limit_s:g} s (limits.load_timeout_s)"
-                logger.warning("%s cannot be loaded: %s", name, reason)
-                self._failures[name] = reason
-
-    def _describe(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
-        """Asks the applications that have begun to run what they serve, and again those where that may change."""
-        digests = {application_name(model.name, one.number): one.digest for model in models for one in model.revisions}
-        for name, digest in digests.items():
-            seen = observed.get(name)
-            is_asleep = seen is not None and seen.may_sleep and not seen.running
-            # Of a controller before this one: there is no replica to ask.
-            if is_asleep and name not in self._described and (kept := find_description(name, digest)) is not None:
-                self._described[name] = kept
-        known = {name for name, description in self._described.items() if not description.may_change}
-        open_ = [name for name, seen in observed.items() if seen.running and name not in known and not seen.is_deleting]
-        self._describe_residents([name for name in open_ if name in self._pools.residents], digests)
-        asked = {
-            name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
-            for name in open_
-            if name not in self._pools.residents and not is_pool(name)
-        }
-        is_first = not asked.keys() <= self._described.keys()
-        until = time.monotonic() + (_DESCRIBE_TIMEOUT_S if is_first else _ASK_AGAIN_TIMEOUT_S)
-        for name, future in asked.items():
-            try:
-                description = future.result(max(0.0, until - time.monotonic()))
-                if self._described.get(name) != description:
-                    self._described[name] = description
-                    keep_description(name, digests.get(name, ""), description)
-            except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
-                future.cancel()
-                logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
-
-    def _describe_residents(self, names: Sequence[str], digests: Mapping[str, str]) -> None:
-        """The same for shared revisions, which their pools load for this."""
-        for name, told in self._pools.take_descriptions().items():
-            if isinstance(told, Description):
-                self._described[name] = told
-                self._failures.pop(name, None)
-                keep_description(name, digests.get(name, ""), told)
-            else:
-                if self._failures.get(name) != told:
-                    logger.warning("%s cannot be loaded: %s", name, told)
-                self._failures[name] = told
-                if self._described.pop(name, None) is not None:
-                    clear_description(name)
-        new = [name for name in names if name not in self._described and name not in self._failures]
-        for name in [*new, *self._pools.take_lost()]:
-            self._pools.ask(name, self._loop)
+        self._knowledge.forget_unused(used | observed.keys())
 
     def _await_environments(
         self, deployments: Sequence[RevisionDeployment | PoolDeployment]
@@ -861,8 +514,7 @@ class Controller:
         overlays = {one.application: one.overlay for one in deployments if one.overlay is not None}
         self._waiting, failed = self._builds.look(overlays)
         for application, reason in failed.items():
-            logger.warning("%s cannot be loaded: %s", application, reason)
-        self._failures |= failed
+            self._knowledge.fail(application, reason)
         return [one for one in deployments if one.application not in self._waiting.keys() | failed.keys()]
 
     def _deploy(
@@ -872,7 +524,8 @@ class Controller:
         for deployment in deployments:
             try:
                 seen = observed.get(deployment.application)
-                has_run = deployment.application in self._described or (is_pool(deployment.application) and seen)
+                is_described = deployment.application in self._knowledge.described
+                has_run = is_described or (is_pool(deployment.application) and seen)
                 is_new = seen is None or seen.is_deleting or not has_run
                 policies = self._config.autoscaling_policies
                 targets.append(deployment.to_target(self._application, policies, is_new=is_new))
@@ -884,7 +537,7 @@ class Controller:
                 ModelyardError,
             ) as exc:  # the others are deployed all the same
                 logger.warning("%s cannot be deployed: %s", deployment.application, exc)
-                self._failures[deployment.application] = f"{_UNUSABLE}: {exc}; register it again"
+                self._knowledge.failures[deployment.application] = f"{UNUSABLE}: {exc}; register it again"
         if not targets:
             return
         for target in targets:
@@ -895,15 +548,16 @@ class Controller:
 
     def _delete(self, names: Sequence[str], observed: Mapping[str, Observed]) -> None:
         """Takes applications down, once every ingress has had time to send its requests elsewhere."""
-        now = self._clock()
+        now, known = self._clock(), self._knowledge
         self._leaving = {name: self._leaving.get(name, now) for name in names}
         for name, since in list(self._leaving.items()):
             seen = observed[name]
-            if name in self._described and name not in self._failures and seen.wanted and not seen.running:
+            has_loaded = name in known.described and name not in known.failures
+            if has_loaded and seen.wanted and not seen.running:
                 self._leaving[name] = now  # it wakes, for requests that wait for it
                 continue
             # Taken away in the middle of it, an attempt that fails is an error in Serve that nobody asks for any more.
-            is_tried_again = name in self._failures and not seen.running and not seen.has_failed
+            is_tried_again = name in known.failures and not seen.running and not seen.has_failed
             wait_s = _GIVE_UP_AFTER_S if is_tried_again else _LEAVE_AFTER_S
             if now - since >= wait_s and not seen.is_deleting:
                 if name in self._pools.residents:
@@ -939,12 +593,12 @@ class Controller:
             loop.call_soon_threadsafe(event.set)
 
     def _status(self, record: ModelRecord) -> ModelStatus:
-        status = model_status(record, self._plans.get(record.name), self._described)
+        status = model_status(record, self._plans.get(record.name), self._knowledge.described)
         if status.rollout is not None:
             plan = self._plans.get(record.name)
             status = replace(status, rollout=self._rollouts.show(record.name, status.rollout, plan))
-        if record.name in self._left_out and record.owner is not Owner.DECLARED and not status.reason:
-            return replace(status, reason=_LEFT_OUT)
+        if record.name in self._registrations.left_out and record.owner is not Owner.DECLARED and not status.reason:
+            return replace(status, reason=LEFT_OUT)
         return status
 
     def check_health(self) -> None:
@@ -963,13 +617,6 @@ class Controller:
             self._wake.set()
             self._builds.close()
             self._asking.shutdown(wait=False, cancel_futures=True)
-
-
-async def _ask_description(application: str) -> Description:
-    """What a replica of this application says of itself; Serve's handles want an event loop."""
-    handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
-    description: Description = await handle.describe.remote()
-    return description
 
 
 def _is_settled(plan: ModelPlan) -> bool:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the controller knows of applications beyond Serve's own words: what they serve, and why some cannot.
+
+Nothing of it is lost with the controller: replicas tell it again, and Ray's key-value store keeps what sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from ray import serve
+
+from modelyard.catalog import ModelRecord
+from modelyard.serve.applications import application_name, load_timeout_s
+from modelyard.serve.counts import clear_counts
+from modelyard.serve.descriptions import clear_description, find_description, keep_description
+from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure
+from modelyard.serve.handle import DEPLOYMENT_NAME
+from modelyard.serve.observed import Observed, is_revision_application
+from modelyard.serve.pools import Pools, is_pool, is_pool_application
+from modelyard.signature import Description
+
+logger = logging.getLogger(__name__)
+
+_DESCRIBE_TIMEOUT_S: Final = 5.0
+_DESCRIBE_AGAIN_TIMEOUT_S: Final = 1.0
+
+
+class Knowledge:
+    """Of all applications, by name; shared revisions have the names that applications of their own would have.
+
+    Args:
+        pools: Where shared revisions live.
+        loop: Where Serve's handles work.
+
+    Attributes:
+        described: What they take and give, as far as they have told.
+        failures: Why they cannot be loaded.
+    """
+
+    def __init__(self, pools: Pools, loop: asyncio.AbstractEventLoop) -> None:
+        self.described: dict[str, Description] = {}
+        self.failures: dict[str, str] = {}
+        self._pools = pools
+        self._loop = loop
+        self._loading: dict[str, float] = {}
+
+    def take(self, applications: Mapping[str, Observed]) -> dict[str, Observed]:
+        """Learns from what Serve says.
+
+        Args:
+            applications: All that run, also other people's.
+
+        Returns:
+            Those of revisions and pools, and what there is to say of each shared revision.
+        """
+        observed = {
+            name: seen
+            for name, seen in applications.items()
+            if is_revision_application(name, seen.deployments) or is_pool_application(name, seen.deployments)
+        }
+        observed |= self._pools.observe(observed)
+        for name in self.described.keys() - observed.keys():
+            del self.described[name]
+            clear_description(name)
+        for name, seen in observed.items():
+            if name in self._pools.residents:
+                continue  # its pool tells
+            if seen.running:
+                self.failures.pop(name, None)
+            elif name not in self.failures:
+                given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
+                reason = find_failure(name) or given_up
+                if reason is not None:
+                    self.fail(name, reason)
+        self._pools.blame(self.failures, observed)
+        return observed
+
+    def fail(self, application: str, reason: str) -> None:
+        """It cannot be loaded."""
+        logger.warning("%s cannot be loaded: %s", application, reason)
+        self.failures[application] = reason
+
+    def give_up_loading(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed], now: float) -> None:
+        """A revision whose replicas have had their place for too long and still do not run has failed.
+
+        Args:
+            models: With how long they may take.
+            observed: The applications that there are.
+            now: In seconds, on any clock.
+        """
+        self._loading = {
+            name: self._loading.get(name, now)
+            for name, seen in observed.items()
+            if seen.wanted
+            and name not in self._pools.residents
+            and not is_pool(name)
+            and name not in self.failures
+            and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or seen.misfit)
+        }
+        limits = {model.name: load_timeout_s(model) for model in models}
+        for name, since in self._loading.items():
+            limit_s = limits.get(name.rpartition("@")[0], now)
+            if now - since > limit_s:
+                self.fail(name, f"it did not load within {limit_s:g} s (limits.load_timeout_s)")
+
+    def describe(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
+        """Asks the applications that have begun to run what they serve, and again those where that may change."""
+        digests = {application_name(model.name, one.number): one.digest for model in models for one in model.revisions}
+        for name, digest in digests.items():
+            seen = observed.get(name)
+            is_asleep = seen is not None and seen.may_sleep and not seen.running
+            # Of a controller before this one: there is no replica to ask.
+            if is_asleep and name not in self.described and (kept := find_description(name, digest)) is not None:
+                self.described[name] = kept
+        known = {name for name, description in self.described.items() if not description.may_change}
+        open_ = [name for name, seen in observed.items() if seen.running and name not in known and not seen.is_deleting]
+        self._describe_residents([name for name in open_ if name in self._pools.residents], digests)
+        asked = {
+            name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
+            for name in open_
+            if name not in self._pools.residents and not is_pool(name)
+        }
+        is_first = not asked.keys() <= self.described.keys()
+        until = time.monotonic() + (_DESCRIBE_TIMEOUT_S if is_first else _DESCRIBE_AGAIN_TIMEOUT_S)
+        for name, future in asked.items():
+            try:
+                description = future.result(max(0.0, until - time.monotonic()))
+                if self.described.get(name) != description:
+                    self.described[name] = description
+                    keep_description(name, digests.get(name, ""), description)
+            except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
+                future.cancel()
+                logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
+
+    def _describe_residents(self, names: Sequence[str], digests: Mapping[str, str]) -> None:
+        """The same for shared revisions, which their pools load for this."""
+        for name, told in self._pools.take_descriptions().items():
+            if isinstance(told, Description):
+                self.described[name] = told
+                self.failures.pop(name, None)
+                keep_description(name, digests.get(name, ""), told)
+            else:
+                if self.failures.get(name) != told:
+                    self.fail(name, told)
+                if self.described.pop(name, None) is not None:
+                    clear_description(name)
+        new = [name for name in names if name not in self.described and name not in self.failures]
+        for name in [*new, *self._pools.take_lost()]:
+            self._pools.ask(name, self._loop)
+
+    def try_again(self, application: str) -> None:
+        """Forgets why it could not be loaded."""
+        self.failures.pop(application, None)
+        clear_failure(application)
+
+    def forget_unused(self, used: Collection[str]) -> None:
+        """Forgets why others than these could not be loaded: one that is wanted again is tried again."""
+        self._forget_failures(lambda name: name not in used)
+
+    def forget(self, model: str) -> None:
+        """The next model of that name begins at revision 1 again, and is to inherit neither failures nor counts."""
+        clear_counts(model)
+        self._forget_failures(lambda name: name.rpartition("@")[0] == model)
+
+    def _forget_failures(self, is_old: Callable[[str], bool]) -> None:
+        for application in [name for name in self.failures if is_old(name)]:
+            self.try_again(application)
+
+
+async def _ask_description(application: str) -> Description:
+    """What a replica of this application says of itself; Serve's handles want an event loop."""
+    handle = serve.get_deployment_handle(DEPLOYMENT_NAME, app_name=application)
+    description: Description = await handle.describe.remote()
+    return description
