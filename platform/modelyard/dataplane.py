@@ -183,7 +183,7 @@ class DataPlane:
             empty = await _classify(signature.empty_outputs(call.outputs), request, signature)
             yield InferenceResponse(revision.model, revision.version, ident, empty)
             return
-        way = self.trial if revision.is_watched else self._transport
+        way = self.trial if revision.is_watched or revision.shadow is not None else self._transport
         answers = way.stream(revision, call, _timeout_s(revision, request, timeout_s))
         async with contextlib.aclosing(answers):
             async for outputs in answers:

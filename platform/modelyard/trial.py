@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from modelyard.batching import Call
-from modelyard.errors import ModelyardError, Overloaded
+from modelyard.errors import InternalError, ModelyardError, Overloaded
+from modelyard.openai import MEMBER, part_from_tensors, request_from_tensors
 from modelyard.outcomes import Outcomes
+from modelyard.protocol.openai_answers import is_fault, is_same_answer, is_sampled
 from modelyard.routing import RevisionRoute, ShadowRoute
 from modelyard.tensor import Array, Tensors
 
@@ -83,57 +85,119 @@ class Trial:
             self._record(revision, began, exc)
             raise
         self._record(revision, began, None)
-        if revision.shadow is not None:
-            self._copy(revision.shadow, call, outputs)
+        if revision.shadow is not None and _is_drawn(revision.shadow):
+            self._copy(revision.shadow.revision, self._compare(revision.shadow, call, outputs))
         return outputs
 
     async def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
-        """See :class:`Way`. A stream is counted at its end; streams are not copied."""
+        """See :class:`Way`. A stream is counted, and copied, at its end."""
         began = perf_counter()
+        shadow = revision.shadow if revision.shadow is not None and _is_drawn(revision.shadow) else None
+        kept: list[Tensors] = []
+        fault: Exception | None = None
         try:
             async with contextlib.aclosing(self._way.stream(revision, call, timeout_s)) as answers:
                 async for outputs in answers:
+                    if call.member == MEMBER and is_fault(part_from_tensors(outputs)):
+                        fault = InternalError("the model says so")
+                    if shadow is not None:
+                        kept.append(outputs)
                     yield outputs
         except Overloaded:
             raise
         except Exception as exc:
             self._record(revision, began, exc)
             raise
-        self._record(revision, began, None)
+        self._record(revision, began, fault)
+        if shadow is not None:
+            self._copy(shadow.revision, self._compare_stream(shadow, call, kept))
 
     def _record(self, revision: RevisionRoute, began: float, error: Exception | None) -> None:
         if revision.is_watched:
             self._get(revision.application).record(perf_counter() - began, error)
 
-    def _copy(self, shadow: ShadowRoute, call: Call, outputs: Tensors) -> None:
-        if shadow.percent < 100 and _chance.random() * 100 >= shadow.percent:
-            return
+    def _copy(self, shadow: RevisionRoute, compare: Coroutine[Any, Any, bool]) -> None:
         if len(self._copies) >= _COPIES_AT_ONCE:
-            self._get(shadow.revision.application).dropped += 1
+            compare.close()
+            self._get(shadow.application).dropped += 1
             return
-        task = asyncio.create_task(self._compare(shadow, call, outputs))
+        task = asyncio.create_task(self._count_copy(shadow.application, compare))
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
 
-    async def _compare(self, shadow: ShadowRoute, call: Call, outputs: Tensors) -> None:
-        application = shadow.revision.application
+    async def _count_copy(self, application: str, compare: Coroutine[Any, Any, bool]) -> None:
         try:
-            copied = await self._way.call(shadow.revision, call, shadow.revision.request_timeout_s)
+            is_alike = await compare
         except Overloaded:
             self._get(application).dropped += 1
             return
         except ModelyardError:  # the caller had an answer
-            self._get(application).different += 1
-            return
-        if sum(array.size for array in outputs.values()) <= _INLINE_NUMBERS:
-            same = is_same(outputs, copied, shadow.tolerance)
-        else:
-            same = await asyncio.to_thread(is_same, outputs, copied, shadow.tolerance)
+            is_alike = False
         counts = self._get(application)
-        if same:
+        if is_alike:
             counts.same += 1
         else:
             counts.different += 1
+
+    async def _compare(self, shadow: ShadowRoute, call: Call, outputs: Tensors) -> bool:
+        copied = await self._way.call(shadow.revision, call, shadow.revision.request_timeout_s)
+        if sum(array.size for array in outputs.values()) <= _INLINE_NUMBERS:
+            return is_same(outputs, copied, shadow.tolerance)
+        return await asyncio.to_thread(is_same, outputs, copied, shadow.tolerance)
+
+    async def _compare_stream(self, shadow: ShadowRoute, call: Call, answers: Sequence[Tensors]) -> bool:
+        stream = self._way.stream(shadow.revision, call, shadow.revision.request_timeout_s)
+        async with contextlib.aclosing(stream) as answered:
+            copied = [outputs async for outputs in answered]
+        compare = is_same_reply if call.member == MEMBER else is_same_stream
+        return await asyncio.to_thread(compare, call, answers, copied, shadow.tolerance)
+
+
+def _is_drawn(shadow: ShadowRoute) -> bool:
+    """This request is one of those that are copied."""
+    return shadow.percent >= 100 or _chance.random() * 100 < shadow.percent
+
+
+def is_same_reply(call: Call, one: Sequence[Tensors], other: Sequence[Tensors], tolerance: float) -> bool:
+    """Whether two replies of the OpenAI protocol say the same; what is sampled need only be answered.
+
+    Args:
+        call: What was asked.
+        one: The parts of the caller's.
+        other: The parts of the copy's.
+        tolerance: See :func:`is_same`.
+    """
+    in_words = not is_sampled(request_from_tensors(call.inputs))
+    own, copied = ([part_from_tensors(outputs) for outputs in answers] for answers in (one, other))
+    return is_same_answer(own, copied, tolerance, in_words=in_words)
+
+
+def is_same_stream(_call: Call, one: Sequence[Tensors], other: Sequence[Tensors], tolerance: float) -> bool:
+    """Whether two streams say the same: the same text and numbers of each output, in however many answers.
+
+    Args:
+        one: The caller's answers.
+        other: The copy's answers.
+        tolerance: See :func:`is_same`.
+    """
+    return is_same(_join(one), _join(other), tolerance)
+
+
+def _join(answers: Sequence[Tensors]) -> Tensors:
+    """All answers as one: texts joined, numbers one after another."""
+    found: dict[str, list[Array]] = {}
+    for outputs in answers:
+        for name, array in outputs.items():
+            found.setdefault(name, []).append(array.ravel())
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    return {
+        name: np.array([b"".join(map(_to_bytes, array))], object) if array.dtype.kind == "O" else array
+        for name, array in arrays.items()
+    }
+
+
+def _to_bytes(text: object) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()
 
 
 def is_same(one: Tensors, other: Tensors, tolerance: float) -> bool:

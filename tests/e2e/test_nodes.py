@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from collections import defaultdict
@@ -13,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import CUSTOM, KNOWN_OUTPUT
+from conftest import KNOWN_OUTPUT
 from load import Load
 from platform_process import BIN, PlatformProcess, base_document, running, wait_until
 
@@ -30,7 +29,6 @@ def platform(make_folder: Any) -> Iterator[PlatformProcess]:
     document["proxy_location"] = "HeadOnly"
     document["applications"][0]["args"]["models"] = []
     process = PlatformProcess(make_folder(), document)
-    shutil.copytree(CUSTOM / "parrot", process.folder / "models" / "parrot")
     with running(process):
         yield process
         assert process.stop() == 0

@@ -178,6 +178,39 @@ def test_a_shadow_gets_copies_and_answers_nobody(client: Platform, rolling: Plat
     assert ask_often(rolling, name, 16, 4) == {"1": 16}
 
 
+def test_replies_of_language_models_are_copied_and_compared_by_what_they_say(
+    client: Platform, rolling: PlatformProcess, name: str
+) -> None:
+    plan = {"steps": [0, 100], "interval_s": 0, "min_requests": 10, "gates": {"shadow_mismatch": 0.2}}
+
+    def say(words: str, pieces: int) -> ModelStatus:
+        options = {"entrypoint": "model:Parrot", "settings": {"says": words, "pieces": pieces}}
+        return client.register(
+            name, framework="custom", uri="models/parrot", options=options, resources=SMALL, rollout=plan
+        )
+
+    def chat_until_it_ends() -> ModelStatus:
+        body = {"model": name, "stream": True, "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
+        with httpx.Client(base_url=rolling.url, timeout=60) as http:
+
+            def ask_and_look() -> ModelStatus | None:
+                reply = http.post("/v1/chat/completions", json=body)
+                assert reply.text.endswith("data: [DONE]\n\n")
+                return ended(client, name)
+
+            return wait_until(ask_and_look, 60, "the rollout to end")
+
+    say("hello there", 1)
+    client.wait_ready(name)
+    say("hello there", 5)
+    status = chat_until_it_ends()
+    assert (status.rollout.state, status.rollout.to) == (RolloutState.PROMOTED, 2), status.rollout.reason
+    say("good bye", 5)
+    status = chat_until_it_ends()
+    assert (status.rollout.state, status.rollout.to) == (RolloutState.ROLLED_BACK, 3), status.rollout.reason
+    assert "shadow copies had another answer" in status.rollout.reason
+
+
 def test_a_good_revision_gets_all_traffic_step_by_step(client: Platform, rolling: PlatformProcess, name: str) -> None:
     gates = {"error_rate": 0.01, "p99_ms": 30_000, "shadow_mismatch": 0}
     rollout = {"steps": [1, 10, 50, 100], "interval_s": 0.5, "min_requests": 20, "gates": gates}

@@ -12,9 +12,10 @@ import pytest
 
 from modelyard.batching import Call
 from modelyard.errors import InvalidRequest, ModelFailed, ModelyardError, Overloaded
+from modelyard.openai import MEMBER, OpenAIRequest, Part, part_to_tensors, request_to_tensors
 from modelyard.routing import RevisionRoute, ShadowRoute
 from modelyard.tensor import Tensors
-from modelyard.trial import Trial, is_same
+from modelyard.trial import Trial, is_same, is_same_stream
 
 CALL = Call({"x": np.ones(1)}, (1,), ("y",), {})
 OLD = RevisionRoute("m", "1", "m@1", "f", "ready")
@@ -141,6 +142,84 @@ async def test_some_are_copied_and_never_too_many_at_once() -> None:
     replicas.may_answer.set()
     await settle(trial)
     assert trial.take()["m@2"].dropped == 36
+
+
+async def _read(trial: Trial, revision: RevisionRoute, call: Call = CALL) -> list[Tensors]:
+    found = [one async for one in trial.stream(revision, call, 1)]
+    await settle(trial)
+    return found
+
+
+async def test_a_stream_is_copied_at_its_end_and_compared_as_one() -> None:
+    replicas = Replicas(r1=answer(b"a", dtype="O"), r2=answer(b"a", dtype="O"))
+    trial = Trial(replicas)
+    assert len(await _read(trial, shadowed())) == 2
+    replicas.answers["m@2"] = answer(b"b", dtype="O")
+    await _read(trial, shadowed())
+    replicas.answers["m@2"] = ModelFailed("m", "x")
+    await _read(trial, shadowed())
+    replicas.answers["m@2"] = Overloaded("full")
+    await _read(trial, shadowed())
+    counts = trial.take()["m@2"]
+    assert (counts.same, counts.different, counts.dropped) == (1, 2, 1)
+
+
+async def test_a_stream_that_nobody_reads_to_its_end_is_not_copied() -> None:
+    replicas = Replicas(r1=answer(1), r2=answer(1))
+    trial = Trial(replicas)
+    stream = trial.stream(shadowed(), CALL, 1)
+    await anext(stream)
+    await stream.aclose()
+    await settle(trial)
+    assert replicas.asked == ["m@1"]
+
+
+def test_streams_are_the_same_whatever_answers_they_came_in() -> None:
+    text = [answer(b"a b", dtype="O"), answer(b" c", dtype="O")]
+    assert is_same_stream(CALL, text, [answer(b"a", dtype="O"), answer(b" b c", dtype="O")], 0)
+    assert not is_same_stream(CALL, text, [answer(b"a b", dtype="O")], 0)
+    assert is_same_stream(CALL, [answer(1.0, 2.0)], [answer(1.0), answer(2.00001)], 1e-4)
+    assert is_same_stream(CALL, [], [], 0)
+
+
+REPLY = b'{"id": "%d", "choices": [{"index": 0, "message": {"role": "assistant", "content": "%b"}}]}'
+
+
+class Talking(Replicas):
+    """Answers by the OpenAI protocol: bodies by application."""
+
+    def __init__(self, **bodies: Part) -> None:
+        super().__init__()
+        self.parts = {f"m@{number.removeprefix('r')}": part for number, part in bodies.items()}
+
+    async def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
+        yield part_to_tensors(self.parts[revision.application])
+
+
+def _chat(body: bytes) -> Call:
+    return Call(request_to_tensors(OpenAIRequest("chat/completions", body)), (0,), ("data",), {}, member=MEMBER)
+
+
+async def test_replies_of_language_models_are_compared_by_what_they_say() -> None:
+    replicas = Talking(r1=Part(REPLY % (1, b"yes")), r2=Part(REPLY % (2, b"yes")))
+    trial = Trial(replicas)
+    greedy, sampled = _chat(b'{"temperature": 0}'), _chat(b"{}")
+    await _read(trial, shadowed(), greedy)
+    replicas.parts["m@2"] = Part(REPLY % (2, b"no"))
+    await _read(trial, shadowed(), greedy)
+    await _read(trial, shadowed(), sampled)
+    counts = trial.take()["m@2"]
+    assert (counts.same, counts.different) == (2, 1)
+
+
+async def test_a_reply_that_says_that_the_server_failed_is_a_fault() -> None:
+    replicas = Talking(r2=Part(b'{"error": {"code": 500}}', 500))
+    trial = Trial(replicas)
+    await _read(trial, WATCHED, _chat(b"{}"))
+    replicas.parts["m@2"] = Part(b'{"error": {"code": 400}}', 400)
+    await _read(trial, WATCHED, _chat(b"{}"))
+    counts = trial.take()["m@2"]
+    assert (counts.requests, counts.errors) == (2, 1)
 
 
 @pytest.mark.parametrize(
