@@ -26,6 +26,7 @@ run-llm: .venv/llm.installed
 test: .venv/dev.installed .venv/llm.installed
 	$(BIN)/python tests/e2e/install_clients.py
 	$(BIN)/python tests/install_postgres.py
+	PATH=$(CURDIR)/$(BIN):$$PATH npm install --prefix .azurite --no-audit --no-fund --silent azurite@3.35.0
 	$(BIN)/python -m modelyard_deployments.triton install
 	$(BIN)/pip install --quiet --no-deps nixl==1.5.1 nixl-cu12==1.5.1
 	@failed=; $(BIN)/python -m pytest || failed=" suite"; \

@@ -49,6 +49,8 @@ _LOCK: Final = ".lock"
 _FILES: Final = "files"
 _UNFINISHED: Final = "unfinished"
 _ROOT: Final = "root"
+_ROOM: Final = "room"
+_RESERVED: Final = "reserved"
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -153,7 +155,7 @@ def _bring(uri: str, digest: str, part: Path) -> str:
     files = _list_unchanged(remote, digest)
     missing = [file for file in files if not _is_there(part / _FILES, file)]
     size = sum(max(0, file.size) for file in missing)
-    _make_room(size)
+    _reserve(size, part)
     began = time.monotonic()
     with ThreadPoolExecutor(_FILES_AT_ONCE, "fetch") as workers:
         fetched = [workers.submit(_get, remote, file, part, number) for number, file in enumerate(missing)]
@@ -252,12 +254,22 @@ def _unpack(archive: Path) -> str:
 # -- room
 
 
-def _make_room(need: int) -> None:
-    """Removes copies, the least recently used first, until so many bytes more may be there.
+def _reserve(need: int, part: Path) -> None:
+    """Removes copies, the least recently used first, until so many bytes more may be there; they are kept for a part.
+
+    One at a time: what another removes meanwhile would be nobody's, and what it fetches soon is not there yet.
 
     Raises:
         ModelLoadError: Those that are in use leave too little.
     """
+    reservation = part / _UNFINISHED / _RESERVED
+    with _held(_cache() / _ROOM):
+        reservation.unlink(missing_ok=True)  # of an attempt that was cut off: what it fetched is there
+        _make_room(need)
+        reservation.write_text(str(_size(part) + need))
+
+
+def _make_room(need: int) -> None:
     cache, limit = _cache(), _limit()
     used: dict[Path, float] = {}
     for entry in cache.iterdir():
@@ -265,8 +277,10 @@ def _make_room(need: int) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif (at := _used_at(entry)) and (not entry.name.endswith(_OUTLINE) or at < time.time() - _OUTLINE_S):
             used[entry] = at
-    sizes = {entry: _size(entry) for entry in used}
-    free = min(limit - sum(sizes.values()), shutil.disk_usage(cache).free)
+    taken = {entry: _size(entry) for entry in used}
+    sizes = {entry: max(size, _reserved(entry)) for entry, size in taken.items()}
+    on_disk = shutil.disk_usage(cache).free - sum(sizes[entry] - size for entry, size in taken.items())
+    free = min(limit - sum(sizes.values()), on_disk)
     possible = min(limit, free + sum(sizes.values()))
     for entry in sorted(sizes, key=lambda entry: used[entry]) if need <= possible else ():
         if free >= need and not entry.name.endswith(_OUTLINE):
@@ -307,6 +321,14 @@ def _used_at(entry: Path) -> float:
         return entry.stat().st_mtime if entry.is_dir() else 0.0
     except FileNotFoundError:
         return 0.0
+
+
+def _reserved(entry: Path) -> int:
+    """Bytes that a copy will take which is being fetched, or was when that was cut off; 0 for others."""
+    try:
+        return int((entry / _UNFINISHED / _RESERVED).read_text() or 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _size(folder: Path) -> int:

@@ -8,6 +8,7 @@ endpoints. Messages never repeat a URI's query, which may hold a signature.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.exceptions import FSTimeoutError
 
 from modelyard.errors import InvalidConfig, ModelLoadError
 
@@ -31,6 +34,8 @@ SCHEMES: Final[Mapping[str, str]] = {
 }
 """Which extra of this package has what reaches each; empty where it is always there."""
 ABSENT: Final = "the model's location does not exist"
+_ANSWER_S: Final = 10.0
+"""How long a store may take to say what it has: the clients of some try again for minutes where nobody listens."""
 _WEB: Final = ("http", "https")
 _NOT_FOUND: Final = 404
 _SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -119,6 +124,8 @@ class Remote:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._filesystem, self._root = _open(uri)
+        # The hub's client is not one of those that fsspec can end; it has limits of its own.
+        self._limit = {"timeout": _ANSWER_S} if isinstance(self._filesystem, AsyncFileSystem) else {}
 
     def list(self) -> tuple[RemoteFile, ...]:
         """Its files as the store has them now, by name; none where there is nothing.
@@ -153,14 +160,20 @@ class Remote:
         filesystem, root = self._filesystem, self._root
         filesystem.invalidate_cache()
         try:
-            found = {root: filesystem.info(root)} if _is_web(self._uri) else filesystem.find(root, detail=True)
+            found = (
+                {root: self._info(root)} if _is_web(self._uri) else filesystem.find(root, detail=True, **self._limit)
+            )
         except FileNotFoundError as exc:
             cause = exc.__cause__  # fsspec says so of a web server that does not answer, too
             if cause is not None and getattr(cause, "status", None) != _NOT_FOUND and _is_web(self._uri):
                 raise cause from None
             return {}
         # Of one file, Azure's has no details here.
-        return found if isinstance(found, dict) else {name: filesystem.info(name) for name in found}
+        return found if isinstance(found, dict) else {name: self._info(name) for name in found}
+
+    def _info(self, key: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._filesystem.info(key, **self._limit)
+        return found
 
     def _to_file(self, key: str, info: Mapping[str, Any]) -> RemoteFile:
         if key != self._root and not key.startswith(f"{self._root}/"):
@@ -191,6 +204,8 @@ def _open(uri: str) -> tuple[Any, str]:
         raise InvalidConfig(("uri: expected one without a password: stores take theirs from the environment",))
     if not parts.netloc or (_is_web(uri) and parts.path in ("", "/")):
         raise InvalidConfig((f"uri: expected {scheme}:// and what is fetched from where, got neither",))
+    # What gcsfs calls experimental asks a second service about each bucket, which needs further rights.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     # One of its own: they are kept for each thread otherwise, with what they have seen before.
     own = {"skip_instance_cache": True} if scheme == "hf" else {}
     try:
@@ -213,6 +228,8 @@ def _explained() -> Iterator[None]:
         raise ModelLoadError(ABSENT) from exc
     except PermissionError as exc:
         raise StoreError("the model's location may not be read with the keys that the platform has") from exc
+    except FSTimeoutError as exc:
+        raise StoreError("the model's location cannot be read: its store does not answer in time") from exc
     except Exception as exc:
         raise StoreError(f"the model's location cannot be read: {_told(exc)}") from exc
 
@@ -221,4 +238,5 @@ def _told(exc: Exception) -> str:
     status = getattr(exc, "status", None)
     if isinstance(status, int):
         return f"HTTP {status}"
-    return f"{type(exc).__name__}: {_QUERY.sub('', str(exc))}"
+    first, _, _ = str(exc).strip().partition("\n")  # Azure's further lines are for Azure's support
+    return f"{type(exc).__name__}: {_QUERY.sub('', first)}"

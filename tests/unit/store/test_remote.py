@@ -346,6 +346,31 @@ def test_many_that_make_room_at_once_do_not_disturb_each_other(bucket: Path, mon
     assert found == [bytes([number]) for number in range(12)] * 3
 
 
+def test_what_is_being_fetched_has_its_room_before_it_is_there(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.LIMIT, str(1.5 * LARGE / 1e9))
+    for number in range(2):
+        (bucket / f"m{number}").mkdir()
+        (bucket / f"m{number}" / "model.bin").write_bytes(b"%d" % number * LARGE)
+    first, second = (f"s3://models/m{number}" for number in range(2))
+    digests = {uri: _digest(uri) for uri in (first, second)}
+    begun, go_on = threading.Event(), threading.Event()
+    real = Remote.get
+
+    def slow(self: Remote, file: RemoteFile, target: Path) -> None:
+        begun.set()
+        go_on.wait(10)
+        real(self, file, target)
+
+    monkeypatch.setattr(Remote, "get", slow)
+    with ThreadPoolExecutor(1) as workers:
+        fetching = workers.submit(fetch, first, digests[first])
+        begun.wait(10)
+        with pytest.raises(ModelLoadError, match="no room"):
+            fetch(second, digests[second])
+        go_on.set()
+        assert fetching.result().path.exists()
+
+
 def test_a_limit_that_is_no_number_is_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.LIMIT, "much")
     with pytest.raises(InvalidConfig, match="MODELYARD_CACHE_GB: expected a number of gigabytes, got 'much'"):
