@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from modelyard.errors import ModelLoadError, ModelNotReady
 from modelyard.model import Model
+from modelyard.openai import ROUTES, OpenAIModel
 from modelyard.own import Model as OwnModel
 from modelyard.peers import PeerCalls, get_peers
 from modelyard.signature import Signature
 from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments._custom_hints import Hints, read_hints
-from modelyard_deployments._custom_hooks import LoopModel, PlainModel, Steps
+from modelyard_deployments._custom_hooks import LoopModel, LoopSpeakingModel, PlainModel, PlainSpeakingModel, Steps
 from modelyard_deployments._custom_typed import TypedCall
 
 _EXPLANATION: Final = "explanation"
@@ -150,9 +151,27 @@ def assemble(made: Made, where: str) -> Model:
         )
     find = made.followed.find if made.followed is not None else lambda: model.signature
     kind = LoopModel if is_async else PlainModel
+    if isinstance(model, OpenAIModel):
+        _check_speaks(model, where)
+        kind = LoopSpeakingModel if is_async else PlainSpeakingModel
     return kind(
         model, steps, find, _concurrency(made), may_change=made.followed is not None or model.signature_may_change
     )
+
+
+def _check_speaks(model: OpenAIModel, where: str) -> None:
+    """Refuses what could answer no call of the OpenAI protocol.
+
+    Raises:
+        ModelLoadError: Its ``answer`` is no async generator, or it names a route that there is not.
+    """
+    if not inspect.isasyncgenfunction(model.answer):
+        raise ModelLoadError(f"{where} answer: expected an async generator, `async def answer` that yields parts")
+    routes = model.openai_routes
+    if not isinstance(routes, tuple) or not routes or set(routes) - set(ROUTES):
+        raise ModelLoadError(
+            f"{where} openai_routes: expected a tuple with some of {', '.join(ROUTES)}, got {routes!r}"
+        )
 
 
 def _find_calls(made: Made, where: str, *, has_postprocess: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:

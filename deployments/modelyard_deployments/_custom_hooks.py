@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from modelyard.model import Model
+from modelyard.openai import OpenAIModel, OpenAIRequest, Part
 from modelyard.signature import Signature
 from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments._custom_answers import Answers
@@ -202,6 +203,29 @@ class LoopModel(PlainModel):
         """Ends the thread, then closes the user's model."""
         self._thread.shutdown()
         super().close()
+
+
+class PlainSpeakingModel(PlainModel, OpenAIModel):
+    """The same for a model that answers calls of the OpenAI protocol as well; no step stands around these."""
+
+    _model: OpenAIModel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.openai_routes = self._model.openai_routes
+
+    async def start(self) -> None:
+        """Gives the user's model its meter."""
+        self._model.meter = self.meter
+        await super().start()
+
+    def answer(self, request: OpenAIRequest) -> AsyncGenerator[Part]:
+        """The user's."""
+        return self._model.answer(request)
+
+
+class LoopSpeakingModel(PlainSpeakingModel, LoopModel):
+    """The same on the event loop."""
 
 
 def _given(inputs: Any) -> Any:

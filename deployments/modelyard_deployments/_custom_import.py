@@ -15,10 +15,11 @@ from typing import Final
 
 from modelyard.errors import ModelLoadError
 from modelyard.model import Model
+from modelyard.openai import OpenAIModel
 from modelyard.own import Model as OwnModel
 
 _MODULE: Final = "model"
-_BASES: Final = (Model, OwnModel)
+_BASES: Final = (Model, OwnModel, OpenAIModel)
 
 
 def import_class(path: Path, entrypoint: str | None, installed: bool) -> type[Model]:

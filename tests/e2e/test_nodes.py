@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections import defaultdict
@@ -44,14 +45,15 @@ def client(platform: PlatformProcess) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def node(platform: PlatformProcess) -> Iterator[subprocess.Popen[bytes]]:
     """The second node; process ids and files tell its processes from the head's."""
-    head = (platform.folder / "ray" / "ray_current_cluster").read_text().strip()
+    (head,) = set(re.findall(r"--gcs-address=(\S+)", "\n".join(platform.processes().values())))
     temporary = platform.folder / "second"
     temporary.mkdir()
     command = [str(BIN / "ray"), "start", "--block", f"--address={head}", "--node-ip-address=127.0.0.2", "--num-cpus=1"]
     command += ["--object-store-memory=100000000", "--dashboard-agent-listen-port=0"]
     command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
     own = {"RAY_AUTH_MODE": "token", "TMPDIR": str(temporary)}
-    with (platform.folder / "second.log").open("wb") as log:
+    log_file = platform.folder / "second.log"
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=platform.folder,
@@ -61,6 +63,7 @@ def node(platform: PlatformProcess) -> Iterator[subprocess.Popen[bytes]]:
             stderr=subprocess.STDOUT,
         )
     try:
+        wait_until(lambda: "Ray runtime started" in log_file.read_text(), 60, "the second node")
         yield process
     finally:
         process.send_signal(signal.SIGTERM)

@@ -27,7 +27,6 @@ from modelyard.serve.placement import Need
 from modelyard.serve.process import DRAIN_TIMEOUT_S
 from modelyard.serve.replica import ModelReplica
 from modelyard.serve.revision import Batching, RevisionSpec
-from modelyard.serve.router import NamedReplicaRouter
 from modelyard.serve.runtimes import find_overlay, to_runtime_env
 from modelyard.store import resolve
 from modelyard.store.cache import outline
@@ -167,7 +166,6 @@ class RevisionDeployment:
                 self.spec.resources, to_runtime_env(self.runtime, self.overlay), is_alone=not bundles
             ),
             user_config=asdict(self.batching),
-            request_router_config={"request_router_class": NamedReplicaRouter},
             logging_config=QUIET,
         )(ModelReplica)
         application = deployment.options(version=version, _internal=True, **(placement if bundles else {})).bind(

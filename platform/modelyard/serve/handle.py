@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import replace
 from time import monotonic_ns
 from typing import Any, Final
 
 import ray
 from ray import serve
+from ray.serve._private.common import RequestRoutingInfo
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from modelyard.batching import Answer, Call
@@ -33,6 +35,19 @@ DEPLOYMENT_NAME: Final = "Model"
 def session_id() -> str:
     """Names this Ray cluster's session on this node; equal in all its processes."""
     return str(ray.get_runtime_context().gcs_address)
+
+
+def announce(names: Collection[str]) -> None:
+    """Calls through Serve that ask for one of these names come to this replica, while it takes any.
+
+    For Serve they are models that the replica has loaded, see ``serve.multiplexed``. It may block.
+
+    Raises:
+        Exception: Serve's many ways to say that its controller is away.
+    """
+    client: Any = _get_global_client()
+    replica = serve.get_replica_context().replica_id
+    client.record_request_routing_info(RequestRoutingInfo(replica, multiplexed_model_ids=list(names)))
 
 
 class RevisionHandle:
@@ -66,9 +81,11 @@ class RevisionHandle:
 
         Args:
             call: What is asked.
-            replica: Name of the one that is to answer, where it is there and takes calls; empty for any.
+            replica: Name of the one that is to answer, where it has announced it and takes calls; empty for any.
         """
-        handle = self._get().options(stream=True, session_id=replica)
+        handle = self._get().options(stream=True)
+        if replica:
+            handle = handle.options(multiplexed_model_id=replica)
         answers: Any = handle.stream.remote(self._address(call), monotonic_ns())
         try:
             async for item in answers:

@@ -11,15 +11,12 @@ import copy
 import logging
 from typing import Any, Final
 
-from ray import serve
-from ray.serve._private.common import RequestRoutingInfo
-from ray.serve.context import _get_global_client
-
 from modelyard.admin import PoolProcess
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
+from modelyard.serve.handle import announce
 from modelyard.serve.peers import ControllerLink
 from modelyard.serve.poolmeter import PoolMeter
 from modelyard.serve.process import Replica
@@ -125,15 +122,8 @@ class PoolReplica(Replica):
             else:
                 self._residents.replace(resident)
         if (loaded := tuple(sorted(self._residents.loaded))) != self._told:
-            await asyncio.to_thread(self._tell, loaded)
+            await asyncio.to_thread(announce, loaded)  # where Serve's own way is taken, it leads here
             self._told = loaded
-
-    @staticmethod
-    def _tell(keys: tuple[str, ...]) -> None:
-        """Where Serve's own way is taken, it leads to the replica that has the model; see ``serve.multiplexed``."""
-        client: Any = _get_global_client()
-        replica = serve.get_replica_context().replica_id
-        client.record_request_routing_info(RequestRoutingInfo(replica, multiplexed_model_ids=list(keys)))
 
     async def _close(self) -> None:
         self._refreshing.cancel()

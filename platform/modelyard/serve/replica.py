@@ -7,12 +7,14 @@ it can answer.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
 import time
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import ray
@@ -24,6 +26,7 @@ from modelyard.peers import set_peers
 from modelyard.serve.autoscaling import OWN, Work
 from modelyard.serve.counts import keep_counts
 from modelyard.serve.failures import clear_failure, report_failure
+from modelyard.serve.handle import announce
 from modelyard.serve.meter import RayMeter
 from modelyard.serve.peers import ControllerLink, ReplicaPeers
 from modelyard.serve.process import DRAIN_TIMEOUT_S, Replica
@@ -34,6 +37,8 @@ from modelyard.signature import Description
 from modelyard.statistics import Statistics
 
 logger = logging.getLogger(__name__)
+
+_ANNOUNCE_S: Final = 30.0
 
 
 def _tell_gpu_share() -> None:
@@ -59,6 +64,7 @@ class ModelReplica(Replica):
         super().__init__(application)
         self._spec = spec
         self._is_mute = False
+        self._announcing: Future[None] | None = None
         link = ControllerLink(spec.platform)
         self._peers = ReplicaPeers(application, link.watch, self._loop, report=link.report)
         set_peers(self._peers)
@@ -79,6 +85,8 @@ class ModelReplica(Replica):
             raise
         clear_failure(application)  # of an attempt before this one
         self._run(self._open_lane())
+        if isinstance(self._model, OpenAIModel):
+            self._announcing = asyncio.run_coroutine_threadsafe(self._announce_forever(), self._loop)
         process_s = began_s - psutil.Process().create_time()
         logger.info(
             "ready after %.2f s: process %.2f s, load %.2f s, warm-up %.2f s",
@@ -87,6 +95,18 @@ class ModelReplica(Replica):
             loaded_s - began_s,
             time.time() - loaded_s,
         )
+
+    async def _announce_forever(self) -> None:
+        """Prompts that begin alike go to one replica, by its name where no lane leads to it.
+
+        Again and again: a Serve controller that has started anew knows no names.
+        """
+        while True:
+            try:
+                await asyncio.to_thread(announce, (self._replica,))
+            except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that its controller is away
+                logger.info("this replica's name is not announced: %s", type(exc).__name__)
+            await asyncio.sleep(_ANNOUNCE_S)
 
     async def _begin(self) -> None:
         self._runners.start()
@@ -150,6 +170,8 @@ class ModelReplica(Replica):
         self._model.check_health()
 
     async def _close(self) -> None:
+        if self._announcing is not None:
+            self._announcing.cancel()
         await self._peers.close()
 
     def _keep_counts(self) -> None:
