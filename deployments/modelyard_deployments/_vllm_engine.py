@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,6 +81,7 @@ class Engine:
         if self._arguments.get("kv_transfer_config"):
             os.environ.setdefault(_TRANSFER_PORT, str(_free_ports(int(self._arguments.get("data_parallel_size", 1)))))
         bundles = _bundles()
+        _check_platform(bundles)
         self._arguments.setdefault("use_tqdm_on_load", False)
         self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
         try:
@@ -141,6 +142,21 @@ class Engine:
             self._settling.get_loop().call_soon_threadsafe(self._settling.cancel)
         if self._client is not None:
             self._client.shutdown()
+
+
+def _check_platform(bundles: Sequence[Mapping[str, float]]) -> None:
+    """Says at once what vLLM's engine would say in the log of another process.
+
+    Raises:
+        ModelLoadError: The replica has GPUs, and vLLM is the one for CPUs.
+    """
+    from vllm.platforms import current_platform
+
+    if bundles and current_platform.is_cpu():
+        raise ModelLoadError(
+            "resources.num_gpus: vLLM can use none here, it is the one for CPUs: leave the GPUs out, or install the "
+            "other with `python -m modelyard_deployments.vllm install --gpu`"
+        )
 
 
 def _bundles() -> list[dict[str, float]]:

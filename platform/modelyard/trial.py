@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -20,12 +22,16 @@ from modelyard.batching import Call
 from modelyard.errors import InternalError, ModelyardError, Overloaded
 from modelyard.openai import MEMBER, part_from_tensors, request_from_tensors
 from modelyard.outcomes import Outcomes
-from modelyard.protocol.openai_answers import is_fault, is_same_answer, is_sampled
+from modelyard.protocol.openai_answers import DONE, is_fault, is_same_answer, is_sampled
 from modelyard.routing import RevisionRoute, ShadowRoute
 from modelyard.tensor import Array, Tensors
 
+logger = logging.getLogger(__name__)
+
 _COPIES_AT_ONCE: Final = 64
-"""Of all models together; further ones are dropped."""
+"""To one revision; further ones are dropped."""
+_LARGEST_COPY: Final = 16 * 1024 * 1024
+"""Bytes of a stream's answers that are kept to compare them; a longer stream is not copied."""
 _INLINE_NUMBERS: Final = 100_000
 """Up to so many are compared on the event loop: a millisecond at most."""
 _chance: Final = random.Random()  # noqa: S311  # guards nothing
@@ -60,6 +66,7 @@ class Trial:
         self._way = way
         self._counts: dict[str, Outcomes] = {}
         self._copies: set[asyncio.Task[None]] = set()
+        self._under_way: Counter[str] = Counter()
 
     def take(self) -> dict[str, Outcomes]:
         """What was counted since the last time, by application."""
@@ -85,55 +92,85 @@ class Trial:
             self._record(revision, began, exc)
             raise
         self._record(revision, began, None)
-        if revision.shadow is not None and _is_drawn(revision.shadow):
-            self._copy(revision.shadow.revision, self._compare(revision.shadow, call, outputs))
+        if (shadow := self._draw(revision)) is not None:
+            self._copy(shadow.revision, self._compare(shadow, call, outputs))
         return outputs
 
     async def stream(self, revision: RevisionRoute, call: Call, timeout_s: float) -> AsyncGenerator[Tensors]:
         """See :class:`Way`. A stream is counted, and copied, at its end."""
         began = perf_counter()
-        shadow = revision.shadow if revision.shadow is not None and _is_drawn(revision.shadow) else None
-        kept: list[Tensors] = []
+        shadow, kept = self._draw(revision), _Kept()
         fault: Exception | None = None
+        is_over = False
         try:
             async with contextlib.aclosing(self._way.stream(revision, call, timeout_s)) as answers:
                 async for outputs in answers:
-                    if call.member == MEMBER and is_fault(part_from_tensors(outputs)):
-                        fault = InternalError("the model says so")
+                    if call.member == MEMBER:
+                        part = part_from_tensors(outputs)
+                        is_over = part.data.endswith(DONE)
+                        if is_fault(part):
+                            fault = InternalError("the model says so")
                     if shadow is not None:
-                        kept.append(outputs)
+                        kept.add(outputs)
                     yield outputs
+            is_over = True
         except Overloaded:
             raise
         except Exception as exc:
+            is_over = False
             self._record(revision, began, exc)
             raise
-        self._record(revision, began, fault)
-        if shadow is not None:
-            self._copy(shadow.revision, self._compare_stream(shadow, call, kept))
+        finally:
+            if is_over:
+                self._record(revision, began, fault)
+                if shadow is not None and fault is None:
+                    self._copy_stream(shadow, call, kept)
 
     def _record(self, revision: RevisionRoute, began: float, error: Exception | None) -> None:
         if revision.is_watched:
             self._get(revision.application).record(perf_counter() - began, error)
 
-    def _copy(self, shadow: RevisionRoute, compare: Coroutine[Any, Any, bool]) -> None:
-        if len(self._copies) >= _COPIES_AT_ONCE:
-            compare.close()
-            self._get(shadow.application).dropped += 1
-            return
-        task = asyncio.create_task(self._count_copy(shadow.application, compare))
-        self._copies.add(task)
-        task.add_done_callback(self._copies.discard)
+    def _draw(self, revision: RevisionRoute) -> ShadowRoute | None:
+        """Where a copy of this request is to go; None for nowhere."""
+        shadow = revision.shadow
+        if shadow is None or (shadow.percent < 100 and _chance.random() * 100 >= shadow.percent):
+            return None
+        if self._under_way[shadow.revision.application] < _COPIES_AT_ONCE:
+            return shadow
+        self._get(shadow.revision.application).dropped += 1
+        return None
 
-    async def _count_copy(self, application: str, compare: Coroutine[Any, Any, bool]) -> None:
+    def _copy_stream(self, shadow: ShadowRoute, call: Call, kept: _Kept) -> None:
+        application = shadow.revision.application
+        if kept.size > _LARGEST_COPY or self._under_way[application] >= _COPIES_AT_ONCE:
+            self._get(application).dropped += 1
+        else:
+            self._copy(shadow.revision, self._compare_stream(shadow, call, kept.answers))
+
+    def _copy(self, shadow: RevisionRoute, compare: Coroutine[Any, Any, bool]) -> None:
+        task = asyncio.create_task(self._count_copy(shadow, compare))
+        self._copies.add(task)
+        self._under_way[shadow.application] += 1
+        task.add_done_callback(lambda done: self._on_copied(shadow.application, done))
+
+    def _on_copied(self, application: str, task: asyncio.Task[None]) -> None:
+        self._copies.discard(task)
+        self._under_way[application] -= 1
+        if not self._under_way[application]:
+            del self._under_way[application]
+
+    async def _count_copy(self, shadow: RevisionRoute, compare: Coroutine[Any, Any, bool]) -> None:
         try:
             is_alike = await compare
         except Overloaded:
-            self._get(application).dropped += 1
+            self._get(shadow.application).dropped += 1
             return
         except ModelyardError:  # the caller had an answer
             is_alike = False
-        counts = self._get(application)
+        except Exception:  # what cannot be compared is not the same, and no task ends unheard
+            logger.exception('model "%s": a copy cannot be compared', shadow.model)
+            is_alike = False
+        counts = self._get(shadow.application)
         if is_alike:
             counts.same += 1
         else:
@@ -153,9 +190,24 @@ class Trial:
         return await asyncio.to_thread(compare, call, answers, copied, shadow.tolerance)
 
 
-def _is_drawn(shadow: ShadowRoute) -> bool:
-    """This request is one of those that are copied."""
-    return shadow.percent >= 100 or _chance.random() * 100 < shadow.percent
+class _Kept:
+    """The answers of a stream; none of one that is too long to be copied."""
+
+    def __init__(self) -> None:
+        self.answers: list[Tensors] = []
+        self.size = 0
+
+    def add(self, outputs: Tensors) -> None:
+        """The next one."""
+        self.size += sum(_size(array) for array in outputs.values())
+        if self.size <= _LARGEST_COPY:
+            self.answers.append(outputs)
+        else:
+            self.answers.clear()
+
+
+def _size(array: Array) -> int:
+    return sum(map(len, map(_to_bytes, array.flat))) if array.dtype.kind == "O" else array.nbytes
 
 
 def is_same_reply(call: Call, one: Sequence[Tensors], other: Sequence[Tensors], tolerance: float) -> bool:
@@ -184,20 +236,22 @@ def is_same_stream(_call: Call, one: Sequence[Tensors], other: Sequence[Tensors]
 
 
 def _join(answers: Sequence[Tensors]) -> Tensors:
-    """All answers as one: texts joined, numbers one after another."""
+    """All answers as one: pieces of a text joined, everything else one after another."""
     found: dict[str, list[Array]] = {}
     for outputs in answers:
         for name, array in outputs.items():
             found.setdefault(name, []).append(array.ravel())
-    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
-    return {
-        name: np.array([b"".join(map(_to_bytes, array))], object) if array.dtype.kind == "O" else array
-        for name, array in arrays.items()
-    }
+    joined: dict[str, Array] = {}
+    for name, arrays in found.items():
+        is_text = all(array.dtype.kind == "O" and array.size == 1 for array in arrays)
+        joined[name] = (
+            np.array([b"".join(_to_bytes(array[0]) for array in arrays)], object) if is_text else np.concatenate(arrays)
+        )
+    return joined
 
 
 def _to_bytes(text: object) -> bytes:
-    return text if isinstance(text, bytes) else str(text).encode()
+    return text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
 
 
 def is_same(one: Tensors, other: Tensors, tolerance: float) -> bool:

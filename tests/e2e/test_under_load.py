@@ -125,6 +125,7 @@ def test_no_request_fails_whatever_changes(busy: PlatformProcess) -> None:
             load.goes_on("the other model sleeps")
             with Asking(busy.url, "other") as woken:
                 woken.goes_on("all ask it at once")
+            assert not woken.failures
             load.goes_on("the other model has woken")
             client.register("steady", **steady(2.0), wait=True)
             load.goes_on("an update")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -74,14 +76,47 @@ def test_a_response_is_what_its_last_event_has() -> None:
     assert not is_same_answer(response("ab", "a", "b"), response("ac", "ac"), 0, in_words=True)
 
 
+def test_a_transcription_has_neither_indices_nor_choices() -> None:
+    def vllm(*texts: str) -> list[Part]:
+        return events(*({"choices": [{"delta": {"content": text}}]} for text in texts))
+
+    def own(*texts: str) -> list[Part]:
+        return events(*({"type": "transcript.text.delta", "delta": text} for text in texts))
+
+    for make in (vllm, own):
+        assert is_same_answer(make("a", " b"), make("a b"), 0, in_words=True)
+        assert not is_same_answer(make("a", " b"), make("a c"), 0, in_words=True)
+
+
+def test_what_is_cut_is_not_what_has_ended() -> None:
+    delta = {"type": "response.output_text.delta", "delta": "a", "sequence_number": 1}
+    whole_ = events(delta, {"type": "response.completed", "response": {"output": ["a"]}})
+    assert not is_same_answer(whole_, events(delta), 0, in_words=True)
+    assert not is_same_answer(CHAT, CHAT[:-1], 0, in_words=True)
+    assert not is_same_answer(events({"own": 1}), events({"own": 2}), 0, in_words=True)
+
+
+def test_embeddings_are_numbers_also_as_base64() -> None:
+    def embedding(*numbers: float) -> list[Part]:
+        text = b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+        return whole({"data": [{"embedding": text}]})
+
+    assert is_same_answer(embedding(1, 2), embedding(1, 2.000001), 1e-5, in_words=True)
+    assert not is_same_answer(embedding(1, 2), embedding(1, 2.1), 1e-5, in_words=True)
+    assert not is_same_answer(embedding(1, 2), whole({"data": [{"embedding": "no"}]}), 1e-5, in_words=True)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
+        ({"data": 100_000}, {"data": 100_001}, False),
+        ({"data": 1, "refusal": None, "tool_calls": []}, {"data": 1}, True),
         ({"id": "a", "created": 1, "data": [1.0]}, {"id": "b", "created": 2, "data": [1.00001]}, True),
         ({"data": [1.0]}, {"data": [1.1]}, False),
         ({"data": [1.0]}, {"data": [1.0, 1.0]}, False),
         ({"data": True}, {"data": 1}, False),
         ({"data": 1}, {"data": 1.0}, True),
+        ({"data": True}, {"data": 1.0}, False),
         ({"data": None}, {"data": "x"}, False),
         ({"data": 1}, {"other": 1}, False),
     ],
@@ -132,6 +167,18 @@ def test_what_is_sampled(route: str, body: bytes, sampled: bool) -> None:
         (Part(b'data: {"error": {"type": "invalid_request_error"}}\n\n', content_type=EVENTS), False),
         (Part(rb'data: {"choices": [{"delta": {"content": "\"error\""}}]}', content_type=EVENTS), False),
         (Part(b'data: "error"\n\n', content_type=EVENTS), False),
+        (Part(b'data: {"type": "error", "code": "server_error"}\n\n', content_type=EVENTS), True),
+        (Part(b'data: {"type": "error", "code": "invalid_prompt"}\n\n', content_type=EVENTS), False),
+        (
+            Part(
+                b'data: {"type": "response.failed", "response": {"error": {"code": "server_error"}}}\n\n',
+                content_type=EVENTS,
+            ),
+            True,
+        ),
+        (Part(b'{"object": "response", "status": "failed", "error": null}'), True),
+        (Part(b'{"object": "response", "status": "completed", "error": null}'), False),
+        (Part(b'data: {"error": {"type": "rate_limit_error", "code": "x"}}\n\n', content_type=EVENTS), False),
     ],
 )
 def test_faults_of_the_server(part: Part, fault: bool) -> None:

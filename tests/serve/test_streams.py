@@ -266,6 +266,23 @@ async def test_an_affinity_leaves_its_replica_elsewhere_when_that_is_much_busier
     assert not caller._handle_streams
 
 
+async def test_an_affinity_leaves_a_replica_that_is_lost_before_the_route_says_so(connect, make_call, until) -> None:
+    asked: list[str] = []
+
+    async def by_handle(call: Call, replica: str) -> AsyncGenerator[Tensors | ModelyardError]:
+        asked.append(replica)
+        yield {"output-0": call.inputs["input-0"].sum(axis=1)}
+
+    caller, (lost, leaving) = await connect(_streaming(), _streaming(), elsewhere=("a",), stream_by_handle=by_handle)
+    await until(lambda: lost._connections and leaving._connections)
+    _cut(lost)
+    leaving.stop_accepting()
+    await until(lambda: all(lane.is_leaving for lane in caller._lanes.values()))
+    for affinity in range(1, 21):
+        await _read(caller.stream(replace(make_call(1.0), affinity=affinity), 10))
+    assert set(asked) == {""}, "of one that is left nothing is to choose"
+
+
 async def test_a_stream_whose_replica_elsewhere_has_gone_begins_again_at_any_other(connect, make_call) -> None:
     asked: list[str] = []
 

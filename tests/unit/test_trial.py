@@ -12,7 +12,8 @@ import pytest
 
 from modelyard.batching import Call
 from modelyard.errors import InvalidRequest, ModelFailed, ModelyardError, Overloaded
-from modelyard.openai import MEMBER, OpenAIRequest, Part, part_to_tensors, request_to_tensors
+from modelyard.openai import EVENTS, MEMBER, OpenAIRequest, Part, part_to_tensors, request_to_tensors
+from modelyard.protocol.openai_answers import DONE
 from modelyard.routing import RevisionRoute, ShadowRoute
 from modelyard.tensor import Tensors
 from modelyard.trial import Trial, is_same, is_same_stream
@@ -162,6 +163,54 @@ async def test_a_stream_is_copied_at_its_end_and_compared_as_one() -> None:
     await _read(trial, shadowed())
     counts = trial.take()["m@2"]
     assert (counts.same, counts.different, counts.dropped) == (1, 2, 1)
+
+
+async def test_a_stream_that_failed_for_the_caller_is_not_copied() -> None:
+    replicas = Talking(r1=Part(b'{"error": {"code": 500}}', 500), r2=Part(b"{}"))
+    trial = Trial(replicas)
+    await _read(trial, shadowed(), _chat(b"{}"))
+    assert trial.take() == {}
+
+
+async def test_a_reader_who_goes_after_the_last_event_has_read_it_all() -> None:
+    replicas = Talking(r1=Part(DONE, content_type=EVENTS), r2=Part(DONE, content_type=EVENTS))
+    trial = Trial(replicas)
+    stream = trial.stream(shadowed(), _chat(b"{}"), 1)
+    await anext(stream)
+    await stream.aclose()
+    await settle(trial)
+    assert trial.take()["m@2"].same == 1
+
+
+async def test_what_cannot_be_compared_is_another_answer(caplog: pytest.LogCaptureFixture) -> None:
+    trial = Trial(Replicas(r1=answer(1), r2=answer(b"a", dtype="S1")))
+    await trial.call(shadowed(), CALL, 1)
+    await settle(trial)
+    assert trial.take()["m@2"].different == 1
+    assert "a copy cannot be compared" in caplog.text
+
+
+async def test_a_stream_that_is_too_long_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelyard.trial._LARGEST_COPY", 8)
+    replicas = Replicas(r1=answer(1), r2=answer(1))
+    trial = Trial(replicas)
+    await _read(trial, shadowed())
+    assert (trial.take()["m@2"].dropped, replicas.asked) == (1, ["m@1", "m@1"])
+
+
+async def test_copies_of_one_model_leave_room_for_those_of_others() -> None:
+    replicas = Replicas(r1=answer(1), r2=answer(1), r3=answer(1))
+    replicas.may_answer.clear()
+    trial = Trial(replicas)
+    for _ in range(70):
+        await trial.call(shadowed(), CALL, 1)
+    other = replace(OLD, shadow=ShadowRoute(replace(NEW, application="m@3"), 100, 1e-5))
+    await trial.call(other, CALL, 1)
+    replicas.may_answer.set()
+    await settle(trial)
+    counts = trial.take()
+    assert (counts["m@2"].dropped, counts["m@3"].same) == (6, 1)
+    assert not trial._under_way
 
 
 async def test_a_stream_that_nobody_reads_to_its_end_is_not_copied() -> None:

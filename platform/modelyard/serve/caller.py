@@ -141,6 +141,7 @@ class RevisionCaller:
         self._call_by_handle = call_by_handle
         self._stream_by_handle = stream_by_handle
         self._handle_streams: Counter[str] = Counter()
+        self._lost: set[str] = set()
         self._waiting: deque[_Waiting] = deque()
         self._lanes: dict[Path, _Lane] = {}
         self._by_handle: dict[asyncio.Task[None], _InFlight] = {}
@@ -155,6 +156,7 @@ class RevisionCaller:
         """Takes the revision's newest route."""
         if route.replicas != self._route.replicas:
             self._gone = 0
+        self._lost &= set(route.replica_names)
         self._route = route
 
     @property
@@ -472,7 +474,7 @@ class RevisionCaller:
         Which one it is follows from the names alone: every ingress replica finds the same one, and another replica's
         arrival or end moves no more kinds than it must (rendezvous hashing).
         """
-        known = {lane.replica for lane in self._lanes.values()}
+        known = self._lost | {lane.replica for lane in self._lanes.values()}
         names = [*usable, *(name for name in self._route.replica_names if name not in known)]
         if len(names) < 2:
             return ""
@@ -566,6 +568,7 @@ class RevisionCaller:
             if lane.protocol is protocol:
                 del self._lanes[path]
                 self._gone += not lane.is_leaving
+                self._lost.add(lane.replica)
                 died = self._died(self._route.model, "its replica died while answering")
                 for in_flight in reversed(lane.calls.values()):
                     self._retry(in_flight, died)
@@ -580,6 +583,7 @@ class RevisionCaller:
                 continue
             # Known before it is open: it may say goodbye or be lost, or another call may come by, before this goes on.
             lane = self._lanes[path] = _Lane(path, self._connections.make(self._on_frame, self._on_lost))
+            self._lost.discard(lane.replica)
             if await self._open(lane):
                 self._gone = max(0, self._gone - 1)
                 self._close_if_idle(lane)

@@ -306,7 +306,8 @@ class Controller:
         )
 
     def _reload(self, specs: Sequence[Mapping[str, Any]], actor: str, message: str) -> tuple[ModelStatus, ...]:
-        return tuple(self._status(record) for record in self._registrations.reload(specs, actor, message))
+        records = self._registrations.reload(specs, actor, message)
+        return tuple(self._changed(record) for record in records)
 
     def _find_plan(self, name: str) -> ModelPlan | None:
         """Of the last round."""

@@ -22,6 +22,8 @@ _LOADED: Final = (
     ReplicaState.PENDING_MIGRATION,
 )
 """States of a replica that has its model: while Serve takes new settings to it, or itself starts anew, it answers."""
+_REACHED: Final = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
+"""Those that Serve's handles lead to."""
 _NO_PLACE: Final = re.compile(
     r"to be scheduled\..*?Resources required for each replica: (?P<needed>\{.*?\}), "
     r"total resources available: (?P<free>\{.*?\})",
@@ -61,7 +63,7 @@ class Observed:
         is_deleting: It is being taken down.
         message: Serve's own words.
         misfit: Why no node of the cluster could hold a replica; empty where one could.
-        replicas: Names of those that have loaded the model.
+        replicas: Names of those that calls through Serve may reach.
         deployments: Names of its deployments.
     """
 
@@ -92,7 +94,7 @@ class Observed:
         return cls(
             running=sum(state in _LOADED for state in states.values()),
             wanted=sum(state is not ReplicaState.STOPPING for state in states.values()),
-            replicas=tuple(sorted(name for name, state in states.items() if state in _LOADED)),
+            replicas=tuple(sorted(name for name, state in states.items() if state in _REACHED)),
             may_sleep=status in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING),
             has_failed=status is ApplicationStatus.DEPLOY_FAILED,
             is_deleting=status is ApplicationStatus.DELETING,

@@ -54,7 +54,7 @@ class Registrations:
         config: Of the platform.
         failures: Why applications cannot be loaded; declared models whose artifact is missing are added.
         find_plan: The last round's plan of a model.
-        on_change: Told when there is something to do.
+        on_versions: Told when versions have come or gone.
 
     Attributes:
         left_out: Declared models whose names are registered.
@@ -66,7 +66,7 @@ class Registrations:
         config: PlatformConfig,
         failures: dict[str, str],
         find_plan: Callable[[str], ModelPlan | None],
-        on_change: Callable[[], None],
+        on_versions: Callable[[], None],
     ) -> None:
         self.left_out: frozenset[str] = frozenset()
         self._catalog = catalog
@@ -74,7 +74,7 @@ class Registrations:
         self._artifacts = Artifacts(config.security.model_roots)
         self._failures = failures
         self._find_plan = find_plan
-        self._on_change = on_change
+        self._on_versions = on_versions
         self._again: set[str] = set()
         self._lock = threading.Lock()
 
@@ -87,7 +87,7 @@ class Registrations:
         is_expected = old is not None and expected_generation in (None, old.generation)
         may_try = is_expected and old is not None and old.owner is not Owner.DECLARED  # which is refused below
         again = old is not None and may_try and self._ask_again(old, entry)
-        record = self._catalog.put_model(
+        return self._catalog.put_model(
             entry.name,
             owner=Owner.REGISTERED,
             spec=entry.spec,
@@ -100,8 +100,6 @@ class Registrations:
             expected_generation=expected_generation,
             again=again,
         )
-        self._on_change()
-        return record
 
     def plan(self, data: dict[str, Any], expected_generation: int | None) -> Plan:
         """See ``AdminTransport.plan``."""
@@ -135,7 +133,6 @@ class Registrations:
         """See ``reload.ReloadTransport.reload``."""
         entries, again = self._make_entries(specs)
         kept, left = self._catalog.sync_reloaded(entries, actor=actor, message=message, again=again)
-        self._on_change()
         return (*kept, *left)
 
     def _make_entries(self, specs: Sequence[Mapping[str, Any]]) -> tuple[list[ModelEntry], set[str]]:
@@ -188,7 +185,6 @@ class Registrations:
             if attempts == 1:
                 raise
             return self.load(name, actor, message, attempts - 1)
-        self._on_change()
         return record
 
     def _read_again(self, record: ModelRecord) -> ModelEntry:
@@ -205,15 +201,11 @@ class Registrations:
 
     def unload(self, name: str, actor: str, message: str) -> ModelRecord:
         """See ``AdminTransport.unload``."""
-        record = self._catalog.unload_model(name, actor=actor, message=message)
-        self._on_change()
-        return record
+        return self._catalog.unload_model(name, actor=actor, message=message)
 
     def unregister(self, name: str, actor: str, message: str) -> ModelRecord:
         """See ``AdminTransport.unregister``."""
-        record = self._catalog.remove_model(name, actor=actor, message=message, owner=Owner.REGISTERED)
-        self._on_change()
-        return record
+        return self._catalog.remove_model(name, actor=actor, message=message, owner=Owner.REGISTERED)
 
     # -- another attempt
 
@@ -320,4 +312,4 @@ class Registrations:
             message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
             expected_generation=record.generation,
         )
-        self._on_change()
+        self._on_versions()

@@ -11,6 +11,7 @@ import asyncio
 import copy
 import logging
 import os
+import random
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -38,7 +39,7 @@ from modelyard.statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
-_ANNOUNCE_S: Final = 30.0
+_ANNOUNCE_S: Final = 300.0
 
 
 def _tell_gpu_share() -> None:
@@ -85,7 +86,8 @@ class ModelReplica(Replica):
             raise
         clear_failure(application)  # of an attempt before this one
         self._run(self._open_lane())
-        if isinstance(self._model, OpenAIModel):
+        if self._model.openai_routes:
+            self._announce()  # prompts that begin alike go to one replica, by its name where no lane leads to it
             self._announcing = asyncio.run_coroutine_threadsafe(self._announce_forever(), self._loop)
         process_s = began_s - psutil.Process().create_time()
         logger.info(
@@ -97,16 +99,16 @@ class ModelReplica(Replica):
         )
 
     async def _announce_forever(self) -> None:
-        """Prompts that begin alike go to one replica, by its name where no lane leads to it.
-
-        Again and again: a Serve controller that has started anew knows no names.
-        """
+        """Again and again: a Serve controller that has started anew knows no names. Each makes it tell all handles."""
         while True:
-            try:
-                await asyncio.to_thread(announce, (self._replica,))
-            except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that its controller is away
-                logger.info("this replica's name is not announced: %s", type(exc).__name__)
-            await asyncio.sleep(_ANNOUNCE_S)
+            await asyncio.sleep(_ANNOUNCE_S * random.uniform(0.8, 1.2))  # noqa: S311  # not all at once
+            await asyncio.to_thread(self._announce)
+
+    def _announce(self) -> None:
+        try:
+            announce((self._replica,))
+        except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that its controller is away
+            logger.info("this replica's name is not announced: %s", type(exc).__name__)
 
     async def _begin(self) -> None:
         self._runners.start()
