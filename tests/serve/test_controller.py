@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from modelyard.admin import ModelState
 from modelyard.batching import reports_batch_id
 from modelyard.errors import (
     Conflict,
@@ -52,6 +53,7 @@ class RememberingServe:
         silent: Applications whose replicas do not describe themselves.
         given_up: Applications that Serve could not start.
         lingering: Applications that answer what they have before they go.
+        refused: Applications that Serve does not take.
         loaded: Revisions that a pool has loaded to describe them, in order.
         unloadable: What a pool answers for a revision instead of its description.
         deadly: A revision whose load ends the pool's process, for all that are loaded with it.
@@ -61,6 +63,7 @@ class RememberingServe:
     def __init__(self) -> None:
         self.states: dict[str, dict[str, int]] = {}
         self.deployed: list[str] = []
+        self.refused: set[str] = set()
         self.deleted: list[str] = []
         self.silent: set[str] = set()
         self.given_up: set[str] = set()
@@ -91,6 +94,8 @@ class RememberingServe:
         return "DELETING" if is_leaving else "RUNNING"
 
     def run_many(self, targets: list[Any], **_: object) -> None:
+        if refused := self.refused.intersection(target.name for target in targets):
+            raise ValueError(f"no such thing in {', '.join(refused)}")
         for target in targets:
             self.deployed.append(target.name)
             if self.states.get(target.name) in (None, {"STOPPING": 1}):
@@ -243,6 +248,25 @@ async def test_a_declared_model_is_deployed_once_and_routed_when_it_runs(start, 
     table, is_settled = await controller.watch("", -1)
     assert is_settled
     assert table.get_ready("m")[0].application == "m@1"
+
+
+async def test_one_that_serve_refuses_waits_with_the_reason_and_keeps_no_other_from_it(start, remembering, caplog):
+    remembering.refused = {"bad@1"}
+    controller = await start(bad="one.fake", good="two.fake")
+    for _ in range(5):
+        await controller.round()
+    assert remembering.deployed == ["good@1"]
+    remembering.run("good@1")
+    await controller.round()
+    status = await controller.status("bad")
+    reason = "Ray Serve does not take it: ValueError: no such thing in bad@1"
+    assert (status.state, status.reason) == (ModelState.PENDING, reason)
+    assert (await controller.status("good")).state is ModelState.READY
+    assert len([record for record in caplog.records if "does not take it" in record.message]) == 1
+    remembering.refused = set()
+    controller.now += 10
+    await controller.round()
+    assert remembering.deployed == ["good@1", "bad@1"]
 
 
 async def test_a_controller_that_has_not_looked_gives_no_empty_table(start, remembering):

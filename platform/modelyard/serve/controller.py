@@ -59,6 +59,7 @@ _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
 _FIRST_LOOK_S: Final = 10.0
 _EVENTS_S: Final = 0.5
+_TRY_AGAIN_S: Final = 5.0
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
 
 
@@ -98,6 +99,7 @@ class Controller:
         self._asking = ThreadPoolExecutor(1, "asking")  # of its own: where it hangs, nothing else does
         self._rollouts = Rollouts(self._catalog)
         self._waiting: dict[str, str] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
         self._plans: dict[str, ModelPlan] = {}
         self._table = RouteTable(epoch=uuid.uuid4().hex)
         self._leaving: dict[str, float] = {}
@@ -511,9 +513,13 @@ class Controller:
     def _await_environments(
         self, deployments: Sequence[RevisionDeployment | PoolDeployment]
     ) -> list[RevisionDeployment | PoolDeployment]:
-        """Those whose Python is there; the others wait for it, or have failed."""
+        """Those whose Python is there; the others wait for it, or for Serve to take them, or have failed."""
         overlays = {one.application: one.overlay for one in deployments if one.overlay is not None}
         self._waiting, failed = self._builds.look(overlays)
+        now = self._clock()
+        names = {one.application for one in deployments}
+        self._refused = {name: one for name, one in self._refused.items() if name in names}
+        self._waiting |= {name: reason for name, (again_at, reason) in self._refused.items() if again_at > now}
         for application, reason in failed.items():
             self._knowledge.fail(application, reason)
         return [one for one in deployments if one.application not in self._waiting.keys() | failed.keys()]
@@ -539,13 +545,29 @@ class Controller:
             ) as exc:  # the others are deployed all the same
                 logger.warning("%s cannot be deployed: %s", deployment.application, exc)
                 self._knowledge.failures[deployment.application] = f"{UNUSABLE}: {exc}; register it again"
-        if not targets:
-            return
         for target in targets:
             clear_failure(target.name)
-        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        names = {target.name for target in targets}
+        names = self._run(targets) if targets else set()
         self._deployed |= {one.application: one.fingerprint for one in deployments if one.application in names}
+
+    def _run(self, targets: Sequence[serve.RunTarget]) -> set[str]:
+        """Has Serve run them; the names of those that it takes. One that it refuses keeps no other from it."""
+        try:
+            _run_many(targets)
+            return {target.name for target in targets}
+        except Exception as exc:  # noqa: BLE001  # Serve's many ways to say that it is away, or that a target is wrong
+            if len(targets) == 1:
+                self._refuse(targets[0].name, exc)
+                return set()
+        return set().union(*(self._run([target]) for target in targets))
+
+    def _refuse(self, application: str, exc: Exception) -> None:
+        """It is tried again after a while, and its model says meanwhile why it waits."""
+        reason = f"Ray Serve does not take it: {type(exc).__name__}: {exc}"
+        if self._refused.get(application, (0.0, ""))[1] != reason:
+            logger.warning("%s waits: %s", application, reason, exc_info=exc)
+        self._refused[application] = self._clock() + _TRY_AGAIN_S, reason
+        self._waiting[application] = reason
 
     def _delete(self, names: Sequence[str], observed: Mapping[str, Observed]) -> None:
         """Takes applications down, once every ingress has had time to send its requests elsewhere."""
@@ -618,6 +640,10 @@ class Controller:
             self._wake.set()
             self._builds.close()
             self._asking.shutdown(wait=False, cancel_futures=True)
+
+
+def _run_many(targets: Sequence[serve.RunTarget]) -> None:
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _is_settled(plan: ModelPlan) -> bool:
