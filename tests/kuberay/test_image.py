@@ -71,6 +71,18 @@ def test_an_image_runs_as_somebody_who_cannot_change_it(name: str) -> None:
     assert [step for step, _ in steps].count("USER") == 1  # root until then
 
 
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_versions_go_together(name: str) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("uv is not installed: pip install uv")
+    command = [uv, "pip", "compile", "--quiet", ROOT / "pyproject.toml", "--constraint", KUBERAY / "constraints.txt"]
+    for extra in sorted(extras(name)):
+        command += ["--extra", extra]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_an_image_has_what_the_operator_s_commands_and_probes_use() -> None:
     installed = re.search(r"apt-get install .*", stage("base"))
     assert installed is not None
