@@ -41,8 +41,8 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 * 1024),
     "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
     "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
-    # An ingress replica that dies with a request, before it has said anything of the answer: another one gets it. Once,
-    # for the request may be the cause.
+    # An ingress replica that dies with a request, before it has said anything of the answer: another one gets it where
+    # HAProxy still can. Once, for the request may be the cause.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
