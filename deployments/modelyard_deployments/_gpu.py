@@ -3,28 +3,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Final
 
 from modelyard.errors import ModelLoadError
+from modelyard.gpus import list_gpus, memory_mb
 from modelyard.model import GPU_SHARE
 
-_NONE: Final = ("", "-1", "NoDevFiles")
+_LOG: Final = logging.getLogger(__name__)
 
 
 def has_gpu() -> bool:
-    """Ray names the GPUs of a replica with ``resources: {num_gpus: …}`` in its environment.
-
-    To the others it says nothing, so that they see all devices of the machine: an unset variable means none here.
-
-    Source: Ray, "Accelerator Support".
-    """
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").strip() not in _NONE
+    """This replica has ``resources: {num_gpus: …}``."""
+    return bool(list_gpus())
 
 
 def gpu_share() -> float:
     """The part of one GPU's memory that this replica may take: less than 1 where others have the rest."""
     return float(os.environ.get(GPU_SHARE, "1"))
+
+
+def gpu_share_mb() -> int | None:
+    """The same in MiB; None for as much as there is, and where the driver does not say how much that is."""
+    if not has_gpu() or gpu_share() >= 1:
+        return None
+    whole = memory_mb()
+    if whole is None:
+        _LOG.warning("its part of the GPU's memory is not kept to: NVIDIA's management library does not answer")
+        return None
+    return int(gpu_share() * whole)
 
 
 def find_torch_device(wanted: str) -> str:

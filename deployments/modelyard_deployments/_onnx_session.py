@@ -17,6 +17,7 @@ import numpy as np
 from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.signature import TensorSpec
 from modelyard.tensor import Array, Tensors
+from modelyard_deployments._gpu import gpu_share_mb
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ _BFLOAT16: Final = 16
 """Source: ONNX ``TensorProto.DataType``."""
 _SUFFIX: Final = "ExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
-_WITH_GPU: Final = ("CUDAExecutionProvider",)
+_CUDA: Final = "CUDAExecutionProvider"
+_WITH_GPU: Final = (_CUDA,)
+_MIB: Final = 1024 * 1024
 _FATAL: Final = 4
 _ERROR: Final = 3
 _OURS: Final = ("allocat", "CUDA", "CUBLAS", "CUDNN", "out of memory")
@@ -107,7 +110,7 @@ def open_session(source: Path | bytes, folder: Path, settings: SessionSettings, 
     import onnxruntime
 
     providers = choose_providers(settings.providers, onnxruntime.get_available_providers(), has_gpu)
-    options = _find_options(providers, settings.provider_options)
+    options = find_options(providers, settings.provider_options, gpu_share_mb())
     is_on_cpu = providers == [_CPU]
     # Its errors are raised as well; only why a provider's library cannot be loaded is in the log alone.
     onnxruntime.set_default_logger_severity(_FATAL if is_on_cpu else _ERROR)
@@ -127,8 +130,18 @@ def open_session(source: Path | bytes, folder: Path, settings: SessionSettings, 
     return OnnxSession(session)
 
 
-def _find_options(providers: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def find_options(
+    providers: Sequence[str], options: Mapping[str, Mapping[str, Any]], share_mb: int | None
+) -> dict[str, dict[str, Any]]:
     """The options of each provider.
+
+    Source: ONNX Runtime, "CUDA Execution Provider": the limit is that of its arena, which grows by doubling unless it
+    is told to take what is asked for.
+
+    Args:
+        providers: Those that are used.
+        options: What the user wants of them.
+        share_mb: MiB of a GPU's memory that are ours; None for all.
 
     Raises:
         ModelLoadError: Some are for a provider that is not used.
@@ -139,6 +152,9 @@ def _find_options(providers: Sequence[str], options: Mapping[str, Mapping[str, A
         if provider is None:
             raise ModelLoadError(f'option provider_options: {", ".join(providers)} are used, got "{name}"')
         found[provider] = dict(values)
+    if _CUDA in found and share_mb is not None:
+        limits = {"gpu_mem_limit": share_mb * _MIB, "arena_extend_strategy": "kSameAsRequested"}
+        found[_CUDA] = limits | found[_CUDA]
     return found
 
 

@@ -30,7 +30,7 @@ from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Model, Options
 from modelyard.signature import Signature
 from modelyard.tensor import Array, Parameters, Tensors, datatype_of
-from modelyard_deployments._gpu import has_gpu
+from modelyard_deployments._gpu import gpu_share_mb, has_gpu
 from modelyard_deployments._paddle_files import Files, Program, check_params, find_files, read_program, to_reason
 from modelyard_deployments._trial import show_example, try_out
 
@@ -43,6 +43,8 @@ _WORDLESS: Final = "std::exception"
 _GPU_POOL_MB: Final = 100
 """To begin with; it grows."""
 _SIGACTION_BYTES: Final = 256
+_LIMIT: Final = "FLAGS_gpu_memory_limit_mb"
+"""What a process may allocate on a GPU; read when the library is loaded. Source: Paddle ``paddle/common/flags.cc``."""
 
 
 class PaddleOptions(Options):
@@ -153,6 +155,9 @@ class PaddleFramework(Framework):
         Raises:
             ModelLoadError: A file is missing, damaged or of another kind, or this version cannot run the program.
         """
+        share_mb = gpu_share_mb()
+        if share_mb is not None:
+            os.environ.setdefault(_LIMIT, str(share_mb))
         with _left_alone():
             import paddle
         files = find_files(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -55,6 +56,10 @@ FAST: Final[Mapping[str, str]] = {
 """Ray reads these when its processes start, so they belong into the environment of the command."""
 
 _POLL_S: Final = 0.5
+_HAPROXY_MAXCONN: Final = "RAY_SERVE_HAPROXY_MAXCONN"
+_CONNECTIONS: Final = 4096
+"""What Serve lets HAProxy have at once. Source: ``ray/serve/_private/constants.py``."""
+_OTHER_FILES: Final = 100
 
 
 def check_file(path: Path) -> ServeFile:
@@ -120,6 +125,34 @@ def check_ports(found: ServeFile) -> None:
             problems.append(f"{key}: expected a free port, got {parts.netloc}, where another process listens")
     if problems:
         raise InvalidConfig(tuple(problems))
+
+
+def check_open_files(environment: Mapping[str, str] | None = None) -> None:
+    """Refuses to start where HAProxy would end at once for want of file descriptors.
+
+    Two for each connection, and one of a pipe's for every second one. Ray raises the soft limit to the hard one.
+
+    Source: HAProxy "Management Guide", section 5, ``maxsock``.
+
+    Args:
+        environment: As for :func:`run_serve`.
+
+    Raises:
+        InvalidConfig: The hard limit is too low.
+    """
+    asked = {**FAST, **(os.environ if environment is None else environment)}
+    if asked["RAY_SERVE_ENABLE_HA_PROXY"] != "1":
+        return
+    connections = int(asked.get(_HAPROXY_MAXCONN, _CONNECTIONS))
+    needed = connections * 5 // 2 + _OTHER_FILES
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != limit < needed:
+        fitting = max(1, (limit - _OTHER_FILES) * 2 // 5)
+        problem = (
+            f"open files: expected a hard limit of at least {needed} (`ulimit -Hn`) for the {connections} connections "
+            f"that HAProxy may have, got {limit}; raise it, or set {_HAPROXY_MAXCONN}={fitting}"
+        )
+        raise InvalidConfig((problem,))
 
 
 def _is_taken(host: str, port: int) -> bool:

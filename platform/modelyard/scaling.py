@@ -2,8 +2,8 @@
 """How many replicas a load asks for, and why; decided without doing anything.
 
 What adds up over replicas (requests in flight, requests a second) is divided by its target. What does not (how long
-requests wait or take) changes the number that runs by as much as it is off, as Kubernetes' HorizontalPodAutoscaler
-does, with its tolerance of a tenth.
+requests wait or take, how busy GPUs are) changes the number that runs by as much as it is off, as Kubernetes'
+HorizontalPodAutoscaler does, with its tolerance of a tenth.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Load:
         latency_ms: How long they took altogether, from the ingress to their answer, on average.
         tokens_per_s: Tokens generated in a second.
         cpus: CPUs that the replicas use.
+        gpu_percent: How busy their GPUs are, 0 to 100, on average.
         own: What the model itself reports (``Model.report_load``), added up over its replicas.
     """
 
@@ -43,6 +44,7 @@ class Load:
     latency_ms: float = 0.0
     tokens_per_s: float = 0.0
     cpus: float = 0.0
+    gpu_percent: float = 0.0
     own: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -57,6 +59,7 @@ class Targets:
         latency_ms: On average.
         tokens_per_s: For each replica.
         cpus: For each replica.
+        gpu_percent: On average.
         own: For each replica, by name.
     """
 
@@ -66,6 +69,7 @@ class Targets:
     latency_ms: float | None = None
     tokens_per_s: float | None = None
     cpus: float | None = None
+    gpu_percent: float | None = None
     own: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -187,6 +191,7 @@ def _ask_each(load: Load, targets: Targets) -> Iterator[tuple[int, str]]:
     averages = [
         (load.queue_ms, targets.queue_ms, "ms in the queue"),
         (load.latency_ms, targets.latency_ms, "ms for each request"),
+        (load.gpu_percent, targets.gpu_percent, "% of its GPUs in use"),
     ]
     for value, target, what in averages:
         if target is not None and value > 0 and load.replicas:

@@ -7,7 +7,8 @@ import pytest
 
 from modelyard.errors import ModelLoadError
 from modelyard.model import GPU_SHARE
-from modelyard_deployments._gpu import find_torch_device, gpu_share
+from modelyard_deployments import _gpu
+from modelyard_deployments._gpu import find_torch_device, gpu_share, gpu_share_mb
 
 
 @pytest.fixture
@@ -33,6 +34,21 @@ def test_pytorch_keeps_to_the_part_that_its_replica_has(
 def test_a_whole_gpu_is_not_divided(limits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(GPU_SHARE, raising=False)
     assert (find_torch_device("auto"), gpu_share(), limits) == ("cuda", 1.0, [])
+
+
+def test_libraries_that_count_in_mib_are_told_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv(GPU_SHARE, "0.4")
+    monkeypatch.setattr(_gpu, "memory_mb", lambda: 1000)
+    assert gpu_share_mb() is None, "without a GPU"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert gpu_share_mb() == 400
+    assert caplog.text == ""
+    monkeypatch.setattr(_gpu, "memory_mb", lambda: None)
+    assert gpu_share_mb() is None
+    assert "is not kept to" in caplog.text
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from modelyard.serve import autoscaling as module
 from modelyard.serve.applications import to_autoscaling
 from modelyard.serve.autoscaling import (
     CPUS,
+    GPU_PERCENT,
     LATENCY_MS,
     ONGOING,
     OWN,
@@ -24,6 +27,7 @@ from modelyard.serve.autoscaling import (
     TOKENS,
     FollowLoad,
     Pace,
+    Processes,
     Work,
     find_decision,
     find_policy,
@@ -93,9 +97,10 @@ def test_what_replicas_report_adds_up_or_is_averaged_by_what_each_has_answered()
         LATENCY_MS: {"a": 4.0, "b": 8.0},
         TOKENS: {"a": 100.0, "b": 50.0},
         CPUS: {"a": 0.5, "b": 0.25},
+        GPU_PERCENT: {"a": 90.0, "b": 40.0},
         OWN + "depth": {"a": 7.0, "b": 8.0},
     }
-    expected = Load(2, 5.0, 40.0, 4.0, 5.0, 150.0, 0.75, {"depth": 15.0})
+    expected = Load(2, 5.0, 40.0, 4.0, 5.0, 150.0, 0.75, 65.0, {"depth": 15.0})
     assert to_load(context) == expected
 
 
@@ -167,6 +172,34 @@ def test_a_process_that_works_uses_cpus() -> None:
     pace = Pace()
     sum(range(3_000_000))
     assert pace.take(Work())[CPUS] > 0
+
+
+def test_what_a_process_has_started_uses_cpus_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_S", 0.0)
+    processes = Processes()
+    code = "sum(range(3_000_000)); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        processes.take_cpu_s()
+        child.stdout.readline()
+        assert processes.take_cpu_s() > 0.01
+        child.stdin.close()
+    assert processes.take_cpu_s() >= 0, "one that has ended is no negative use"
+
+
+def test_how_busy_gpus_are_changes_the_number_by_as_much_as_it_is_off(store: dict[bytes, bytes]) -> None:
+    follow = FollowLoad({"in_flight": 100, "gpu_percent": 60}, {"min_replicas": 1, "max_replicas": 9})
+    context = make_context(ongoing=2, running=2)
+    context.aggregated_metrics[GPU_PERCENT] = {"a": 95.0, "b": 85.0}
+    assert follow(context)[0] == 3
+    assert json.loads(store[b"m@1"])["reason"] == "90 % of its GPUs in use, 60 at most"
+
+
+def test_a_replica_without_gpus_says_nothing_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GPU_PERCENT not in Pace().take(Work())
+    monkeypatch.setattr(module, "busy_percent", lambda: 30.0)
+    assert Pace().take(Work())[GPU_PERCENT] == 30
 
 
 def test_work_is_what_was_counted() -> None:

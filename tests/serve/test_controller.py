@@ -421,6 +421,31 @@ async def test_an_application_leaves_only_after_the_ingress_had_time_to_follow(s
     assert remembering.deleted == ["m@1"]
 
 
+async def test_one_that_sleeps_leaves_only_after_serve_had_time_to_wake_it_for_a_last_request(
+    start, remembering, artifacts
+):
+    controller = await start()
+    await controller.register(_spec(artifacts, autoscaling={"min_replicas": 0}), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    remembering.states["m@1"] = {}
+    await controller.round()
+    await controller.unregister("m", "me", "")
+    await controller.round()
+    controller.now += 2
+    await controller.round()
+    remembering.states["m@1"] = {"STARTING": 1}
+    controller.now += 2
+    await controller.round()
+    assert remembering.deleted == []
+    remembering.run("m@1")
+    await controller.round()
+    controller.now += 2
+    await controller.round()
+    assert remembering.deleted == ["m@1"]
+
+
 async def test_registering_a_failed_model_again_tries_again(start, remembering, artifacts, kept):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")

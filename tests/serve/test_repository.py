@@ -14,7 +14,7 @@ import pytest
 
 from modelyard.admin import IndexEntry, ModelStatus
 from modelyard.batching import Call
-from modelyard.catalog import Catalog, ModelRecord, Owner
+from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner
 from modelyard.config import parse_model_spec
 from modelyard.dataplane import DataPlane
 from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelLoadError, ModelNotReady, Unsupported
@@ -77,10 +77,8 @@ class CatalogTransport:
 
     async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
         found = parse_model_spec(spec)
-        content = found.revision_content()
-        record = self._catalog.put_model(
-            found.name, owner=Owner.REGISTERED, spec=found.to_json(), content=content, digest=self.digest
-        )
+        entry = ModelEntry(found.name, found.to_json(), found.revision_content(), self.digest)
+        record = self._catalog.put_model(entry, owner=Owner.REGISTERED)
         return self._status(record)
 
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
@@ -89,9 +87,8 @@ class CatalogTransport:
     async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
         again = self.failures.pop(f"{name}@1", None) is not None
         old = self._catalog.get_model(name)
-        record = self._catalog.load_model(
-            name, content=old.active.content, digest=self.digest, actor=actor, message=message, again=again
-        )
+        entry = ModelEntry(name, old.spec, old.active.content, self.digest)
+        record = self._catalog.load_model(entry, actor=actor, message=message, again=again)
         return self._status(record)
 
     async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:

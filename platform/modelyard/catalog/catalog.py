@@ -18,7 +18,7 @@ from modelyard.admin import Plan
 from modelyard.catalog import revisions, rows, schema, traffic
 from modelyard.catalog.engine import open_engine, reading, trying, writing
 from modelyard.catalog.migrations import migrate
-from modelyard.catalog.records import EventRecord, ModelEntry, ModelRecord, Owner, RevisionRecord, VersionEntry, Wanted
+from modelyard.catalog.records import EventRecord, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.catalog.traffic import CANARY, SHADOW, STABLE
 from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
 from modelyard.rollout import ALL, Rollout, RolloutState, Shadow
@@ -85,16 +85,11 @@ class Catalog:
 
     def put_model(
         self,
-        name: str,
+        entry: ModelEntry,
         *,
         owner: Owner,
-        spec: Mapping[str, Any],
-        content: Mapping[str, Any],
-        digest: str,
         actor: str = "",
         message: str = "",
-        versions: tuple[VersionEntry, ...] = (),
-        labels: Mapping[str, int] | None = None,
         expected_generation: int | None = None,
         again: bool = False,
     ) -> ModelRecord:
@@ -108,13 +103,8 @@ class Catalog:
         in use, under their own numbers; one that has changed replaces the older one of its number.
 
         Args:
-            name: The model.
+            entry: The model as it should be.
             owner: Who asks for it.
-            spec: ``ModelSpec.to_json()``.
-            content: ``ModelSpec.revision_content()``.
-            digest: ``ModelSpec.revision_digest(…)``.
-            versions: See :class:`~modelyard.catalog.ModelEntry`.
-            labels: See :class:`~modelyard.catalog.ModelEntry`.
             actor: Who changes it, for the history.
             message: Why, for the history.
             expected_generation: Change it only if it is still at this generation; 0 for a model that must be new.
@@ -123,9 +113,8 @@ class Catalog:
         Raises:
             Conflict: The name belongs to the other owner, or the model is at another generation.
         """
-        entry = ModelEntry(name, spec, content, digest, versions, labels or {})
         with writing(self._engine) as connection:
-            old = _find_changeable(connection, name, owner, expected_generation)
+            old = _find_changeable(connection, entry.name, owner, expected_generation)
             return revisions.put(connection, old, entry, revisions.Change(owner, actor, message, again=again))
 
     def plan_model(
@@ -139,27 +128,19 @@ class Catalog:
 
     def load_model(
         self,
-        name: str,
+        entry: ModelEntry,
         *,
-        content: Mapping[str, Any],
-        digest: str,
         actor: str = "",
         message: str = "",
-        versions: tuple[VersionEntry, ...] = (),
-        labels: Mapping[str, int] | None = None,
         expected_generation: int | None = None,
         again: bool = False,
     ) -> ModelRecord:
         """Wants a model to run, as its spec has it; another digest makes the next revision.
 
         Args:
-            name: The model.
-            content: As for :meth:`put_model`.
-            digest: As for :meth:`put_model`; of the artifact as it is now.
+            entry: The model with its artifact as it is now; its spec stays as the catalog has it.
             actor: Who loads it.
             message: Why.
-            versions: As for :meth:`put_model`.
-            labels: As for :meth:`put_model`.
             expected_generation: As for :meth:`put_model`.
             again: As for :meth:`put_model`.
 
@@ -168,10 +149,10 @@ class Catalog:
             Conflict: It is being removed, or at another generation.
         """
         with writing(self._engine) as connection:
-            old = rows.get_kept(connection, name)
-            _check_generation(name, old, expected_generation)
-            entry = ModelEntry(name, old.spec, content, digest, versions, labels or {})
-            return revisions.put(connection, old, entry, revisions.Change(old.owner, actor, message, again=again))
+            old = rows.get_kept(connection, entry.name)
+            _check_generation(entry.name, old, expected_generation)
+            kept = replace(entry, spec=old.spec)
+            return revisions.put(connection, old, kept, revisions.Change(old.owner, actor, message, again=again))
 
     def unload_model(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
         """Wants nothing of a model to run; one that is unloaded already stays as it is.

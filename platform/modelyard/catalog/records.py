@@ -159,7 +159,7 @@ class VersionEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One model as it should be, for ``Catalog.sync_declared``.
+    """One model as it should be.
 
     Attributes:
         name: The model.

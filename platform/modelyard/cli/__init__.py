@@ -12,18 +12,11 @@ from collections.abc import Sequence
 
 import typer
 
-from modelyard import __version__
 from modelyard.cli import launch, models, render, rollouts, transfer, validate
 from modelyard.cli.session import Connect, Session, app
 from modelyard.errors import InvalidConfig, ModelyardError
 
 __all__ = ["launch", "main", "models", "render", "rollouts", "transfer", "validate"]
-
-
-@app.command()
-def version() -> None:
-    """Show Modelyard's version."""
-    typer.echo(__version__)
 
 
 def main(arguments: Sequence[str] | None = None, *, connect: Connect | None = None) -> None:

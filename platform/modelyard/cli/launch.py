@@ -10,7 +10,7 @@ import typer
 
 from modelyard.cli.session import app
 from modelyard.config import ServeFile
-from modelyard.launch import check_file, check_ports, run_serve
+from modelyard.launch import check_file, check_open_files, check_ports, run_serve
 
 
 @app.command()
@@ -24,6 +24,7 @@ def serve(
     typer.echo(f"{config}: {len(found.platform.models)} models, HTTP {found.http_url}{grpc}")
     if check:
         return
+    check_open_files()
     check_ports(found)
 
     def ready() -> None:

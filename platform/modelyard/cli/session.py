@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from modelyard import __version__
 from modelyard.client import Platform
 
 Connect: TypeAlias = Callable[[], Platform]
@@ -47,6 +48,12 @@ class Session:
         return self._connect() if self._connect else Platform.connect(self.url, token=self.token)
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     context: typer.Context,
@@ -54,6 +61,9 @@ def _options(
         str | None, typer.Option(envvar="MODELYARD_URL", help="Address of the platform (http://127.0.0.1:8000).")
     ] = None,
     token: Annotated[str | None, typer.Option(envvar="MODELYARD_TOKEN", show_envvar=True, help="Bearer token.")] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show Modelyard's version.")
+    ] = False,
 ) -> None:
     session = context.ensure_object(Session)
     session.url, session.token = url, token

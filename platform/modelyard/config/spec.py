@@ -131,6 +131,13 @@ class Autoscaling(Section):
     target_cpus: Number | None = Field(
         default=None, gt=0, description="CPUs that each replica uses, whatever it reserves; 0.8 is most of one."
     )
+    target_gpu_percent: Number | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="How busy the replicas' GPUs are on average, in percent; as for target_queue_ms. What others do on "
+        "a device that replicas share counts too.",
+    )
     target_metrics: dict[Text, Number] = Field(
         default_factory=dict,
         max_length=20,
@@ -201,6 +208,7 @@ class Autoscaling(Section):
             latency_ms=self.target_latency_ms,
             tokens_per_s=self.target_tokens_per_s,
             cpus=self.target_cpus,
+            gpu_percent=self.target_gpu_percent,
             own=self.target_metrics,
         )
 
@@ -485,9 +493,12 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
     except InvalidConfig as exc:
         return tuple(f"{where}.{problem}" if where else problem for problem in exc.problems)
     problems: tuple[str, ...] = ()
+    if spec.autoscaling.target_gpu_percent is not None and not spec.resources.num_gpus:
+        path = join_path(where, "autoscaling", "target_gpu_percent")
+        problems = (f"{path}: expected none for a model without resources.num_gpus, whose GPUs nobody knows",)
     if spec.runtime.version is not None and not framework.distribution:
         path = join_path(where, "runtime", "version")
-        problems = (f'{path}: framework "{spec.framework}" has no library of its own: name yours in runtime.pip',)
+        problems += (f'{path}: framework "{spec.framework}" has no library of its own: name yours in runtime.pip',)
     if spec.shared and not framework.may_share:
         problems += (
             f'{join_path(where, "shared")}: framework "{spec.framework}": its models need a process of their own',

@@ -20,6 +20,7 @@ import psutil
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 from ray.serve.config import AutoscalingContext
 
+from modelyard.gpus import busy_percent
 from modelyard.scaling import Bounds, Decision, Load, Targets, Window, bound, decide
 from modelyard.statistics import Statistics
 
@@ -29,11 +30,13 @@ QUEUE_MS: Final = "queue_ms"
 LATENCY_MS: Final = "latency_ms"
 TOKENS: Final = "tokens_per_s"
 CPUS: Final = "cpus"
+GPU_PERCENT: Final = "gpu_percent"
 OWN: Final = "own."
 """Before the names that a model itself reports."""
 
 _NAMESPACE: Final = b"modelyard-scaling"
 _TELL_S: Final = 2.0
+_LOOK_S: Final = 30.0
 _NS_PER_MS: Final = 1_000_000
 
 Policy = Callable[[Load, Decision], int]
@@ -67,14 +70,46 @@ def to_work(counts: Iterable[Statistics]) -> Work:
     )
 
 
+class Processes:
+    """This process and those that it has started: some frameworks compute in servers of their own."""
+
+    def __init__(self) -> None:
+        self._own = psutil.Process()
+        self._known: dict[psutil.Process, float | None] = {}
+        self._next_look = 0.0
+        self.take_cpu_s()  # the first answer means nothing
+
+    def take_cpu_s(self) -> float:
+        """Seconds of a CPU that they took since the last call."""
+        self._look()
+        taken = 0.0
+        for process, before in list(self._known.items()):
+            try:
+                times = process.cpu_times()
+            except psutil.Error:  # it has ended
+                del self._known[process]
+                continue
+            self._known[process] = now = times.user + times.system
+            taken += now - (now if before is None else before)
+        return taken
+
+    def _look(self) -> None:
+        """Now and then: it reads the parent of each process of the machine."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
+        for process in (self._own, *self._own.children(recursive=True)):
+            self._known.setdefault(process, None)
+
+
 class Pace:
     """What a replica does in a second, from counts that only grow."""
 
     def __init__(self) -> None:
         self._work = Work()
         self._at = time.monotonic()
-        self._process = psutil.Process()
-        self._process.cpu_percent()  # the first answer means nothing
+        self._processes = Processes()
 
     def take(self, work: Work) -> dict[str, float]:
         """Since the last call, from what the counts were then and are now."""
@@ -83,12 +118,14 @@ class Pace:
         self._work, self._at = work, now
         answered = max(0, work.answered - last.answered)
         each = _NS_PER_MS * max(answered, 1)
-        return {
+        busy = busy_percent()
+        gpus = {} if busy is None else {GPU_PERCENT: busy}
+        return gpus | {
             RATE: answered / seconds,
             QUEUE_MS: max(0, work.queued_ns - last.queued_ns) / each,
             LATENCY_MS: max(0, work.answered_ns - last.answered_ns) / each,
             TOKENS: max(0, work.tokens - last.tokens) / seconds,
-            CPUS: self._process.cpu_percent() / 100,
+            CPUS: self._processes.take_cpu_s() / seconds,
         }
 
 
@@ -151,6 +188,11 @@ def to_load(context: AutoscalingContext) -> Load:
     def total(name: str) -> float:
         return float(sum(reported.get(name, {}).values()))
 
+    def mean(name: str) -> float:
+        """Of the replicas that know."""
+        known = reported.get(name, {})
+        return total(name) / len(known) if known else 0.0
+
     def average(name: str) -> float:
         """Of the replicas' averages, by how many requests each has answered."""
         rates = reported.get(RATE, {})
@@ -165,6 +207,7 @@ def to_load(context: AutoscalingContext) -> Load:
         latency_ms=average(LATENCY_MS),
         tokens_per_s=total(TOKENS),
         cpus=total(CPUS),
+        gpu_percent=mean(GPU_PERCENT),
         own={name.removeprefix(OWN): total(name) for name in reported if name.startswith(OWN)},
     )
 

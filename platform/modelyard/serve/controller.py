@@ -55,6 +55,7 @@ _T = TypeVar("_T")
 _POLL_BUSY_S: Final = 0.25
 _DECISION_TIMEOUT_S: Final = 1.0
 _LEAVE_AFTER_S: Final = 1.0
+_LEAVE_ASLEEP_AFTER_S: Final = 3.0
 _GIVE_UP_AFTER_S: Final = 10.0
 _LONG_POLL_S: Final = 20.0
 _FIRST_LOOK_S: Final = 10.0
@@ -576,12 +577,13 @@ class Controller:
         for name, since in list(self._leaving.items()):
             seen = observed[name]
             has_loaded = name in known.described and name not in known.failures
-            if has_loaded and seen.wanted and not seen.running:
+            is_asleep = has_loaded and not seen.running
+            if is_asleep and seen.wanted:
                 self._leaving[name] = now  # it wakes, for requests that wait for it
                 continue
             # Taken away in the middle of it, an attempt that fails is an error in Serve that nobody asks for any more.
             is_tried_again = name in known.failures and not seen.running and not seen.has_failed
-            wait_s = _GIVE_UP_AFTER_S if is_tried_again else _LEAVE_AFTER_S
+            wait_s = _GIVE_UP_AFTER_S if is_tried_again else _LEAVE_ASLEEP_AFTER_S if is_asleep else _LEAVE_AFTER_S
             if now - since >= wait_s and not seen.is_deleting:
                 if name in self._pools.residents:
                     self._pools.release(name)

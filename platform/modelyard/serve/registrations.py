@@ -88,13 +88,8 @@ class Registrations:
         may_try = is_expected and old is not None and old.owner is not Owner.DECLARED  # which is refused below
         again = old is not None and may_try and self._ask_again(old, entry)
         return self._catalog.put_model(
-            entry.name,
+            entry,
             owner=Owner.REGISTERED,
-            spec=entry.spec,
-            content=entry.content,
-            digest=entry.digest,
-            versions=entry.versions,
-            labels=entry.labels,
             actor=actor,
             message=message,
             expected_generation=expected_generation,
@@ -171,11 +166,7 @@ class Registrations:
         entry = self._read_again(old)
         try:
             record = self._catalog.load_model(
-                name,
-                content=entry.content,
-                digest=entry.digest,
-                versions=entry.versions,
-                labels=entry.labels,
+                entry,
                 actor=actor,
                 message=message,
                 expected_generation=old.generation,
@@ -303,11 +294,7 @@ class Registrations:
     def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
         self._ask_again(record, entry)
         self._catalog.load_model(
-            record.name,
-            content=entry.content,
-            digest=entry.digest,
-            versions=entry.versions,
-            labels=entry.labels,
+            entry,
             actor=_VERSION_POLICY,
             message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
             expected_generation=record.generation,

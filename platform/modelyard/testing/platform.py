@@ -114,15 +114,7 @@ class FakePlatform:
             plan = self.catalog.plan_model(entry, owner=Owner.REGISTERED, expected_generation=expected)
             return httpx.Response(200, json=plan.to_dict())
         is_new = self.catalog.find_model(spec.name) is None
-        record = self.catalog.put_model(
-            spec.name,
-            owner=Owner.REGISTERED,
-            spec=entry.spec,
-            content=entry.content,
-            digest=entry.digest,
-            message=message,
-            expected_generation=expected,
-        )
+        record = self.catalog.put_model(entry, owner=Owner.REGISTERED, message=message, expected_generation=expected)
         if record.rollout is not None and record.rollout.is_plain:
             record = self._advance(record)
         return httpx.Response(201 if is_new else 200, json=self._status(record).to_dict())
@@ -212,8 +204,9 @@ class FakePlatform:
         return httpx.Response(200, json={"events": [Event(**asdict(event)).to_dict() for event in found]})
 
     def _load(self, name: str, message: str) -> ModelRecord:
-        revision = self._get(name).active
-        record = self.catalog.load_model(name, content=revision.content, digest=revision.digest, message=message)
+        known = self._get(name)
+        entry = ModelEntry(name, known.spec, known.active.content, known.active.digest)
+        record = self.catalog.load_model(entry, message=message)
         self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
         return record
 

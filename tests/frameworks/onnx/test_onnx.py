@@ -13,7 +13,7 @@ import pytest
 
 from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import load_model
-from modelyard_deployments._onnx_session import choose_providers, is_inputs_fault
+from modelyard_deployments._onnx_session import choose_providers, find_options, is_inputs_fault
 
 
 @pytest.fixture
@@ -191,6 +191,18 @@ def test_providers_are_those_wanted_or_those_of_the_hardware(
 def test_provider_that_is_not_there_is_refused_with_those_that_are(load: Any) -> None:
     with pytest.raises(ModelLoadError, match=r'option providers: expected some of .*CPUExecutionProvider.* got "cuda"'):
         load("regression", providers=["cuda"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "share_mb", "limit"),
+    [({}, 400, 400 * 1024 * 1024), ({}, None, None), ({"cuda": {"gpu_mem_limit": 7}}, 400, 7)],
+)
+def test_a_part_of_a_gpu_is_a_limit_of_its_memory_unless_the_user_has_another(
+    wanted: dict[str, dict[str, Any]], share_mb: int | None, limit: int | None
+) -> None:
+    found = find_options(["CUDAExecutionProvider", "CPUExecutionProvider"], wanted, share_mb)
+    assert found["CUDAExecutionProvider"].get("gpu_mem_limit") == limit
+    assert found["CPUExecutionProvider"] == {}
 
 
 def test_options_of_a_provider_that_is_not_used_are_refused(load: Any) -> None:

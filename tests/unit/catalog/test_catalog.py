@@ -36,16 +36,7 @@ def _put(
     **spec: Any,
 ) -> ModelRecord:
     entry = _entry(name, digest, **spec)
-    return catalog.put_model(
-        name,
-        owner=owner,
-        spec=entry.spec,
-        content=entry.content,
-        digest=digest,
-        actor="ann",
-        message="why",
-        expected_generation=expected,
-    )
+    return catalog.put_model(entry, owner=owner, actor="ann", message="why", expected_generation=expected)
 
 
 def latest(record: ModelRecord) -> int:
@@ -238,7 +229,7 @@ def test_a_reload_tries_again_what_has_failed(catalog: Catalog) -> None:
 
 
 def _load(catalog: Catalog, digest: str = "d1", **arguments: Any) -> ModelRecord:
-    return catalog.load_model("iris", content={"framework": "sklearn"}, digest=digest, **arguments)
+    return catalog.load_model(_entry(digest=digest), **arguments)
 
 
 def test_an_unloaded_model_stays_with_its_revision_until_it_is_loaded(catalog: Catalog, url: str) -> None:

@@ -20,7 +20,7 @@ def entry(digest: str = "d1", versions: tuple[VersionEntry, ...] = (), **spec: A
 
 
 def put(catalog: Catalog, one: ModelEntry, owner: Owner = Owner.REGISTERED) -> None:
-    catalog.put_model("m", owner=owner, spec=one.spec, content=one.content, digest=one.digest, versions=one.versions)
+    catalog.put_model(one, owner=owner)
 
 
 def plan(catalog: Catalog, one: ModelEntry, **more: Any) -> Plan:

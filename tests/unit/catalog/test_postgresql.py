@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.engine import make_url
 
-from modelyard.catalog import Catalog, Owner, schema
+from modelyard.catalog import Catalog, ModelEntry, Owner, schema
 from modelyard.catalog.engine import open_engine, reading, writing
 from modelyard.errors import InternalError, InvalidConfig
 
@@ -31,7 +31,7 @@ def engine(postgresql_url: str) -> Iterator[Engine]:
 
 
 def _put(catalog: Catalog, digest: str = "d1", **arguments: Any) -> None:
-    catalog.put_model("iris", owner=Owner.REGISTERED, spec={}, content={}, digest=digest, **arguments)
+    catalog.put_model(ModelEntry("iris", {}, {}, digest), owner=Owner.REGISTERED, **arguments)
 
 
 def _setting(engine: Engine, name: str) -> str:

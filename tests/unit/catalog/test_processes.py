@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from modelyard.catalog import Catalog, Owner
+from modelyard.catalog import Catalog, ModelEntry, Owner
 
 PASSWORD = "hunter2"
 """How the server's begins, before the characters that a URL has to escape."""
@@ -19,14 +19,13 @@ TIMEOUT_S = 300
 
 WRITER = """
 import sys
-from modelyard.catalog import Catalog, Owner
+from modelyard.catalog import Catalog, ModelEntry, Owner
 url, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with Catalog(url) as catalog:
     print("open", flush=True)
     for number in range(count):
-        record = catalog.put_model(
-            name, owner=Owner.REGISTERED, spec={"n": number}, content={}, digest=f"{name}-{number}"
-        )
+        entry = ModelEntry(name, {"n": number}, {}, f"{name}-{number}")
+        record = catalog.put_model(entry, owner=Owner.REGISTERED)
         print(record.latest.number, flush=True)
 """
 
@@ -61,7 +60,7 @@ def _check(url: str, acknowledged: int) -> None:
         assert record.rollout is not None
         assert record.rollout.to == record.latest.number
         assert [one.number for one in catalog.list_revisions("iris")] == list(range(1, record.latest.number + 1))
-        after = catalog.put_model("iris", owner=Owner.REGISTERED, spec={}, content={}, digest="after").latest
+        after = catalog.put_model(ModelEntry("iris", {}, {}, "after"), owner=Owner.REGISTERED).latest
         assert after is not None
         assert after.number == record.latest.number + 1
 

@@ -17,10 +17,8 @@ STEPS = {"steps": [1, 10, 100], "interval_s": 5, "min_requests": 20, "gates": {"
 
 
 def put(catalog: Catalog, digest: str, **spec: Any) -> ModelRecord:
-    spec = {"name": "m", "digest": digest, **spec}
-    return catalog.put_model(
-        "m", owner=Owner.REGISTERED, spec=spec, content={"framework": digest}, digest=digest, actor="ann"
-    )
+    entry = ModelEntry("m", {"name": "m", "digest": digest, **spec}, {"framework": digest}, digest)
+    return catalog.put_model(entry, owner=Owner.REGISTERED, actor="ann")
 
 
 def promoted(catalog: Catalog, count: int) -> ModelRecord:

@@ -154,13 +154,13 @@ def test_nothing_at_the_address_is_one_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_version_is_printed(shell) -> None:
-    assert shell.run("version") == (0, f"{__version__}\n", "")
+    assert shell.run("--version") == (0, f"{__version__}\n", "")
 
 
 def test_help_names_every_verb(shell) -> None:
     status, out, _ = shell.run("--help")
     assert status == 0
-    verbs = ("serve", "register", "list", "status", "load", "unload", "unregister", "predict", "version")
+    verbs = ("serve", "register", "list", "status", "load", "unload", "unregister", "predict", "--version")
     for verb in (
         *verbs,
         "traffic",

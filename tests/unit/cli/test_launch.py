@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -52,6 +54,24 @@ def test_where_models_are_is_checked_too(tmp_path: Path) -> None:
 def test_a_missing_artifact_is_no_problem_of_the_file() -> None:
     models = [{"name": "a", "framework": "sklearn", "uri": "models/none"}]
     assert launch.check_locations(PlatformConfig.model_validate({"models": models})) == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "environment", "problem"),
+    [
+        (10_340, {}, None),
+        (resource.RLIM_INFINITY, {}, None),
+        (1024, {"RAY_SERVE_HAPROXY_MAXCONN": "369"}, None),
+        (1024, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, None),
+        (1024, {}, "at least 10340 .* 4096 connections .* got 1024; raise it, or set RAY_SERVE_HAPROXY_MAXCONN=369"),
+    ],
+)
+def test_too_few_open_files_are_refused_before_haproxy_ends_for_them(
+    monkeypatch: pytest.MonkeyPatch, limit: int, environment: dict[str, str], problem: str | None
+) -> None:
+    monkeypatch.setattr(launch.resource, "getrlimit", lambda _: (512, limit))
+    with pytest.raises(InvalidConfig, match=problem) if problem else contextlib.nullcontext():
+        launch.check_open_files(environment)
 
 
 def _command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from modelyard import AsyncPlatform, ModelSpec, Platform
 from modelyard.admin import ModelState, ModelStatus
-from modelyard.catalog import Catalog, Owner
+from modelyard.catalog import Catalog, ModelEntry, Owner
 from modelyard.client import ApiError, HttpTransport, PlatformUnreachable
 from modelyard.client.aio import open_transport
 from modelyard.errors import (
@@ -144,7 +144,7 @@ def test_an_unregistered_model_is_gone_after_waiting(platform: Platform) -> None
 
 def test_a_declared_model_is_not_changed(platform: Platform, fake: FakePlatform) -> None:
     spec = ModelSpec(name="iris", framework="sklearn", uri="models/iris").to_json()
-    fake.catalog.put_model("iris", owner=Owner.DECLARED, spec=spec, content={}, digest="d")
+    fake.catalog.put_model(ModelEntry("iris", spec, {}, "d"), owner=Owner.DECLARED)
     with pytest.raises(Conflict, match="is declared in the configuration file"):
         _register(platform)
     with pytest.raises(Conflict):

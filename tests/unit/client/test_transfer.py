@@ -11,7 +11,7 @@ import pytest
 
 from modelyard import ModelSpec, Platform
 from modelyard.admin import Action, Plan
-from modelyard.catalog import Catalog, Owner
+from modelyard.catalog import Catalog, ModelEntry, Owner
 from modelyard.client import ApiError, HttpTransport
 from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
 from modelyard.testing.platform import FakePlatform
@@ -36,7 +36,7 @@ def platform(fake: FakePlatform) -> Iterator[Platform]:
 
 def declare(fake: FakePlatform, name: str) -> None:
     spec = ModelSpec(name=name, framework="sklearn", uri=f"models/{name}")
-    fake.catalog.put_model(name, owner=Owner.DECLARED, spec=spec.to_json(), content={}, digest="d")
+    fake.catalog.put_model(ModelEntry(name, spec.to_json(), {}, "d"), owner=Owner.DECLARED)
 
 
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(platform: Platform) -> None:
