@@ -32,7 +32,7 @@ from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.scaling import Decision, Load
-from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools
+from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools, registrations
 from modelyard.serve import controller as module
 from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
@@ -990,6 +990,37 @@ async def test_a_version_that_appears_is_loaded_before_the_old_one_goes(start, r
     assert remembering.deleted == ["m@1"]
     await controller.look(3)
     assert not await controller.step()
+
+
+async def test_a_store_that_is_away_is_told_once_and_holds_up_no_other_folder_of_versions(
+    artifacts, remembering, monkeypatch, caplog
+):
+    _add_version(artifacts, "1")
+    asked, now = [], 100.0
+
+    def find(uri: str) -> LocalArtifact:
+        asked.append(uri)
+        if is_away and uri.startswith("s3:"):
+            raise StoreError("nobody answers")
+        return LocalArtifact(artifacts / "many")
+
+    is_away = False
+    monkeypatch.setattr("modelyard.serve.artifacts.find_artifact", find)
+    monkeypatch.setattr(registrations.time, "monotonic", lambda: now)
+    specs = [{**_spec(artifacts), "name": name, "uri": f"s3://bucket/{name}"} for name in ("a", "b")]
+    specs.append({**_spec(artifacts, "many"), "name": "here"})
+    controller = Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": specs})
+    is_away = True
+    for _ in range(3):
+        now += 20
+        asked.clear()
+        await controller.look()
+    assert asked == [str(artifacts / "many")]
+    now += 60
+    asked.clear()
+    await controller.look()
+    assert asked == ["s3://bucket/a", str(artifacts / "many")]
+    assert caplog.text.count("cannot be followed: nobody answers") == 1
 
 
 async def test_a_version_that_goes_is_unloaded_but_not_the_last(start, remembering, artifacts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,9 @@ LEFT_OUT: Final = (
     "and start again, or take it out of the file"
 )
 _ATTEMPTS: Final = 3
+_SILENT_S: Final = 60.0
+"""How long a store that does not answer is not asked for new versions."""
+_TELL_AGAIN_S: Final = 600.0
 _VERSION_POLICY: Final = "version policy"
 """Who adds the versions that appear in a folder, for the history."""
 
@@ -76,6 +80,8 @@ class Registrations:
         self._find_plan = find_plan
         self._on_versions = on_versions
         self._again: set[str] = set()
+        self._silent: dict[str, float] = {}
+        self._told: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
 
     # -- verbs of the admin API; their errors are those of ``AdminTransport``
@@ -249,7 +255,7 @@ class Registrations:
         refused: dict[str, str] = {}
         silent: dict[str, StoreError] = {}  # nobody is asked again and again, for each of its models
         for spec in specs:
-            store = "/".join(spec.uri.split("/")[:3])
+            store = _find_store(spec.uri)
             try:
                 if store in silent:
                     raise silent[store]
@@ -279,8 +285,10 @@ class Registrations:
 
     def follow_versions(self) -> None:
         """Looks at the folders of versions, and takes what has appeared or gone."""
+        now = time.monotonic()
         for record in self._catalog.list_models():
-            if record.wanted is not Wanted.SERVING or record.problem:
+            store = _find_store(str(record.spec.get("uri", "")))
+            if record.wanted is not Wanted.SERVING or record.problem or now < self._silent.get(store, now):
                 continue
             names = {one.number: application_name(record.name, one.number) for one in record.revisions}
             failed = {number for number, name in names.items() if name in self._failures}
@@ -289,7 +297,12 @@ class Registrations:
                 if entry is not None:
                     self._take_versions(record, entry)
             except ModelyardError as exc:  # its folder is being changed, or the model was; the next look decides
-                logger.warning('model "%s": its versions cannot be followed: %s', record.name, exc)
+                if isinstance(exc, StoreError):  # nor is it waited for again, for each of its models
+                    self._silent[store] = now + _SILENT_S
+                told_at, told = self._told.get(record.name, (now, ""))
+                if told != str(exc) or now - told_at > _TELL_AGAIN_S:
+                    logger.warning('model "%s": its versions cannot be followed: %s', record.name, exc)
+                    self._told[record.name] = now, str(exc)
 
     def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
         self._ask_again(record, entry)
@@ -300,3 +313,8 @@ class Registrations:
             expected_generation=record.generation,
         )
         self._on_versions()
+
+
+def _find_store(uri: str) -> str:
+    """``s3://bucket`` of ``s3://bucket/models/churn``."""
+    return "/".join(uri.split("/")[:3])
