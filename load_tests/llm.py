@@ -28,7 +28,8 @@ from load_tests.processes import ServerProcess, free_ports, wait_until
 ROOT = Path(__file__).parents[1]
 MODEL, TRANSFORMERS = "smollm2", "smollm2-transformers"
 STREAMS = (1, 16)
-# What the first token takes with one stream is some milliseconds more or less: each round has the median of so many.
+# What the first token takes is some milliseconds more or less: each round has the median of so many short requests of
+# each stream.
 SHORT_REQUESTS, SHORT_TOKENS = 20, 4
 READY_S = 900
 # One thread for each engine, as Ray gives a replica of less than two CPUs: the clients need the other core.
@@ -80,10 +81,11 @@ async def _stream(client: httpx.AsyncClient, model: str, tokens: int, number: in
 async def _round(url: str, model: str, streams: int, tokens: int, found: Found) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         begun_s = time.perf_counter()
-        firsts = await asyncio.gather(*(_stream(client, model, tokens, number) for number in range(streams)))
+        await asyncio.gather(*(_stream(client, model, tokens, number) for number in range(streams)))
         found.tokens_per_s.append(streams * tokens / (time.perf_counter() - begun_s))
-        if streams == 1:
-            firsts = [await _stream(client, model, SHORT_TOKENS, number) for number in range(SHORT_REQUESTS)]
+        firsts: list[float] = []
+        for _ in range(SHORT_REQUESTS):
+            firsts += await asyncio.gather(*(_stream(client, model, SHORT_TOKENS, number) for number in range(streams)))
         found.first_ms.append(1000 * statistics.median(firsts))
 
 

@@ -30,7 +30,7 @@ def gpu_share_mb() -> int | None:
         return None
     whole = memory_mb()
     if whole is None:
-        _LOG.warning("its part of the GPU's memory is not kept to: NVIDIA's management library does not answer")
+        _LOG.warning("its part of the GPU's memory is not kept to: CUDA's driver does not say how much that is")
         return None
     return int(gpu_share() * whole)
 

@@ -110,7 +110,8 @@ def open_session(source: Path | bytes, folder: Path, settings: SessionSettings, 
     import onnxruntime
 
     providers = choose_providers(settings.providers, onnxruntime.get_available_providers(), has_gpu)
-    options = find_options(providers, settings.provider_options, gpu_share_mb())
+    share_mb = gpu_share_mb() if _CUDA in providers else None
+    options = find_options(providers, settings.provider_options, share_mb)
     is_on_cpu = providers == [_CPU]
     # Its errors are raised as well; only why a provider's library cannot be loaded is in the log alone.
     onnxruntime.set_default_logger_severity(_FATAL if is_on_cpu else _ERROR)

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NVIDIA's management library says of the GPUs that this process has been given.
+"""What the driver says of the GPUs that this process has been given.
 
 A fraction of a device is Ray's bookkeeping alone: the device is as busy as all who share it make it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import logging
 import os
-from collections.abc import Callable, Sequence
+import uuid
 from typing import Any, Final
 
 import pynvml
 
+logger = logging.getLogger(__name__)
+
 _NONE: Final = ("", "-1", "NoDevFiles")
 _MIB: Final = 1024 * 1024
+_UUID_BYTES: Final = 16
 
 
 def list_gpus() -> tuple[str, ...]:
@@ -29,42 +34,60 @@ def list_gpus() -> tuple[str, ...]:
     return () if named in _NONE else tuple(name.strip() for name in named.split(","))
 
 
+def memory_mb() -> int | None:
+    """MiB of the first GPU of this process, all of it, or of the part that is partitioned off (MIG); None without."""
+    cuda = _open_cuda()
+    total = ctypes.c_size_t()
+    if cuda is None or cuda.cuDeviceTotalMem_v2(ctypes.byref(total), 0):
+        return None
+    return total.value // _MIB
+
+
 def busy_percent() -> float | None:
     """How much of the last moment the GPUs of this process were busy, 0 to 100, on average; None where nobody knows.
 
-    Source: NVML, ``nvmlDeviceGetUtilizationRates``; a part of a device (MIG) has none.
+    Source: NVML, ``nvmlDeviceGetUtilizationRates``; a part that is partitioned off (MIG) has none.
     """
-    found = _ask(lambda device: float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu))
-    return None if found is None else sum(found) / len(found)
-
-
-def memory_mb() -> int | None:
-    """MiB of the first GPU of this process, all of it; None where nobody knows."""
-    found = _ask(lambda device: float(pynvml.nvmlDeviceGetMemoryInfo(device).total))
-    return None if found is None else int(found[0] / _MIB)
-
-
-def _ask(question: Callable[[Any], float]) -> list[float] | None:
-    names = list_gpus()
-    if not names:
-        return None
+    devices = _open_nvml() if list_gpus() else []
     try:
-        return [question(device) for device in _open(names)]
+        found = [float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu) for device in devices]
     except pynvml.NVMLError:
         return None
+    return sum(found) / len(found) if found else None
 
 
 @functools.cache
-def _open(names: Sequence[str]) -> list[Any]:
-    """Handles of devices.
+def _open_cuda() -> Any:
+    """CUDA's driver, which knows the devices of this process, in their order, by the environment; None without.
 
-    Raises:
-        pynvml.NVMLError: There is no driver, or no such device.
+    It makes no context, so whoever computes finds everything as it was.
     """
-    pynvml.nvmlInit()
-    return [
-        pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        if name.isdecimal()
-        else pynvml.nvmlDeviceGetHandleByUUID(name.encode())
-        for name in names
-    ]
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    return cuda
+
+
+@functools.cache
+def _open_nvml() -> list[Any]:
+    """Handles of the same devices; NVIDIA's management library counts them otherwise, so by their identifiers."""
+    cuda = _open_cuda()
+    if cuda is None:
+        return []
+    count = ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    try:
+        pynvml.nvmlInit()
+        devices = []
+        for number in range(count.value):
+            ident = (ctypes.c_char * _UUID_BYTES)()
+            cuda.cuDeviceGetUuid_v2(ident, number)
+            devices.append(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.UUID(bytes=ident.raw)}".encode()))
+    except pynvml.NVMLError as exc:
+        logger.warning("how busy its GPUs are is not known: %s", exc)
+        return []
+    return devices

@@ -59,7 +59,7 @@ _POLL_S: Final = 0.5
 _HAPROXY_MAXCONN: Final = "RAY_SERVE_HAPROXY_MAXCONN"
 _CONNECTIONS: Final = 4096
 """What Serve lets HAProxy have at once. Source: ``ray/serve/_private/constants.py``."""
-_OTHER_FILES: Final = 100
+_OTHER_FILES: Final = 200
 
 
 def check_file(path: Path) -> ServeFile:
@@ -130,7 +130,8 @@ def check_ports(found: ServeFile) -> None:
 def check_open_files(environment: Mapping[str, str] | None = None) -> None:
     """Refuses to start where HAProxy would end at once for want of file descriptors.
 
-    Two for each connection, and one of a pipe's for every second one. Ray raises the soft limit to the hard one.
+    Two for each connection, and one of a pipe's for every second one. Who may raise the limit for what is started here
+    has it raised; the soft one HAProxy raises by itself.
 
     Source: HAProxy "Management Guide", section 5, ``maxsock``.
 
@@ -138,15 +139,22 @@ def check_open_files(environment: Mapping[str, str] | None = None) -> None:
         environment: As for :func:`run_serve`.
 
     Raises:
-        InvalidConfig: The hard limit is too low.
+        InvalidConfig: The hard limit is too low, or the number of connections is none.
     """
     asked = {**FAST, **(os.environ if environment is None else environment)}
     if asked["RAY_SERVE_ENABLE_HA_PROXY"] != "1":
         return
-    connections = int(asked.get(_HAPROXY_MAXCONN, _CONNECTIONS))
+    try:
+        connections = int(asked.get(_HAPROXY_MAXCONN, _CONNECTIONS))
+    except ValueError as exc:
+        problem = f'{_HAPROXY_MAXCONN}: expected a number of connections, got "{asked[_HAPROXY_MAXCONN]}"'
+        raise InvalidConfig((problem,)) from exc
     needed = connections * 5 // 2 + _OTHER_FILES
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != limit < needed:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, needed))
+            return
         fitting = max(1, (limit - _OTHER_FILES) * 2 // 5)
         problem = (
             f"open files: expected a hard limit of at least {needed} (`ulimit -Hn`) for the {connections} connections "

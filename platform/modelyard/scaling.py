@@ -33,7 +33,7 @@ class Load:
         latency_ms: How long they took altogether, from the ingress to their answer, on average.
         tokens_per_s: Tokens generated in a second.
         cpus: CPUs that the replicas use.
-        gpu_percent: How busy their GPUs are, 0 to 100, on average.
+        gpu_percent: How busy their GPUs are, 0 to 100, on average; None where nobody knows.
         own: What the model itself reports (``Model.report_load``), added up over its replicas.
     """
 
@@ -44,7 +44,7 @@ class Load:
     latency_ms: float = 0.0
     tokens_per_s: float = 0.0
     cpus: float = 0.0
-    gpu_percent: float = 0.0
+    gpu_percent: float | None = None
     own: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -162,6 +162,8 @@ def decide(load: Load, targets: Targets, bounds: Bounds, now: datetime) -> Decis
     wanted, reason = max(_ask_each(load, targets), default=(0, ""), key=lambda one: one[0])
     if not wanted:
         wanted, reason = 0, "nobody asks for it"
+    if targets.gpu_percent is not None and load.gpu_percent is None and load.replicas:
+        reason += " (nobody knows how busy its GPUs are)"
     return bound(wanted, reason, load, bounds, now)
 
 
@@ -191,7 +193,7 @@ def _ask_each(load: Load, targets: Targets) -> Iterator[tuple[int, str]]:
     averages = [
         (load.queue_ms, targets.queue_ms, "ms in the queue"),
         (load.latency_ms, targets.latency_ms, "ms for each request"),
-        (load.gpu_percent, targets.gpu_percent, "% of its GPUs in use"),
+        (load.gpu_percent or 0.0, targets.gpu_percent, "% of its GPUs in use"),
     ]
     for value, target, what in averages:
         if target is not None and value > 0 and load.replicas:

@@ -32,15 +32,15 @@ from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
 from modelyard.routing import RouteTable
 from modelyard.scaling import Decision, Load
-from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools, registrations
+from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools
 from modelyard.serve import controller as module
 from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
 from modelyard.serve.observed import Observed
 from modelyard.serve.residents import Resident
 from modelyard.store.artifact import LocalArtifact
-from modelyard.store.remote import StoreError
-from modelyard.testing import FakeModel, FakeOptions
+from modelyard.store.remote import StoreAway, StoreError
+from modelyard.testing import FakeFramework, FakeModel, FakeOptions
 
 
 class RememberingServe:
@@ -364,7 +364,7 @@ async def test_models_go_on_as_they_were_where_their_store_is_away_at_a_start(
 
     def away(uri: str) -> Any:
         asked.append(uri)
-        raise StoreError("nobody answers")
+        raise StoreAway("nobody answers")
 
     def start(*models: dict[str, Any]) -> Stepped:
         return Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": list(models)})
@@ -383,7 +383,7 @@ async def test_models_go_on_as_they_were_where_their_store_is_away_at_a_start(
     assert (await second.status("other")).reason == "nobody answers"
     assert asked == ["s3://bucket/far"], "a store that is away is not asked for each of its models"
     refused = await second.register({**spec, "name": "new"}, "", "")
-    assert (type(refused), refused.http_status) == (StoreError, 503), "that is not the client's fault"
+    assert (type(refused), refused.http_status) == (StoreAway, 503), "that is not the client's fault"
     for change in ({"options": {"load_s": 0.5}}, {"uri": "s3://bucket/elsewhere"}):
         changed = start({**spec, **change})
         await changed.step()
@@ -626,6 +626,30 @@ async def test_a_wrong_registration_is_refused_and_nothing_kept(start, artifacts
     error = await controller.register(_spec(artifacts) | change, "me", "")
     assert isinstance(error, InvalidConfig)
     assert problem in str(error)
+    assert await controller.list_models() == ()
+
+
+WORKERS = "whose workers have its GPUs in processes of their own"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"resources": {"num_gpus": 6}}, "resources.num_gpus: expected a multiple of 4, its workers, got 6"),
+        (
+            {"resources": {"num_gpus": 4}, "autoscaling": {"target_gpu_percent": 70}},
+            f"autoscaling.target_gpu_percent: expected none for a model {WORKERS}, got 70",
+        ),
+    ],
+)
+async def test_what_the_workers_of_a_model_cannot_have_is_refused_at_once(
+    start, artifacts, monkeypatch, settings, problem
+):
+    monkeypatch.setattr(FakeFramework, "workers", lambda *_: 4)
+    controller = await start()
+    found = await controller.register(_spec(artifacts, **settings), "me", "")
+    assert isinstance(found, InvalidConfig)
+    assert found.problems == (problem,)
     assert await controller.list_models() == ()
 
 
@@ -996,30 +1020,40 @@ async def test_a_store_that_is_away_is_told_once_and_holds_up_no_other_folder_of
     artifacts, remembering, monkeypatch, caplog
 ):
     _add_version(artifacts, "1")
-    asked, now = [], 100.0
+    asked: list[str] = []
+    error: type[StoreError] | None = None
+    now = 100.0
 
     def find(uri: str) -> LocalArtifact:
         asked.append(uri)
-        if is_away and uri.startswith("s3:"):
-            raise StoreError("nobody answers")
+        if error is not None and uri.startswith("s3:"):
+            raise error("nobody answers")
         return LocalArtifact(artifacts / "many")
 
-    is_away = False
     monkeypatch.setattr("modelyard.serve.artifacts.find_artifact", find)
-    monkeypatch.setattr(registrations.time, "monotonic", lambda: now)
+    monkeypatch.setattr("modelyard.serve.artifacts._REMOTE_LOOK_S", 0.0)
     specs = [{**_spec(artifacts), "name": name, "uri": f"s3://bucket/{name}"} for name in ("a", "b")]
     specs.append({**_spec(artifacts, "many"), "name": "here"})
     controller = Stepped({"catalog": {"url": f"sqlite:///{artifacts}/catalog.db"}, "models": specs})
-    is_away = True
+    controller._registrations._clock = lambda: now
+    here = str(artifacts / "many")
+    error = StoreError
+    await controller.look()
+    asked.clear()
+    await controller.look()
+    assert asked == ["s3://bucket/a", "s3://bucket/b", here], "it answers: what it says of one is not said of all"
+    caplog.clear()
+    error = StoreAway
+    now += 1000
     for _ in range(3):
         now += 20
         asked.clear()
         await controller.look()
-    assert asked == [str(artifacts / "many")]
+    assert asked == [here]
     now += 60
     asked.clear()
     await controller.look()
-    assert asked == ["s3://bucket/a", str(artifacts / "many")]
+    assert asked == ["s3://bucket/a", here]
     assert caplog.text.count("cannot be followed: nobody answers") == 1
 
 

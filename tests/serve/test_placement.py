@@ -12,12 +12,9 @@ from modelyard.errors import InvalidConfig
 from modelyard.serve.applications import RevisionDeployment
 
 
-def _deployment(
-    framework: str, resources: dict[str, Any], autoscaling: dict[str, Any] | None = None, **options: Any
-) -> Any:
-    settings = {"resources": resources, "autoscaling": autoscaling or {}}
+def _deployment(framework: str, resources: dict[str, Any], **options: Any) -> Any:
     spec = ModelSpec.model_validate(
-        {"name": "m", "framework": framework, "uri": "models/m", "options": options, **settings}
+        {"name": "m", "framework": framework, "uri": "models/m", "options": options, "resources": resources}
     )
     one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
     return one.to_target("platform", {}, is_new=True).target._bound_deployment
@@ -40,11 +37,6 @@ def test_an_engine_without_a_gpu_lives_in_the_replica() -> None:
 def test_gpus_that_the_workers_cannot_share_equally_are_refused(num_gpus: float) -> None:
     with pytest.raises(InvalidConfig, match=r"resources\.num_gpus: expected a multiple of 4, its workers"):
         _deployment("vllm", {"num_gpus": num_gpus}, engine={"tensor_parallel_size": 4})
-
-
-def test_an_engine_whose_workers_have_the_gpus_is_not_scaled_by_how_busy_they_are() -> None:
-    with pytest.raises(InvalidConfig, match=r"autoscaling\.target_gpu_percent: expected none .* got 70"):
-        _deployment("vllm", {"num_gpus": 1}, autoscaling={"target_gpu_percent": 70})
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ class Autoscaling(Section):
         default=None,
         gt=0,
         le=100,
-        description="How busy the replicas' GPUs are on average, in percent; as for target_queue_ms. What others do on "
-        "a device that replicas share counts too.",
+        description="How busy the replicas' GPUs are on average, in percent; as for target_queue_ms. For models whose "
+        "replicas have whole GPUs.",
     )
     target_metrics: dict[Text, Number] = Field(
         default_factory=dict,
@@ -493,9 +493,10 @@ def check_framework(spec: ModelSpec, where: str = "") -> tuple[str, ...]:
     except InvalidConfig as exc:
         return tuple(f"{where}.{problem}" if where else problem for problem in exc.problems)
     problems: tuple[str, ...] = ()
-    if spec.autoscaling.target_gpu_percent is not None and not spec.resources.num_gpus:
+    if spec.autoscaling.target_gpu_percent is not None and spec.resources.num_gpus < 1:
         path = join_path(where, "autoscaling", "target_gpu_percent")
-        problems = (f"{path}: expected none for a model without resources.num_gpus, whose GPUs nobody knows",)
+        gpus = f"{spec.resources.num_gpus:g}"
+        problems = (f"{path}: expected none for a model without GPUs of its own, got resources.num_gpus {gpus}",)
     if spec.runtime.version is not None and not framework.distribution:
         path = join_path(where, "runtime", "version")
         problems += (f'{path}: framework "{spec.framework}" has no library of its own: name yours in runtime.pip',)

@@ -187,7 +187,7 @@ class RevisionDeployment:
         """What the processes of one replica take of a node.
 
         Raises:
-            InvalidConfig: Its workers cannot share its GPUs, or are to be scaled by how busy those are.
+            InvalidConfig: Its workers cannot share its GPUs.
         """
         resources = self.spec.resources
         bundles = self._bundles()
@@ -214,11 +214,6 @@ class RevisionDeployment:
             workers = framework.workers(resolve(uri), options)
         if not workers:
             return []
-        if self.spec.autoscaling.target_gpu_percent is not None:
-            expected = "expected none for a model whose workers have its GPUs in processes of their own"
-            raise InvalidConfig(
-                (f"autoscaling.target_gpu_percent: {expected}, got {self.spec.autoscaling.target_gpu_percent:g}",)
-            )
         if workers > 1 and resources.num_gpus % workers:
             raise InvalidConfig(
                 (f"resources.num_gpus: expected a multiple of {workers}, its workers, got {resources.num_gpus:g}",)

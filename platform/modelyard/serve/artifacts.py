@@ -75,8 +75,8 @@ class Artifacts:
         Raises:
             ModelLoadError: The artifact is not there, or the framework does not find its file in it.
             Forbidden: Its format can run code, and it lies outside the allowed locations.
-            InvalidConfig: A label points at a version that is not served, or the model runs elsewhere and is to have
-                versions.
+            InvalidConfig: A label points at a version that is not served, the model runs elsewhere and is to have
+                versions, or its workers cannot have its GPUs as they are asked for.
         """
         framework = get_framework(spec.framework)
         if runs_elsewhere(framework, spec.uri):
@@ -87,9 +87,11 @@ class Artifacts:
             check_allowed(spec.uri, self._roots)
         artifact = find_artifact(spec.uri)
         if _has_versions(spec, artifact.path, framework):
+            _check_workers(spec, framework, artifact.path)
             return _make_versions(spec, artifact, known or {})
         options = framework.options.model_validate(spec.options)
         find_model_path(artifact.path, framework, options.model_file)
+        _check_workers(spec, framework, artifact.path)
         return _make_entry(spec, artifact.digest())
 
     def look_again(self, record: ModelRecord, failed: Collection[int]) -> ModelEntry | None:
@@ -135,6 +137,21 @@ class Artifacts:
             return False
         self._next_look[name] = now + _REMOTE_LOOK_S
         return True
+
+
+def _check_workers(spec: ModelSpec, framework: Framework, path: Path) -> None:
+    """What is known of a replica's workers only with its artifact.
+
+    Raises:
+        InvalidConfig: See :meth:`Artifacts.make_entry`.
+    """
+    gpus, target = spec.resources.num_gpus, spec.autoscaling.target_gpu_percent
+    workers = framework.workers(path, framework.options.model_validate(spec.options)) if gpus else 0
+    if workers > 1 and gpus % workers:
+        raise InvalidConfig((f"resources.num_gpus: expected a multiple of {workers}, its workers, got {gpus:g}",))
+    if workers and target is not None:
+        expected = "expected none for a model whose workers have its GPUs in processes of their own"
+        raise InvalidConfig((f"autoscaling.target_gpu_percent: {expected}, got {target:g}",))
 
 
 def _policy(spec: ModelSpec) -> VersionPolicy:

@@ -99,8 +99,11 @@ class Processes:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_S
-        for process in (self._own, *self._own.children(recursive=True)):
-            self._known.setdefault(process, None)
+        try:
+            family = [self._own, *self._own.children(recursive=True)]
+        except psutil.Error:  # what others run may not be seen everywhere
+            family = [self._own]
+        self._known = {process: self._known.get(process) for process in family}
 
 
 class Pace:
@@ -188,10 +191,10 @@ def to_load(context: AutoscalingContext) -> Load:
     def total(name: str) -> float:
         return float(sum(reported.get(name, {}).values()))
 
-    def mean(name: str) -> float:
+    def mean(name: str) -> float | None:
         """Of the replicas that know."""
         known = reported.get(name, {})
-        return total(name) / len(known) if known else 0.0
+        return total(name) / len(known) if known else None
 
     def average(name: str) -> float:
         """Of the replicas' averages, by how many requests each has answered."""

@@ -20,7 +20,7 @@ from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelyardE
 from modelyard.serve.applications import application_name
 from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.plan import ModelPlan, newest_revision
-from modelyard.store.remote import StoreError
+from modelyard.store.remote import StoreAway, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Registrations:
         failures: Why applications cannot be loaded; declared models whose artifact is missing are added.
         find_plan: The last round's plan of a model.
         on_versions: Told when versions have come or gone.
+        clock: In seconds.
 
     Attributes:
         left_out: Declared models whose names are registered.
@@ -71,6 +72,7 @@ class Registrations:
         failures: dict[str, str],
         find_plan: Callable[[str], ModelPlan | None],
         on_versions: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.left_out: frozenset[str] = frozenset()
         self._catalog = catalog
@@ -80,6 +82,7 @@ class Registrations:
         self._find_plan = find_plan
         self._on_versions = on_versions
         self._again: set[str] = set()
+        self._clock = clock
         self._silent: dict[str, float] = {}
         self._told: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
@@ -253,23 +256,13 @@ class Registrations:
         """
         entries: list[ModelEntry] = []
         refused: dict[str, str] = {}
-        silent: dict[str, StoreError] = {}  # nobody is asked again and again, for each of its models
+        silent: dict[str, StoreAway] = {}  # nobody is asked again and again, for each of its models
         for spec in specs:
-            store = _find_store(spec.uri)
             try:
-                if store in silent:
-                    raise silent[store]
-                entries.append(self._artifacts.make_entry(spec))
+                entries.append(self._make_declared(spec, silent))
             except ModelyardError as exc:
-                known = None
-                if isinstance(exc, StoreError):
-                    silent[store] = exc
-                    known = make_known_entry(spec, self._catalog.find_model(spec.name))
-                if known is None:
-                    refused[spec.name] = str(exc)
-                else:
-                    logger.warning('model "%s" goes on as it was: %s', spec.name, exc)
-                entries.append(known or make_absent_entry(spec))
+                refused[spec.name] = str(exc)
+                entries.append(make_absent_entry(spec))
         records = self._catalog.sync_declared(entries)
         for record in records:
             if record.name in refused:
@@ -281,14 +274,30 @@ class Registrations:
         for name in sorted(self.left_out):
             logger.warning('model "%s": %s', name, LEFT_OUT)
 
+    def _make_declared(self, spec: ModelSpec, silent: dict[str, StoreAway]) -> ModelEntry:
+        """The model with its artifact as it now is, or as it was where its store does not say."""
+        store = _find_store(spec.uri)
+        try:
+            if store in silent:
+                raise silent[store]
+            return self._artifacts.make_entry(spec)
+        except StoreError as exc:
+            if isinstance(exc, StoreAway):
+                silent[store] = exc
+            known = make_known_entry(spec, self._catalog.find_model(spec.name))
+            if known is None:
+                raise
+            logger.warning('model "%s" goes on as it was: %s', spec.name, exc)
+            return known
+
     # -- folders of versions
 
     def follow_versions(self) -> None:
         """Looks at the folders of versions, and takes what has appeared or gone."""
-        now = time.monotonic()
         for record in self._catalog.list_models():
             store = _find_store(str(record.spec.get("uri", "")))
-            if record.wanted is not Wanted.SERVING or record.problem or now < self._silent.get(store, now):
+            is_silent = self._clock() < self._silent.get(store, 0.0)
+            if record.wanted is not Wanted.SERVING or record.problem or is_silent:
                 continue
             names = {one.number: application_name(record.name, one.number) for one in record.revisions}
             failed = {number for number, name in names.items() if name in self._failures}
@@ -297,7 +306,8 @@ class Registrations:
                 if entry is not None:
                     self._take_versions(record, entry)
             except ModelyardError as exc:  # its folder is being changed, or the model was; the next look decides
-                if isinstance(exc, StoreError):  # nor is it waited for again, for each of its models
+                now = self._clock()
+                if isinstance(exc, StoreAway):  # nor is it waited for again, for each of its models
                     self._silent[store] = now + _SILENT_S
                 told_at, told = self._told.get(record.name, (now, ""))
                 if told != str(exc) or now - told_at > _TELL_AGAIN_S:

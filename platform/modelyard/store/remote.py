@@ -38,6 +38,7 @@ _ANSWER_S: Final = 10.0
 """How long a store may take to say what it has: the clients of some try again for minutes where nobody listens."""
 _WEB: Final = ("http", "https")
 _NOT_FOUND: Final = 404
+_SERVER_ERROR: Final = 500
 _SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
     # botocore's own would have one store that does not answer hold up the start of a platform for minutes.
     "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}}
@@ -62,6 +63,10 @@ _QUERY: Final = re.compile(r"\?[^\s\"']*")
 
 class StoreError(ModelLoadError):
     """A store does not answer, or not to these keys: what it has is not known."""
+
+
+class StoreAway(StoreError):
+    """It does not answer at all: nobody need ask it for anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +234,11 @@ def _explained() -> Iterator[None]:
     except PermissionError as exc:
         raise StoreError("the model's location may not be read with the keys that the platform has") from exc
     except FSTimeoutError as exc:
-        raise StoreError("the model's location cannot be read: its store does not answer in time") from exc
+        raise StoreAway("the model's location cannot be read: its store does not answer in time") from exc
     except Exception as exc:
-        raise StoreError(f"the model's location cannot be read: {_told(exc)}") from exc
+        status = getattr(exc, "status", None)
+        error = StoreError if isinstance(status, int) and status < _SERVER_ERROR else StoreAway
+        raise error(f"the model's location cannot be read: {_told(exc)}") from exc
 
 
 def _told(exc: Exception) -> str:

@@ -59,17 +59,22 @@ def test_a_missing_artifact_is_no_problem_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("limit", "environment", "problem"),
     [
-        (10_340, {}, None),
+        (10_440, {}, None),
         (resource.RLIM_INFINITY, {}, None),
-        (1024, {"RAY_SERVE_HAPROXY_MAXCONN": "369"}, None),
+        (1024, {"RAY_SERVE_HAPROXY_MAXCONN": "329"}, None),
         (1024, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, None),
-        (1024, {}, "at least 10340 .* 4096 connections .* got 1024; raise it, or set RAY_SERVE_HAPROXY_MAXCONN=369"),
+        (1024, {}, "at least 10440 .* 4096 connections .* got 1024; raise it, or set RAY_SERVE_HAPROXY_MAXCONN=329"),
+        (1024, {"RAY_SERVE_HAPROXY_MAXCONN": "many"}, 'expected a number of connections, got "many"'),
     ],
 )
 def test_too_few_open_files_are_refused_before_haproxy_ends_for_them(
     monkeypatch: pytest.MonkeyPatch, limit: int, environment: dict[str, str], problem: str | None
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
     monkeypatch.setattr(launch.resource, "getrlimit", lambda _: (512, limit))
+    monkeypatch.setattr(launch.resource, "setrlimit", refuse)
     with pytest.raises(InvalidConfig, match=problem) if problem else contextlib.nullcontext():
         launch.check_open_files(environment)
 

@@ -274,11 +274,11 @@ def test_a_framework_whose_models_need_a_process_of_their_own_is_not_shared() ->
     assert problems == ("models[0].autoscaling.standby: models with GPUs need a process of their own",)
 
 
-def test_only_a_model_with_gpus_is_scaled_by_how_busy_they_are() -> None:
+def test_only_a_model_with_gpus_of_its_own_is_scaled_by_how_busy_they_are() -> None:
     busy = {"framework": "onnx", "autoscaling": {"target_gpu_percent": 70}}
-    (problem,) = _problems({"models": [_model(**busy)]})
+    (problem,) = _problems({"models": [_model(**busy, resources={"num_gpus": 0.5})]})
     where = "models[0].autoscaling.target_gpu_percent"
-    assert problem == f"{where}: expected none for a model without resources.num_gpus, whose GPUs nobody knows"
+    assert problem == f"{where}: expected none for a model without GPUs of its own, got resources.num_gpus 0.5"
     spec = ModelSpec.model_validate(_model(**busy, resources={"num_gpus": 1}))
     assert check_framework(spec) == ()
     assert spec.autoscaling.to_targets(8).gpu_percent == 70

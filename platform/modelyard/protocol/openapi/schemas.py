@@ -371,6 +371,10 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                     "latency_ms": {"type": "number", "description": "How long they took, on average."},
                     "tokens_per_s": {"type": "number", "description": "Tokens generated in a second."},
                     "cpus": {"type": "number", "description": "CPUs that the replicas use."},
+                    "gpu_percent": {
+                        "type": ["number", "null"],
+                        "description": "How busy their GPUs are, 0 to 100, on average; null where nobody knows.",
+                    },
                     "own": {"type": "object", "description": "What the model reports, by name."},
                 },
                 description="What it follows from.",
