@@ -491,6 +491,14 @@ class AdminTransport(Protocol):
             Conflict: There is nothing to return to, or the model is not running.
         """
 
+    async def abort(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """Takes the rollout on its way back: its revision loses its traffic.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It has no rollout on its way.
+        """
+
     async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """Keeps the rollout on its way at its step; its gates go on holding.
 

@@ -26,15 +26,17 @@ class Shadow:
         revision: Number of the revision that gets them.
         percent: Of the requests that are copied.
         tolerance: Numbers that differ by so much, relatively or absolutely, are the same.
+        measured: What has become of the copies, see :func:`measure_shadow`; of now, and kept nowhere.
     """
 
     revision: int
     percent: float = ALL
     tolerance: float = 1e-5
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "measured" or value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -257,6 +259,11 @@ def _begin(rollout: Rollout, now: str) -> Rollout:
 
 def _measured(rollout: Rollout, seen: Outcomes) -> Rollout:
     return replace(rollout, measured=measure(seen))
+
+
+def measure_shadow(seen: Outcomes) -> dict[str, float]:
+    """The numbers that people see of what became of copies."""
+    return {"compared": seen.compared, "different": seen.different, "dropped": seen.dropped}
 
 
 def measure(seen: Outcomes) -> dict[str, float]:

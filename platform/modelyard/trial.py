@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from modelyard.batching import Call
-from modelyard.errors import InternalError, ModelyardError, Overloaded
+from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError, Overloaded
 from modelyard.openai import MEMBER, part_from_tensors, request_from_tensors
 from modelyard.outcomes import Outcomes
 from modelyard.protocol.openai_answers import DONE, is_fault, is_same_answer, is_sampled
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _COPIES_AT_ONCE: Final = 64
 """To one revision; further ones are dropped."""
+_HURRY_S: Final = 1.0
+"""A client that waits for less, of its own will, says nothing against a model that has not answered by then."""
 _LARGEST_COPY: Final = 16 * 1024 * 1024
 """Bytes of a stream's answers that are kept to compare them; a longer stream is not copied."""
 _INLINE_NUMBERS: Final = 100_000
@@ -89,9 +91,9 @@ class Trial:
         except Overloaded:  # it was not asked, and must not look fast for that
             raise
         except Exception as exc:
-            self._record(revision, began, exc)
+            self._record(revision, began, timeout_s, exc)
             raise
-        self._record(revision, began, None)
+        self._record(revision, began, timeout_s, None)
         if (shadow := self._draw(revision)) is not None:
             self._copy(shadow.revision, self._compare(shadow, call, outputs))
         return outputs
@@ -118,16 +120,17 @@ class Trial:
             raise
         except Exception as exc:
             is_over = False
-            self._record(revision, began, exc)
+            self._record(revision, began, timeout_s, exc)
             raise
         finally:
             if is_over:
-                self._record(revision, began, fault)
+                self._record(revision, began, timeout_s, fault)
                 if shadow is not None and fault is None:
                     self._copy_stream(shadow, call, kept)
 
-    def _record(self, revision: RevisionRoute, began: float, error: Exception | None) -> None:
-        if revision.is_watched:
+    def _record(self, revision: RevisionRoute, began: float, timeout_s: float, error: Exception | None) -> None:
+        is_hurried = isinstance(error, DeadlineExceeded) and timeout_s < min(_HURRY_S, revision.request_timeout_s)
+        if revision.is_watched and not is_hurried:
             self._get(revision.application).record(perf_counter() - began, error)
 
     def _draw(self, revision: RevisionRoute) -> ShadowRoute | None:

@@ -22,8 +22,10 @@ from modelyard.errors import ModelyardError
 from modelyard.rollout import RolloutState
 
 BODY = json.dumps({"instances": [1.0]}).encode()
-RETRY = urllib3.Retry(total=5, allowed_methods=None, status_forcelist=(502, 503), backoff_factor=0.2)
+BROKEN = urllib3.Retry(total=5, allowed_methods=None, backoff_factor=0.2)
 """What client libraries do about a connection whose other end has died."""
+BEHIND_A_PROXY = BROKEN.new(status_forcelist=(502, 503))
+"""And about one that breaks behind HAProxy."""
 CLIENTS = 16
 SLEEPING = {"min_replicas": 0, "downscale_to_zero_delay_s": 2}
 
@@ -36,18 +38,23 @@ class Asking:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._ask_on) for _ in range(CLIENTS)]
+        self.retry = BROKEN
+        self.again = 0
         self.answers: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
 
     def _ask_on(self) -> None:
-        with urllib3.PoolManager(retries=RETRY, timeout=60) as pool:
+        with urllib3.PoolManager(timeout=60) as pool:
             while not self._stop.is_set():
+                again = 0
                 try:
-                    reply = pool.request("POST", self._url, body=BODY)
+                    reply = pool.request("POST", self._url, body=BODY, retries=self.retry)
                     text, is_answer = reply.data.decode(), reply.status == 200
+                    again = len(reply.retries.history) if reply.retries is not None else 0
                 except urllib3.exceptions.HTTPError as exc:
                     text, is_answer = repr(exc), False
                 with self._lock:
+                    self.again += again
                     (self.answers if is_answer else self.failures)[text] += 1
 
     def __enter__(self) -> Asking:
@@ -61,10 +68,11 @@ class Asking:
             thread.join()
 
     def goes_on(self, what: str) -> None:
-        """After each change many more are answered, and none has failed."""
+        """After each change many more are answered, and none has failed or was sent again."""
         before = self.answers.total()
         wait_until(lambda: self.answers.total() > before + 5 * CLIENTS, 60, f"requests after: {what}")
         assert not self.failures, what
+        assert self.retry is BEHIND_A_PROXY or not self.again, what
 
 
 def steady(answer: float, **more: Any) -> dict[str, Any]:
@@ -144,8 +152,16 @@ def test_no_request_fails_whatever_changes(busy: PlatformProcess) -> None:
             kill_one(busy, "platform", "Controller")
             until_known(client, "steady")
             load.goes_on("a killed controller")
+            client.register("alone", **steady(4.0, autoscaling={"min_replicas": 1}), wait=True)
+            with Asking(busy.url, "alone") as alone:
+                alone.goes_on("a model of one replica")
+                kill_one(busy, "alone@1")
+                alone.goes_on("its only replica killed")
+            client.unregister("alone", wait=True)
+            load.retry = BEHIND_A_PROXY
             kill_one(busy, "platform", "Ingress")
             load.goes_on("a killed ingress replica")
+            load.retry, load.again = BROKEN, 0
             busy.document["applications"][0]["args"]["ingress"]["max_body_bytes"] = 1_000_000
             before = set(busy.replicas("platform", "Ingress"))
             deploy(busy)

@@ -14,9 +14,10 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from modelyard.admin import AdminTransport
+from modelyard.admin import AdminTransport, ModelStatus
 from modelyard.catalog import Catalog
 from modelyard.client import AsyncPlatform, HttpTransport
+from modelyard.errors import ModelNotFound
 from modelyard.rollout import RolloutState
 from modelyard.serve.admin import AdminHandlers
 from modelyard.serve.edge import SHORT_WAY
@@ -81,6 +82,46 @@ async def test_a_condition_that_is_none_goes_no_further(
     assert reply.status_code == 400
     assert words in reply.json()["error"]
     assert behind.requests == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "words"),
+    [
+        ("PUT", "m/traffic?dry_run=true", {}, "query dry_run: expected no parameters here"),
+        ("DELETE", "m?dry_run=true", {}, 'query dry_run: expected "message"'),
+        ("POST", "m/rollback?expected_generation=1", {}, "query expected_generation: expected no parameters here"),
+        ("POST", "m/load?force=1", {}, "query force: expected no parameters here"),
+        ("POST", "?force=1", {}, 'query force: expected "dry_run", "expected_generation"'),
+        ("POST", "m/promote", {"if-match": "1"}, "header if-match: expected none"),
+        ("DELETE", "m/labels/mine", {"if-match": "1"}, "header if-match: expected none"),
+    ],
+)
+async def test_what_a_change_does_not_look_at_is_refused_and_nothing_done(
+    client: httpx.AsyncClient, behind: FakePlatform, method: str, path: str, headers: dict[str, str], words: str
+) -> None:
+    url = f"{MODELS}{path if path.startswith('?') else f'/{path}'}"
+    reply = await client.request(method, url, json={}, headers=headers)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]
+    assert behind.requests == []
+
+
+@pytest.mark.parametrize(
+    ("header", "actor"), [("ann@desk", "ann@desk"), ("", "http:"), ("x" * 201, "http:"), ("a\tb", "http:")]
+)
+async def test_who_asks_is_who_they_say_they_are(
+    app: ASGIApp, monkeypatch: pytest.MonkeyPatch, header: str, actor: str
+) -> None:
+    asked: list[str] = []
+
+    async def load(self: object, name: str, *, actor: str, message: str) -> ModelStatus:
+        asked.append(actor)
+        raise ModelNotFound(name)
+
+    monkeypatch.setattr(HttpTransport, "load", load)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
+        await client.post(f"{MODELS}/m/load", headers={"x-modelyard-actor": header})
+    assert asked[0].startswith(actor)
 
 
 async def test_a_dry_run_answers_a_plan_and_keeps_nothing(client: httpx.AsyncClient, behind: FakePlatform) -> None:

@@ -30,6 +30,7 @@ from modelyard.errors import (
 )
 from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
+from modelyard.outcomes import Outcomes
 from modelyard.routing import RouteTable
 from modelyard.scaling import Decision, Load
 from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools
@@ -58,6 +59,7 @@ class RememberingServe:
         unloadable: What a pool answers for a revision instead of its description.
         deadly: A revision whose load ends the pool's process, for all that are loaded with it.
         asked_now: Revisions that the pool is loading.
+        message: What Serve says of applications.
     """
 
     def __init__(self) -> None:
@@ -72,6 +74,7 @@ class RememberingServe:
         self.unloadable: dict[str, ModelyardError] = {}
         self.deadly = ""
         self.asked_now: set[str] = set()
+        self.message: dict[str, str] = {}
 
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
@@ -81,7 +84,7 @@ class RememberingServe:
         for name, states in self.states.items():
             all_states = [state for state, count in states.items() for _ in range(count)]
             replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
-            deployment = {"message": "", "replicas": replicas}
+            deployment = {"message": self.message.get(name, ""), "replicas": replicas}
             found[name] = Observed.from_details(
                 {"status": self._status_of(name), "message": "", "deployments": {"Model": deployment}}
             )
@@ -607,7 +610,168 @@ async def test_a_replica_that_does_not_describe_itself_is_loading_and_holds_up_n
     await controller.step()
     table = await _table(controller)
     assert [table.get_revision(name).state for name in "abc"] == ["loading", "loading", "ready"]
+    await asyncio.sleep(0.03)
+    await controller.round()
     await until(lambda: len(asyncio.all_tasks()) == 1)  # none of those that asked is left
+
+
+async def test_requests_wait_for_the_next_replica_where_the_last_one_has_ended_and_not_for_long(
+    start, remembering, kept
+):
+    controller = await start(m="one.fake")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    remembering.states["m@1"] = {"STARTING": 1}
+    await controller.round()
+    status = await controller.status("m")
+    assert (status.state, status.reason, status.replicas_ready) == (
+        "ready",
+        "its last replica has ended; requests wait for the next one",
+        0,
+    )
+    assert (await _table(controller)).get_ready("m")[0].replicas == 0
+    controller.now += 60
+    await controller.round()
+    assert (await controller.status("m")).state == "loading"
+    remembering.run("m@1")
+    await controller.round()
+    remembering.states["m@1"] = {"STARTING": 1}
+    kept[b"m@1"] = b"its file is gone"
+    await controller.round()
+    assert (await controller.status("m")).state == "failed"
+
+
+async def test_under_a_new_controller_a_model_answers_before_its_replica_has_described_itself(start, remembering):
+    controller = await start(m="one.fake")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    remembering.silent.add("m@1")
+    again = await start(m="one.fake")
+    await again.step()
+    assert (await _table(again)).get_ready("m")[0].version == "1"
+
+
+async def test_a_declared_model_that_no_node_has_room_for_does_not_keep_the_platform_from_being_ready(
+    start, remembering, caplog
+):
+    controller = await start(m="one.fake", large="one.fake")
+    await controller.step()
+    remembering.run("m@1")
+    remembering.message["large@1"] = (
+        "Deployment 'Model' has 1 replicas that have taken more than 30s to be scheduled. Resources required for each "
+        "replica: {'CPU': 8.0}, total resources available: {'CPU': 1.0}."
+    )
+    await controller.step()
+    assert (await controller.watch("", -1))[1]
+    status = await controller.status("large")
+    assert (status.state, status.reason) == (
+        "pending",
+        "no node has room for a replica: it needs {'CPU': 8.0} of each node, free are {'CPU': 1.0}",
+    )
+    await controller.round()
+    assert caplog.text.count('model "large" waits: no node has room') == 1
+
+
+async def test_the_history_and_a_metric_tell_which_revisions_became_ready_and_which_failed(
+    start, remembering, artifacts, kept, monkeypatch
+):
+    told: dict[tuple[str, str], float] = {}
+    monkeypatch.setattr(
+        "modelyard.serve.news.Gauge.set", lambda _, value, tags: told.update({(tags["model"], tags["revision"]): value})
+    )
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.register(_spec(artifacts, "two.fake"), "me", "")
+    await controller.step()
+    kept[b"m@2"] = b"its file is gone"
+    await controller.step()
+    events = [(one.kind, one.actor, one.detail) for one in await controller.events("m", None, 100)]
+    assert [one for one in events if one[1] == "controller"] == [
+        ("failed", "controller", {"revision": 2, "reason": "its file is gone"}),
+        ("ready", "controller", {"revision": 1, "reason": ""}),
+    ]
+    assert told == {("m", "2"): 1.0}
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    assert told == {("m", "2"): 0.0}
+
+
+async def test_what_cannot_be_deployed_is_not_tried_in_each_round(start, remembering, artifacts, monkeypatch, caplog):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidConfig(("resources: no",))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RevisionDeployment, "to_target", refuse)
+        await controller.register(_spec(artifacts, batching={"max_batch_size": 7}), "me", "")
+        assert [await controller.round() for _ in range(3)][1:] == [False, False]
+    assert caplog.text.count("cannot be deployed") == 1
+    deployed = len(remembering.deployed)
+    controller.now += 100
+    await controller.round()
+    assert remembering.deployed[deployed:] == ["m@1"]
+
+
+async def test_a_spec_is_that_of_the_revision_which_has_the_traffic(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    two = str(artifacts / "two.fake")
+    await controller.register(_spec(artifacts, "two.fake", batching={"max_batch_size": 7}), "me", "")
+    await controller.step()
+    remembering.run("m@2")
+    await controller.step()
+    await controller.step()
+    assert (await controller.spec("m"))["uri"] == two
+    await controller.rollback("m", None, "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    spec = await controller.spec("m")
+    assert (spec["uri"], spec["batching"]) == (str(artifacts / "one.fake"), {"max_batch_size": 7})
+
+
+async def test_a_model_may_sleep_where_an_hour_lets_it(start, remembering, artifacts):
+    controller = await start()
+    night = {"start": "22:00", "end": "06:00", "min_replicas": 0}
+    await controller.register(_spec(artifacts, autoscaling={"schedule": [night]}), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    remembering.states["m@1"] = {}
+    controller.now += 60
+    await controller.round()
+    status = await controller.status("m")
+    assert (status.state, status.reason) == (
+        "ready",
+        "scaled to zero: the next request starts a replica, and waits for it",
+    )
+
+
+async def test_a_status_says_what_has_become_of_a_shadows_copies(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.step()
+    remembering.run("m@1")
+    await controller.step()
+    await controller.register(_spec(artifacts, "two.fake", rollout={"steps": []}), "me", "")
+    await controller.set_traffic("m", {"shadow": {"revision": 2}}, "me", "")
+    await controller.report({"m@2": Outcomes(same=7, different=2, dropped=1)})
+    status = await controller.status("m")
+    assert status.shadow.measured == {"compared": 9, "different": 2, "dropped": 1}
+    assert status.to_dict()["shadow"]["measured"]["different"] == 2
 
 
 async def test_nothing_is_put_up_while_serve_goes_down(start, remembering, monkeypatch):

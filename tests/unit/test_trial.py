@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from modelyard.batching import Call
-from modelyard.errors import InvalidRequest, ModelFailed, ModelyardError, Overloaded
+from modelyard.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ModelyardError, Overloaded
 from modelyard.openai import EVENTS, MEMBER, OpenAIRequest, Part, part_to_tensors, request_to_tensors
+from modelyard.outcomes import Outcomes
 from modelyard.protocol.openai_answers import DONE
 from modelyard.routing import RevisionRoute, ShadowRoute
 from modelyard.tensor import Tensors
@@ -57,6 +58,22 @@ def shadowed(percent: float = 100) -> RevisionRoute:
 
 async def settle(trial: Trial) -> None:
     await asyncio.gather(*trial._copies)
+
+
+@pytest.mark.parametrize(("timeout_s", "errors"), [(0.2, 0), (1.0, 1), (60.0, 1)])
+async def test_a_client_in_a_hurry_says_nothing_against_a_model(timeout_s: float, errors: int) -> None:
+    trial = Trial(Replicas(r2=DeadlineExceeded(timeout_s)))
+    with pytest.raises(DeadlineExceeded):
+        await trial.call(WATCHED, CALL, timeout_s)
+    counted = trial.take().get("m@2", Outcomes())
+    assert (counted.requests, counted.errors) == (errors, errors)
+
+
+async def test_a_model_whose_own_limit_is_short_is_slow_all_the_same() -> None:
+    trial = Trial(Replicas(r2=DeadlineExceeded(0.2)))
+    with pytest.raises(DeadlineExceeded):
+        await trial.call(replace(WATCHED, request_timeout_s=0.2), CALL, 0.2)
+    assert trial.take()["m@2"].errors == 1
 
 
 async def test_requests_and_faults_are_counted() -> None:

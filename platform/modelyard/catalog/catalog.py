@@ -431,6 +431,24 @@ class Catalog:
             traffic.check_revision(connection, name, number)
             return _begin(connection, old, _plain(number, is_ready=is_ready), "rolled_back", actor, message)
 
+    def abort(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
+        """Takes the rollout on its way back: its revision loses its traffic.
+
+        Args:
+            name: The model.
+            actor: Who wants it.
+            message: Why.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            Conflict: No rollout is on its way, or the model is not running.
+        """
+        with writing(self._engine) as connection:
+            old = _get_running(connection, name)
+            if old.rollout is None or not old.is_rolling_out:
+                raise Conflict(f'model "{name}" has no rollout on its way')
+            return _advance(connection, old, old.rollout.rolled_back(message or "taken back"), actor, message)
+
     def find_rollback(self, name: str) -> int | None:
         """The revision that :meth:`roll_back` would return to where no rollout is on its way."""
         with reading(self._engine) as connection:
@@ -458,12 +476,15 @@ class Catalog:
                 raise Conflict(f'model "{name}" has no rollout of revision {rollout.to} on its way')
             return _advance(connection, old, rollout, actor, message)
 
-    def add_event(
-        self, model: str, kind: str, *, actor: str = "", message: str = "", detail: Mapping[str, Any] | None = None
-    ) -> None:
-        """Adds to the history what is not itself a change of the catalog, for example that a model failed to load."""
+    def add_events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Adds to the history what is not itself a change of the catalog, for example that a model failed to load.
+
+        Args:
+            events: Each with ``model``, ``kind``, ``actor``, ``message`` and ``detail``; see :class:`EventRecord`.
+        """
         with writing(self._engine) as connection:
-            rows.add_event(connection, model, kind, actor, message, detail or {})
+            for event in events:
+                rows.add_event(connection, **event)
 
     def list_events(
         self, model: str | None = None, limit: int = 100, *, after: int | None = None

@@ -127,7 +127,7 @@ class EventRecord:
         model: The model, which may be gone.
         kind: ``created``, ``revised``, ``changed``, ``restored``, ``loaded``, ``unloaded``, ``removed``, ``purged``,
             ``refused``, ``rollout``, ``step``, ``paused``, ``resumed``, ``promoted``, ``rolled_back``, ``traffic``,
-            ``label``, or another writer's.
+            ``label``; ``ready`` and ``failed`` of a revision.
         actor: Who.
         message: Why.
         detail: What, as JSON.

@@ -115,9 +115,14 @@ def check_revision(connection: Connection, model: str, number: int) -> None:
 
 
 def find_previous(connection: Connection, model: ModelRecord) -> int | None:
-    """The revision that had all traffic before the one that has it now; None where there is none."""
+    """The revision that had all traffic before the one that has it now; None where there is none.
+
+    While no revision has all of it, that is the last one that had.
+    """
     table = schema.revisions
     current = model.active
+    if model.traffic.get(current.number, 0) < ALL and model.labels.get(STABLE) is not None:
+        return model.labels[STABLE]
     query = select(table.c.number).where(table.c.model == model.name, table.c.number != current.number)
     if model.is_versioned:
         query = query.where(table.c.number.in_(list(model.traffic)))

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from modelyard.cli.printing import colored, console, print_json, print_plan, print_response, print_status
+from modelyard.cli.printing import (
+    colored,
+    console,
+    print_json,
+    print_plan,
+    print_response,
+    print_status,
+    progress_printer,
+)
 from modelyard.cli.session import AsJson, DryRun, Message, Name, TimeoutS, Wait, app, open_platform
 from modelyard.cli.values import find_inputs, pair, parse_settings, read_data
 from modelyard.config import parse_model_spec
@@ -46,7 +54,12 @@ def register(
             print_plan(platform.register_spec(spec, expected_generation=expected_generation, dry_run=True), as_json)
             return
         registered = platform.register_spec(
-            spec, message=message, wait=wait, timeout_s=timeout_s, expected_generation=expected_generation
+            spec,
+            message=message,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_progress=progress_printer(as_json),
+            expected_generation=expected_generation,
         )
     print_status(registered, as_json)
 
@@ -91,7 +104,9 @@ def load(
 ) -> None:
     """Run a model again that was unloaded or has failed, with its artifact as it now is."""
     with open_platform(context) as platform:
-        loaded = platform.load(name, message=message, wait=wait, timeout_s=timeout_s)
+        loaded = platform.load(
+            name, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+        )
     print_status(loaded, as_json)
 
 
@@ -106,7 +121,9 @@ def unload(
 ) -> None:
     """Stop a model, keeping it for `load`; it answers what it has accepted first."""
     with open_platform(context) as platform:
-        unloaded = platform.unload(name, message=message, wait=wait, timeout_s=timeout_s)
+        unloaded = platform.unload(
+            name, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+        )
     print_status(unloaded, as_json)
 
 
@@ -121,7 +138,9 @@ def unregister(
 ) -> None:
     """Take a registered model away; it answers what it has accepted first."""
     with open_platform(context) as platform:
-        removed = platform.unregister(name, message=message, wait=wait, timeout_s=timeout_s)
+        removed = platform.unregister(
+            name, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+        )
     print_status(removed, as_json)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from modelyard.admin import Action, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.inference import InferenceResponse
-from modelyard.rollout import Rollout
+from modelyard.rollout import Rollout, Shadow
 
 _COLORS: Final[dict[ModelState, str]] = {
     ModelState.READY: "green",
@@ -26,6 +26,7 @@ _COLORS: Final[dict[ModelState, str]] = {
     ModelState.REMOVING: "yellow",
 }
 _PIPE_COLUMNS: Final = 400
+_MAX_VALUE_CHARS: Final = 60
 
 
 def console() -> Console:
@@ -60,7 +61,7 @@ def print_status(status: ModelStatus, as_json: bool) -> None:
         "labels": ", ".join(f"{label} → {number}" for label, number in status.labels.items()),
         "rollout": describe_rollout(status.rollout) if status.rollout is not None else "",
         "scaling": f"{scaling.replicas} replicas: {scaling.reason}" if scaling is not None else "",
-        "shadow": f"revision {shadow.revision}, {shadow.percent:g} % of the requests" if shadow is not None else "",
+        "shadow": describe_shadow(shadow) if shadow is not None else "",
         "replicas": f"{status.replicas_ready}/{status.replicas_wanted}",
         "framework": status.framework,
         "uri": status.uri,
@@ -107,6 +108,40 @@ def _describe_numbers(measured: Mapping[str, float]) -> str:
     return text
 
 
+def describe_shadow(shadow: Shadow) -> str:
+    """Who gets copies, and what has become of them, in a line."""
+    text = f"revision {shadow.revision}, {shadow.percent:g} % of the requests"
+    if not shadow.measured:
+        return text
+    numbers = (f"{shadow.measured.get(name, 0):g} {name}" for name in ("compared", "different", "dropped"))
+    return f"{text}; {', '.join(numbers)}"
+
+
+def progress_printer(as_json: bool) -> Callable[[ModelStatus], None] | None:
+    """Prints a line on standard error for each change of a model that is waited for; None, for machines, does not."""
+    if as_json:
+        return None
+    last, has_rollout = "", False
+
+    def show(status: ModelStatus) -> None:
+        nonlocal last, has_rollout
+        has_rollout |= status.rollout is not None and status.rollout.is_active
+        line = _describe_progress(status, has_rollout)
+        if line != last:
+            typer.echo(line, err=True)
+            last = line
+
+    return show
+
+
+def _describe_progress(status: ModelStatus, has_rollout: bool) -> str:
+    """Where the rollout is that is waited for, or, without one and before it begins, the revision."""
+    rollout = status.rollout
+    if has_rollout and rollout is not None and (status.state is ModelState.READY or str(rollout.to) != status.version):
+        return describe_rollout(rollout)
+    return f"revision {status.version}: {status.state}" + (f"; {status.reason}" if status.reason else "")
+
+
 def print_plan(plan: Plan, as_json: bool) -> None:
     """What registering a model would do."""
     if as_json:
@@ -134,6 +169,19 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[tuple[str, str,
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key):
             yield from _differences(f"{path}.{key}", before.get(key), after.get(key))
+
+
+def _describe_changes(changed: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Before and after of each, shortened; only the key of what may hold secrets."""
+    for key, values in changed.items():
+        if not values:
+            yield key
+        for path, before, after in _differences(key, *values) if values else ():
+            yield f"{path}: {_shorten(before)} → {_shorten(after)}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: _MAX_VALUE_CHARS - 1]}…"
 
 
 def _describe_way(rollout: Rollout | None) -> str:
@@ -187,7 +235,7 @@ def print_revisions(revisions: Iterable[Revision], as_json: bool) -> None:
             one.created_at,
             one.actor,
             one.message,
-            ", ".join(one.changed),
+            ", ".join(_describe_changes(one.changed)),
         )
     console().print(table)
 

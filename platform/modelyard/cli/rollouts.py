@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from modelyard.admin import ModelStatus
-from modelyard.cli.printing import describe_rollout, print_events, print_pools, print_revisions, print_status
+from modelyard.cli.printing import print_events, print_pools, print_revisions, print_status, progress_printer
 from modelyard.cli.session import AsJson, Message, Name, TimeoutS, Wait, app, open_platform
 from modelyard.cli.values import parse_shadow, parse_steps, parse_weights
 
@@ -107,23 +105,9 @@ def rollout(
             message=message,
             wait=wait,
             timeout_s=timeout_s,
-            on_progress=None if as_json else _print_progress(),
+            on_progress=progress_printer(as_json),
         )
     print_status(reached, as_json)
-
-
-def _print_progress() -> Callable[[ModelStatus], None]:
-    """Prints a line for each change of a rollout."""
-    last = ""
-
-    def show(status: ModelStatus) -> None:
-        nonlocal last
-        line = describe_rollout(status.rollout) if status.rollout is not None else ""
-        if line != last:
-            typer.echo(line)
-            last = line
-
-    return show
 
 
 @app.command()
@@ -138,7 +122,9 @@ def promote(
 ) -> None:
     """Give a revision all traffic: that of the rollout, or this one."""
     with open_platform(context) as platform:
-        changed = platform.promote(name, revision, message=message, wait=wait, timeout_s=timeout_s)
+        changed = platform.promote(
+            name, revision, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+        )
     print_status(changed, as_json)
 
 
@@ -154,8 +140,17 @@ def rollback(
 ) -> None:
     """Take the rollout back, or return to the revision before, or to this one."""
     with open_platform(context) as platform:
-        changed = platform.rollback(name, revision, message=message, wait=wait, timeout_s=timeout_s)
+        changed = platform.rollback(
+            name, revision, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+        )
     print_status(changed, as_json)
+
+
+@app.command()
+def abort(context: typer.Context, name: Name, message: Message = "", as_json: AsJson = False) -> None:
+    """Take the rollout on its way back; refused where there is none."""
+    with open_platform(context) as platform:
+        print_status(platform.abort(name, message=message), as_json)
 
 
 @app.command()

@@ -14,9 +14,10 @@ from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack, overload
 
 from modelyard.admin import Action, AdminTransport, Event, ModelState, ModelStatus, Plan, Pool, Revision
+from modelyard.client.actor import find_actor
 from modelyard.client.arrays import to_tensors
 from modelyard.client.http import HttpTransport
-from modelyard.client.waiting import EventWatch, RolloutWait, Waits
+from modelyard.client.waiting import EventWatch, GoneWait, ReadyWait, RolloutWait, UnloadWait, Wait, made_revision
 from modelyard.config import (
     ModelsFile,
     ModelSpec,
@@ -26,16 +27,16 @@ from modelyard.config import (
     parse_model_spec,
     parse_section,
 )
-from modelyard.errors import Conflict, Forbidden, InvalidConfig, ModelNotFound, ModelNotReady
+from modelyard.errors import Conflict, Forbidden, InvalidConfig, Unsupported
 from modelyard.inference import InferenceRequest, InferenceResponse, RequestedOutput
 from modelyard.model import list_frameworks
 
 Weights: TypeAlias = Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float]
 """Percent by revision: by number, label, or either."""
+Progress: TypeAlias = Callable[[ModelStatus], object]
+"""Called, while something is waited for, with the first status and with each that differs from the last."""
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-_ACTOR: Final = "python"
 _REGISTERED: Final = "registered"
-_NOT_COMING: Final = (ModelState.FAILED, ModelState.REMOVING, ModelState.UNLOADING, ModelState.UNLOADED)
 
 
 def open_transport(url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> AdminTransport:
@@ -70,6 +71,7 @@ class RegisteringSpec(TypedDict, total=False):
     message: str
     wait: bool
     timeout_s: float
+    on_progress: Progress | None
     expected_generation: int | None
 
 
@@ -107,15 +109,19 @@ class AsyncPlatform:
 
     Args:
         transport: How to reach it; :meth:`connect` chooses one.
+        actor: Who changes models, for their history; see :meth:`Platform.connect`.
     """
 
-    def __init__(self, transport: AdminTransport) -> None:
+    def __init__(self, transport: AdminTransport, *, actor: str | None = None) -> None:
         self._transport = transport
+        self._actor = find_actor(actor)
 
     @classmethod
-    def connect(cls, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> Self:
+    def connect(
+        cls, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0, actor: str | None = None
+    ) -> Self:
         """A client; nothing is sent yet. See :meth:`Platform.connect`."""
-        return cls(open_transport(url, token=token, timeout_s=timeout_s))
+        return cls(open_transport(url, token=token, timeout_s=timeout_s), actor=actor)
 
     async def __aenter__(self) -> Self:
         return self
@@ -162,6 +168,7 @@ class AsyncPlatform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
         expected_generation: int | None = None,
         dry_run: bool = False,
     ) -> ModelStatus | Plan:
@@ -185,6 +192,7 @@ class AsyncPlatform:
             message=message,
             wait=wait,
             timeout_s=timeout_s,
+            on_progress=on_progress,
             expected_generation=expected_generation,
             dry_run=dry_run,
         )
@@ -208,6 +216,7 @@ class AsyncPlatform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
         expected_generation: int | None = None,
         dry_run: bool = False,
     ) -> ModelStatus | Plan:
@@ -216,9 +225,9 @@ class AsyncPlatform:
         if dry_run:
             return await self._transport.plan(spec.to_json(), expected_generation=expected_generation)
         status = await self._transport.register(
-            spec.to_json(), actor=_ACTOR, message=message, expected_generation=expected_generation
+            spec.to_json(), actor=self._actor, message=message, expected_generation=expected_generation
         )
-        return await self.wait_ready(spec.name, timeout_s=timeout_s) if wait else status
+        return await self._wait_made(status, timeout_s, on_progress) if wait else status
 
     async def export(self, names: Sequence[str] = (), *, all_owners: bool = False) -> tuple[dict[str, Any], ...]:
         """See :meth:`Platform.export`."""
@@ -237,7 +246,7 @@ class AsyncPlatform:
         for spec, plan in zip(models, plans, strict=True):
             if not dry_run and plan.action is not Action.NOTHING:
                 await self._transport.register(
-                    spec.to_json(), actor=_ACTOR, message=message, expected_generation=plan.generation
+                    spec.to_json(), actor=self._actor, message=message, expected_generation=plan.generation
                 )
         return plans
 
@@ -262,23 +271,45 @@ class AsyncPlatform:
         return tuple(plans)
 
     async def unregister(
-        self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0
+        self,
+        name: str,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.unregister`."""
-        status = await self._transport.unregister(name, actor=_ACTOR, message=message)
+        status = await self._transport.unregister(name, actor=self._actor, message=message)
         if wait:
-            await self._wait_gone(name, timeout_s)
+            await _follow(GoneWait(self._transport, status, timeout_s), on_progress)
         return status
 
-    async def load(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+    async def load(
+        self,
+        name: str,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
+    ) -> ModelStatus:
         """See :meth:`Platform.load`."""
-        status = await self._transport.load(name, actor=_ACTOR, message=message)
-        return await self.wait_ready(name, timeout_s=timeout_s) if wait else status
+        status = await self._transport.load(name, actor=self._actor, message=message)
+        return await self._wait_made(status, timeout_s, on_progress) if wait else status
 
-    async def unload(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+    async def unload(
+        self,
+        name: str,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
+    ) -> ModelStatus:
         """See :meth:`Platform.unload`."""
-        status = await self._transport.unload(name, actor=_ACTOR, message=message)
-        return await self._wait_unloaded(status, timeout_s) if wait else status
+        status = await self._transport.unload(name, actor=self._actor, message=message)
+        return await _follow(UnloadWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def set_traffic(
         self,
@@ -297,15 +328,15 @@ class AsyncPlatform:
         if not change:
             raise InvalidConfig(("weights: expected percents by revision, or a shadow, got neither",))
         parse_section(TrafficPlan, change)
-        return await self._transport.set_traffic(name, change, actor=_ACTOR, message=message)
+        return await self._transport.set_traffic(name, change, actor=self._actor, message=message)
 
     async def set_label(self, name: str, label: str, revision: int | str, *, message: str = "") -> ModelStatus:
         """See :meth:`Platform.set_label`."""
-        return await self._transport.set_label(name, label, str(revision), actor=_ACTOR, message=message)
+        return await self._transport.set_label(name, label, str(revision), actor=self._actor, message=message)
 
     async def remove_label(self, name: str, label: str, *, message: str = "") -> ModelStatus:
         """See :meth:`Platform.remove_label`."""
-        return await self._transport.set_label(name, label, None, actor=_ACTOR, message=message)
+        return await self._transport.set_label(name, label, None, actor=self._actor, message=message)
 
     async def rollout(
         self,
@@ -319,7 +350,7 @@ class AsyncPlatform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 3600.0,
-        on_progress: Callable[[ModelStatus], object] | None = None,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.rollout`."""
         plan: dict[str, Any] = {"to": to}
@@ -330,8 +361,8 @@ class AsyncPlatform:
         limits = {"interval_s": interval_s, "min_requests": min_requests}
         plan |= {key: value for key, value in limits.items() if value is not None}
         parse_section(RolloutPlan, plan)
-        status = await self._transport.rollout(name, plan, actor=_ACTOR, message=message)
-        return await self._wait_rollout(status, timeout_s, on_progress) if wait else status
+        status = await self._transport.rollout(name, plan, actor=self._actor, message=message)
+        return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def promote(
         self,
@@ -341,10 +372,11 @@ class AsyncPlatform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.promote`."""
-        status = await self._transport.promote(name, _reference(revision), actor=_ACTOR, message=message)
-        return await self._wait_rollout(status, timeout_s) if wait else status
+        status = await self._transport.promote(name, _reference(revision), actor=self._actor, message=message)
+        return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def rollback(
         self,
@@ -354,18 +386,23 @@ class AsyncPlatform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.rollback`."""
-        status = await self._transport.rollback(name, _reference(revision), actor=_ACTOR, message=message)
-        return await self._wait_rollout(status, timeout_s) if wait else status
+        status = await self._transport.rollback(name, _reference(revision), actor=self._actor, message=message)
+        return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+
+    async def abort(self, name: str, *, message: str = "") -> ModelStatus:
+        """See :meth:`Platform.abort`."""
+        return await self._transport.abort(name, actor=self._actor, message=message)
 
     async def pause(self, name: str, *, message: str = "") -> ModelStatus:
         """See :meth:`Platform.pause`."""
-        return await self._transport.pause(name, actor=_ACTOR, message=message)
+        return await self._transport.pause(name, actor=self._actor, message=message)
 
     async def resume(self, name: str, *, message: str = "") -> ModelStatus:
         """See :meth:`Platform.resume`."""
-        return await self._transport.resume(name, actor=_ACTOR, message=message)
+        return await self._transport.resume(name, actor=self._actor, message=message)
 
     async def pools(self) -> tuple[Pool, ...]:
         """See :meth:`Platform.pools`."""
@@ -396,15 +433,8 @@ class AsyncPlatform:
 
     async def wait_ready(self, name: str, timeout_s: float = 60.0) -> ModelStatus:
         """See :meth:`Platform.wait_ready`."""
-        waits = Waits(timeout_s)
-        while True:
-            status = await self._transport.status(name)
-            if status.state is ModelState.READY:
-                return status
-            if status.state in _NOT_COMING:
-                raise ModelNotReady(name, _reason(status))
-            if not await waits.pause():
-                raise ModelNotReady(name, f"{_reason(status)} (waited {timeout_s:g} s)")
+        status = await self._transport.status(name)
+        return await _follow(ReadyWait(self._transport, status, timeout_s), None)
 
     async def predict(
         self,
@@ -415,55 +445,44 @@ class AsyncPlatform:
         version: str | int | None = None,
         parameters: Mapping[str, bool | int | float | str] | None = None,
         timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> InferenceResponse:
         """See :meth:`Platform.predict`."""
         request = InferenceRequest(
             to_tensors(inputs), outputs=tuple(map(RequestedOutput, outputs)), parameters=dict(parameters or {})
         )
-        return await self.infer(name, request, version=version, timeout_s=timeout_s)
+        return await self.infer(name, request, version=version, timeout_s=timeout_s, headers=headers)
 
     async def infer(
-        self, name: str, request: InferenceRequest, *, version: str | int | None = None, timeout_s: float | None = None
+        self,
+        name: str,
+        request: InferenceRequest,
+        *,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> InferenceResponse:
         """See :meth:`Platform.infer`."""
         revision = "" if version is None else str(version)
-        return await self._transport.infer(name, revision, request, timeout_s=timeout_s)
+        if not headers:
+            return await self._transport.infer(name, revision, request, timeout_s=timeout_s)
+        if not isinstance(self._transport, HttpTransport):
+            raise Unsupported("headers travel over HTTP only, and this is the platform in the cluster: give its url")
+        return await self._transport.infer(name, revision, request, timeout_s=timeout_s, headers=headers)
 
-    async def _wait_rollout(
-        self, status: ModelStatus, timeout_s: float, on_progress: Callable[[ModelStatus], object] | None = None
-    ) -> ModelStatus:
-        waiting = RolloutWait(self._transport, status, timeout_s)
-        found: ModelStatus | None = status
-        while found is not None:
-            if on_progress is not None:
-                on_progress(found)
-            found = await waiting.next()
-        return waiting.status
-
-    async def _wait_unloaded(self, status: ModelStatus, timeout_s: float) -> ModelStatus:
-        """The first status in which nothing of the model runs, or in which it is wanted again."""
-        waits = Waits(timeout_s)
-        while status.state is ModelState.UNLOADING:
-            if not await waits.pause():
-                raise ModelNotReady(status.name, f"still being unloaded (waited {timeout_s:g} s)")
-            status = await self._transport.status(status.name)
-        return status
-
-    async def _wait_gone(self, name: str, timeout_s: float) -> None:
-        waits = Waits(timeout_s)
-        while True:
-            try:
-                status = await self._transport.status(name)
-            except ModelNotFound:
-                return
-            if status.state is not ModelState.REMOVING:  # registered again meanwhile
-                return
-            if not await waits.pause():
-                raise ModelNotReady(name, f"still being removed (waited {timeout_s:g} s)")
+    async def _wait_made(self, status: ModelStatus, timeout_s: float, on_progress: Progress | None) -> ModelStatus:
+        """Waits for the revision that a change has made, whichever answers meanwhile."""
+        return await _follow(ReadyWait(self._transport, status, timeout_s, made_revision(status)), on_progress)
 
 
-def _reason(status: ModelStatus) -> str:
-    return f"{status.state}: {status.reason}" if status.reason else str(status.state)
+async def _follow(waiting: Wait, on_progress: Progress | None) -> ModelStatus:
+    """The last status, when it is done."""
+    found: ModelStatus | None = waiting.status
+    while found is not None:
+        if on_progress is not None:
+            on_progress(found)
+        found = await waiting.next()
+    return waiting.status
 
 
 def _reference(revision: int | str | None) -> str | None:

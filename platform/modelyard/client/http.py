@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import math
-from collections.abc import Callable, Mapping
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -22,7 +25,15 @@ _PLATFORM: Final = "/platform/v1"
 _MODELS: Final = f"{_PLATFORM}/models"
 _POOLS: Final = f"{_PLATFORM}/pools"
 _JSON_LENGTH: Final = "inference-header-content-length"
+_ACTOR: Final = b"x-modelyard-actor"
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Source: RFC 9110 5.6.2."""
 _GRACE_S: Final = 1.0
+_PAUSES_S: Final = (0.1, 0.5)
+_UNSENT: Final = (httpx.ConnectError,)
+"""What says that a request has not arrived."""
+_BROKEN: Final = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""The same, and what says that nobody knows."""
 _WATCHING_S: Final = 60.0
 """For events that are waited for: the platform answers sooner, with none where there are none."""
 _T = TypeVar("_T")
@@ -31,11 +42,15 @@ _T = TypeVar("_T")
 class HttpTransport:
     """An :class:`~modelyard.admin.AdminTransport` over HTTP; for use from one event loop.
 
+    Where no connection can be made the request is sent again, for a process that was killed is soon replaced; where one
+    breaks, only what changes nothing: what reads, and :meth:`infer`. A time that is over and a status are answers.
+
     Args:
         url: Address of the platform, with the prefix it is served under, if any.
         token: Sent as bearer token; None sends none.
         timeout_s: How long one call may take, unless the call has its own deadline.
         transport: Replaces the network, in tests.
+        pauses_s: Before each time that a request is sent again, in seconds; empty sends each once.
 
     Attributes:
         url: Address of the platform.
@@ -51,10 +66,12 @@ class HttpTransport:
         token: str | None = None,
         timeout_s: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        pauses_s: Sequence[float] = _PAUSES_S,
     ) -> None:
         address = _check_url(url)
         self.url = str(address).rstrip("/")
         self._timeout_s = timeout_s
+        self._pauses_s = tuple(pauses_s)
         self._client = httpx.AsyncClient(
             base_url=address,
             headers={"authorization": f"Bearer {token}"} if token else {},
@@ -70,10 +87,11 @@ class HttpTransport:
     async def register(
         self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
     ) -> ModelStatus:
-        """``POST /platform/v1/models``; the platform takes the actor from the credentials."""
+        """``POST /platform/v1/models``; the actor is a header, here and below."""
         document = dict(spec) | ({"message": message} if message else {})
         params = _expecting(expected_generation)
-        return _to_status(await self._call("POST", _MODELS, content=orjson.dumps(document), params=params))
+        content = orjson.dumps(document)
+        return _to_status(await self._call("POST", _MODELS, actor=actor, content=content, params=params))
 
     async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
         """``POST /platform/v1/models?dry_run=true``."""
@@ -90,51 +108,58 @@ class HttpTransport:
     async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``DELETE /platform/v1/models/{name}``."""
         params = {"message": message} if message else None
-        return _to_status(await self._call("DELETE", f"{_MODELS}/{_segment(name)}", params=params))
+        return _to_status(await self._call("DELETE", f"{_MODELS}/{_segment(name)}", actor=actor, params=params))
 
     async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/load``."""
-        return await self._change("POST", name, "load", {}, message)
+        return await self._change("POST", name, "load", {}, actor, message)
 
     async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/unload``."""
-        return await self._change("POST", name, "unload", {}, message)
+        return await self._change("POST", name, "unload", {}, actor, message)
 
     async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
         """``PUT /platform/v1/models/{name}/traffic``."""
-        return await self._change("PUT", name, "traffic", change, message)
+        return await self._change("PUT", name, "traffic", change, actor, message)
 
     async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
         """``PUT`` or ``DELETE /platform/v1/models/{name}/labels/{label}``."""
         way = f"labels/{_segment(label)}"
         if revision is not None:
-            return await self._change("PUT", name, way, {"revision": revision}, message)
+            return await self._change("PUT", name, way, {"revision": revision}, actor, message)
         params = {"message": message} if message else None
-        return _to_status(await self._call("DELETE", f"{_MODELS}/{_segment(name)}/{way}", params=params))
+        path = f"{_MODELS}/{_segment(name)}/{way}"
+        return _to_status(await self._call("DELETE", path, actor=actor, params=params))
 
     async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout``."""
-        return await self._change("POST", name, "rollout", plan, message)
+        return await self._change("POST", name, "rollout", plan, actor, message)
 
     async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/promote``."""
-        return await self._change("POST", name, "promote", _revision(revision), message)
+        return await self._change("POST", name, "promote", _revision(revision), actor, message)
 
     async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollback``."""
-        return await self._change("POST", name, "rollback", _revision(revision), message)
+        return await self._change("POST", name, "rollback", _revision(revision), actor, message)
+
+    async def abort(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """``POST /platform/v1/models/{name}/rollout/abort``."""
+        return await self._change("POST", name, "rollout/abort", {}, actor, message)
 
     async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout/pause``."""
-        return await self._change("POST", name, "rollout/pause", {}, message)
+        return await self._change("POST", name, "rollout/pause", {}, actor, message)
 
     async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout/resume``."""
-        return await self._change("POST", name, "rollout/resume", {}, message)
+        return await self._change("POST", name, "rollout/resume", {}, actor, message)
 
-    async def _change(self, method: str, name: str, way: str, change: Mapping[str, Any], message: str) -> ModelStatus:
+    async def _change(
+        self, method: str, name: str, way: str, change: Mapping[str, Any], actor: str, message: str
+    ) -> ModelStatus:
         body = orjson.dumps(dict(change) | ({"message": message} if message else {}))
-        return _to_status(await self._call(method, f"{_MODELS}/{_segment(name)}/{way}", content=body))
+        return _to_status(await self._call(method, f"{_MODELS}/{_segment(name)}/{way}", actor=actor, content=body))
 
     async def pools(self) -> tuple[Pool, ...]:
         """``GET /platform/v1/pools``."""
@@ -162,34 +187,80 @@ class HttpTransport:
         return _to_status(await self._call("GET", f"{_MODELS}/{_segment(name)}"))
 
     async def infer(
-        self, name: str, version: str, request: InferenceRequest, *, timeout_s: float | None
+        self,
+        name: str,
+        version: str,
+        request: InferenceRequest,
+        *,
+        timeout_s: float | None,
+        headers: Mapping[str, str] | None = None,
     ) -> InferenceResponse:
-        """``POST /v2/models/{name}[/versions/{version}]/infer``, tensors in binary both ways."""
+        """``POST /v2/models/{name}[/versions/{version}]/infer``, tensors in binary both ways.
+
+        Args:
+            name: As in ``AdminTransport``, like the next three.
+            version: The same.
+            request: The same.
+            timeout_s: The same.
+            headers: Sent along; those that say how the request is written stay as they are.
+
+        Raises:
+            InvalidRequest: One of the headers cannot be sent.
+        """
         path = f"/v2/models/{_segment(name)}" + (f"/versions/{_segment(version)}" if version else "") + "/infer"
         text, blobs = _encode_infer(request)
-        headers = {_JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"}
+        sent = _to_headers(headers or {})
+        sent |= {_JSON_LENGTH: str(len(text)), "content-type": "application/octet-stream"}
         if timeout_s is not None:
-            headers["x-request-timeout-ms"] = str(max(1, math.ceil(timeout_s * 1000)))
-        reply = await self._send("POST", path, timeout_s, content=b"".join((text, *blobs)), headers=headers)
+            sent["x-request-timeout-ms"] = str(max(1, math.ceil(timeout_s * 1000)))
+        body = b"".join((text, *blobs))
+        reply = await self._send("POST", path, timeout_s, changes_nothing=True, content=body, headers=sent)
         if reply.status_code >= 400:
             check_reply(reply.status_code, _to_document(reply))
         return _decode_infer(reply)
 
-    async def _call(self, method: str, path: str, timeout_s: float | None = None, **parts: Any) -> Any:
-        reply = await self._send(method, path, timeout_s, headers={"content-type": "application/json"}, **parts)
+    async def _call(
+        self, method: str, path: str, timeout_s: float | None = None, *, actor: str = "", **parts: Any
+    ) -> Any:
+        headers = {b"content-type": b"application/json"}
+        if actor:
+            headers[_ACTOR] = actor.encode("latin-1", "replace")  # as servers read headers
+        reply = await self._send(method, path, timeout_s, changes_nothing=method == "GET", headers=headers, **parts)
         return check_reply(reply.status_code, _to_document(reply))
 
-    async def _send(self, method: str, path: str, timeout_s: float | None, **parts: Any) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, timeout_s: float | None, *, changes_nothing: bool, **parts: Any
+    ) -> httpx.Response:
         # The platform keeps the deadline; waiting a little longer lets its own answer arrive.
         limit_s = self._timeout_s if timeout_s is None else timeout_s + _GRACE_S
         try:
-            return await self._client.request(method, path, timeout=limit_s, **parts)
+            return await self._repeat(method, path, limit_s, _BROKEN if changes_nothing else _UNSENT, parts)
         except httpx.ConnectTimeout as exc:
             raise PlatformUnreachable(self.url, f"no connection within {limit_s:g} s") from exc
         except httpx.TimeoutException as exc:
             raise DeadlineExceeded(self._timeout_s if timeout_s is None else timeout_s) from exc
         except httpx.HTTPError as exc:
             raise PlatformUnreachable(self.url, str(exc) or type(exc).__name__) from exc
+
+    async def _repeat(
+        self,
+        method: str,
+        path: str,
+        limit_s: float,
+        passing: tuple[type[httpx.TransportError], ...],
+        parts: Mapping[str, Any],
+    ) -> httpx.Response:
+        """The first reply; all attempts and the pauses between them have the time of one."""
+        give_up_at = time.monotonic() + limit_s
+        for pause_s in self._pauses_s:
+            try:
+                return await self._client.request(method, path, timeout=give_up_at - time.monotonic(), **parts)
+            except passing:
+                if time.monotonic() + pause_s >= give_up_at:
+                    raise
+            await asyncio.sleep(pause_s)
+        left_s = max(0.0, give_up_at - time.monotonic())
+        return await self._client.request(method, path, timeout=left_s, **parts)
 
 
 def _check_url(url: str) -> httpx.URL:
@@ -207,6 +278,20 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _to_headers(given: Mapping[str, str]) -> dict[str, str]:
+    """As they are sent, in lower case.
+
+    Raises:
+        InvalidRequest: One cannot be sent.
+    """
+    for name, value in given.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise InvalidRequest(f"headers: expected a header's name, got {name!r:.80}")
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            raise InvalidRequest(f"header {name}: expected a text of printable ASCII, got {value!r:.80}")
+    return {name.lower(): value for name, value in given.items()}
 
 
 def _segment(text: str) -> str:

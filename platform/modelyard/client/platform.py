@@ -9,9 +9,9 @@ from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from modelyard.admin import AdminTransport, Event, ModelStatus, Plan, Pool, Revision
-from modelyard.client.aio import AsyncPlatform, Registering, RegisteringSpec, Weights, open_transport
+from modelyard.client.aio import AsyncPlatform, Progress, Registering, RegisteringSpec, Weights, open_transport
 from modelyard.client.loop import LoopThread
-from modelyard.client.waiting import EventWatch, RolloutWait
+from modelyard.client.waiting import EventWatch, GoneWait, ReadyWait, RolloutWait, UnloadWait, Wait, made_revision
 from modelyard.config import ModelSpec
 from modelyard.inference import InferenceRequest, InferenceResponse
 
@@ -21,17 +21,21 @@ class Platform:
 
     Args:
         open_transport: Makes a way to reach it, one for each event loop; :meth:`connect` chooses one.
+        actor: Who changes models, for their history; see :meth:`connect`.
     """
 
-    def __init__(self, open_transport: Callable[[], AdminTransport]) -> None:
+    def __init__(self, open_transport: Callable[[], AdminTransport], *, actor: str | None = None) -> None:
         self._open_transport = open_transport
+        self._actor = actor
         self._transport = open_transport()
-        self._platform = AsyncPlatform(self._transport)
+        self._platform = AsyncPlatform(self._transport, actor=actor)
         self._loop = LoopThread()
         self._aio: AsyncPlatform | None = None
 
     @classmethod
-    def connect(cls, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0) -> Self:
+    def connect(
+        cls, url: str | None = None, *, token: str | None = None, timeout_s: float = 30.0, actor: str | None = None
+    ) -> Self:
         """A client; nothing is sent yet.
 
         An address, given or in ``MODELYARD_URL``, wins. Without one, a process that is connected to a Ray cluster
@@ -41,17 +45,19 @@ class Platform:
             url: Address of the platform.
             token: Bearer token; without one, ``MODELYARD_TOKEN``.
             timeout_s: How long one call may take.
+            actor: Who changes models, for their history; without one, ``MODELYARD_ACTOR``, or the user and the machine
+                that this runs on, ``me@laptop``.
 
         Raises:
             InvalidConfig: The URL is not an HTTP address.
         """
-        return cls(partial(open_transport, url, token=token, timeout_s=timeout_s))
+        return cls(partial(open_transport, url, token=token, timeout_s=timeout_s), actor=actor)
 
     @property
     def aio(self) -> AsyncPlatform:
         """The same verbs as coroutines, with connections of their own; close them in the loop that used them."""
         if self._aio is None:
-            self._aio = AsyncPlatform(self._open_transport())
+            self._aio = AsyncPlatform(self._open_transport(), actor=self._actor)
         return self._aio
 
     def __enter__(self) -> Self:
@@ -96,6 +102,7 @@ class Platform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
         expected_generation: int | None = None,
         dry_run: bool = False,
     ) -> ModelStatus | Plan:
@@ -121,17 +128,21 @@ class Platform:
             shared: It lives in a pool with others, loaded when it is asked for.
             description: What the model is for.
             message: Why, for the history.
-            wait: Wait until it is ready.
+            wait: Wait until the revision that this makes is ready, whichever answers meanwhile. Where its rollout has
+                steps or gates it may have no traffic by then.
             timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last; here and
+                in the other verbs by the caller's own thread, so it may use this object.
             expected_generation: Only if the model is still at this ``generation``; 0 for one that must be new.
             dry_run: Check all of it, and answer what would be done; nothing is changed.
 
         Raises:
             InvalidConfig: Something in it is wrong; ``problems`` has a sentence for each key.
             Conflict: The name belongs to a model of the configuration file, or the model is at another generation.
-            ModelNotReady: It was waited for, and failed or did not become ready in time.
+            ModelNotReady: The revision was waited for, and failed or did not become ready in time.
+            RolledBack: The revision was waited for, and its rollout was taken back.
         """
-        return self._loop.run(
+        made = self._loop.run(
             self._platform.register(
                 name,
                 framework=framework,
@@ -149,12 +160,11 @@ class Platform:
                 shared=shared,
                 description=description,
                 message=message,
-                wait=wait,
-                timeout_s=timeout_s,
                 expected_generation=expected_generation,
                 dry_run=dry_run,
             )
         )
+        return self._wait_made(made, timeout_s, on_progress) if wait and isinstance(made, ModelStatus) else made
 
     @overload
     def register_spec(
@@ -173,20 +183,30 @@ class Platform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
         expected_generation: int | None = None,
         dry_run: bool = False,
     ) -> ModelStatus | Plan:
         """Like :meth:`register`, with the whole description in one object."""
-        return self._loop.run(
+        made = self._loop.run(
             self._platform.register_spec(
-                spec,
-                message=message,
-                wait=wait,
-                timeout_s=timeout_s,
-                expected_generation=expected_generation,
-                dry_run=dry_run,
+                spec, message=message, expected_generation=expected_generation, dry_run=dry_run
             )
         )
+        return self._wait_made(made, timeout_s, on_progress) if wait and isinstance(made, ModelStatus) else made
+
+    def _wait_made(self, status: ModelStatus, timeout_s: float, on_progress: Progress | None) -> ModelStatus:
+        """Like the twin's."""
+        return self._follow(ReadyWait(self._transport, status, timeout_s, made_revision(status)), on_progress)
+
+    def _follow(self, waiting: Wait, on_progress: Progress | None) -> ModelStatus:
+        """Like the twin's, but what is called may use this object: it runs in the caller's thread."""
+        found: ModelStatus | None = waiting.status
+        while found is not None:
+            if on_progress is not None:
+                on_progress(found)
+            found = self._loop.run(waiting.next())
+        return waiting.status
 
     def export(self, names: Sequence[str] = (), *, all_owners: bool = False) -> tuple[dict[str, Any], ...]:
         """Models as the configuration file would have them, without what is a default; see :meth:`import_`.
@@ -224,7 +244,15 @@ class Platform:
         """
         return self._loop.run(self._platform.import_(specs, message=message, dry_run=dry_run))
 
-    def unregister(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+    def unregister(
+        self,
+        name: str,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
+    ) -> ModelStatus:
         """Takes a registered model away; it answers what it has accepted first.
 
         Args:
@@ -232,15 +260,27 @@ class Platform:
             message: Why, for the history.
             wait: Wait until it is gone.
             timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It belongs to the configuration file.
             ModelNotReady: It was waited for and is still being removed.
         """
-        return self._loop.run(self._platform.unregister(name, message=message, wait=wait, timeout_s=timeout_s))
+        status = self._loop.run(self._platform.unregister(name, message=message))
+        if wait:
+            self._follow(GoneWait(self._transport, status, timeout_s), on_progress)
+        return status
 
-    def load(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+    def load(
+        self,
+        name: str,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
+    ) -> ModelStatus:
         """Runs a model again that was unloaded or has failed, and reads its artifact again.
 
         Changed contents make the next revision; a model that runs with these very contents is left as it is. It works
@@ -249,18 +289,29 @@ class Platform:
         Args:
             name: The model.
             message: Why, for the history.
-            wait: Wait until it is ready.
+            wait: Wait until the revision that is to run is ready, whichever answers meanwhile; see :meth:`register`.
             timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last.
 
         Raises:
             ModelNotFound: There is none of that name.
             ModelLoadError: Its artifact is not there any more; what ran goes on running.
             Conflict: It is being removed.
-            ModelNotReady: It was waited for, and failed or did not become ready in time.
+            ModelNotReady: The revision was waited for, and failed or did not become ready in time.
+            RolledBack: The revision was waited for, and its rollout was taken back.
         """
-        return self._loop.run(self._platform.load(name, message=message, wait=wait, timeout_s=timeout_s))
+        status = self._loop.run(self._platform.load(name, message=message))
+        return self._wait_made(status, timeout_s, on_progress) if wait else status
 
-    def unload(self, name: str, *, message: str = "", wait: bool = False, timeout_s: float = 60.0) -> ModelStatus:
+    def unload(
+        self,
+        name: str,
+        *,
+        message: str = "",
+        wait: bool = False,
+        timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
+    ) -> ModelStatus:
         """Stops all of a model that runs; it answers what it has accepted first.
 
         The platform keeps the model, over restarts too, until it is loaded (:meth:`load`) or registered again. It
@@ -271,13 +322,15 @@ class Platform:
             message: Why, for the history.
             wait: Wait until nothing of it runs.
             timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It is being removed.
             ModelNotReady: It was waited for and is still being unloaded.
         """
-        return self._loop.run(self._platform.unload(name, message=message, wait=wait, timeout_s=timeout_s))
+        status = self._loop.run(self._platform.unload(name, message=message))
+        return self._follow(UnloadWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     def set_traffic(
         self,
@@ -341,7 +394,7 @@ class Platform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 3600.0,
-        on_progress: Callable[[ModelStatus], object] | None = None,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """Brings a revision on its way to all traffic; what is left out is as in the model's ``rollout``.
 
@@ -376,19 +429,7 @@ class Platform:
                 message=message,
             )
         )
-        return self._wait_rollout(status, timeout_s, on_progress) if wait else status
-
-    def _wait_rollout(
-        self, status: ModelStatus, timeout_s: float, on_progress: Callable[[ModelStatus], object] | None
-    ) -> ModelStatus:
-        """Like the twin's, but what is called may use this object: it runs in the caller's thread."""
-        waiting = RolloutWait(self._transport, status, timeout_s)
-        found: ModelStatus | None = status
-        while found is not None:
-            if on_progress is not None:
-                on_progress(found)
-            found = self._loop.run(waiting.next())
-        return waiting.status
+        return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     def promote(
         self,
@@ -398,6 +439,7 @@ class Platform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """Gives a revision all traffic as soon as it is ready, without further steps and gates.
 
@@ -407,6 +449,7 @@ class Platform:
             message: Why, for the history.
             wait: Wait until it has all traffic.
             timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last.
 
         Raises:
             ModelNotFound: There is no such model or revision.
@@ -414,7 +457,8 @@ class Platform:
             RolledBack: It was waited for and has been rolled back.
             DeadlineExceeded: It was waited for and is not ready yet.
         """
-        return self._loop.run(self._platform.promote(name, revision, message=message, wait=wait, timeout_s=timeout_s))
+        status = self._loop.run(self._platform.promote(name, revision, message=message))
+        return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     def rollback(
         self,
@@ -424,6 +468,7 @@ class Platform:
         message: str = "",
         wait: bool = False,
         timeout_s: float = 60.0,
+        on_progress: Progress | None = None,
     ) -> ModelStatus:
         """Takes the rollout on its way back; without one, returns to the revision that had all traffic before.
 
@@ -433,6 +478,7 @@ class Platform:
             message: Why, for the history.
             wait: Wait until the traffic is there.
             timeout_s: How long to wait.
+            on_progress: Called, while waiting, with the first status and with each that differs from the last.
 
         Raises:
             ModelNotFound: There is no such model or revision.
@@ -440,7 +486,23 @@ class Platform:
             RolledBack: It was waited for, and has been taken back itself.
             DeadlineExceeded: It was waited for and is not ready yet.
         """
-        return self._loop.run(self._platform.rollback(name, revision, message=message, wait=wait, timeout_s=timeout_s))
+        status = self._loop.run(self._platform.rollback(name, revision, message=message))
+        return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+
+    def abort(self, name: str, *, message: str = "") -> ModelStatus:
+        """Takes the rollout on its way back: its revision loses its traffic, and all others have what they had before.
+
+        Without a rollout on its way nothing is changed, unlike by :meth:`rollback`.
+
+        Args:
+            name: The model.
+            message: Why, for the history.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+            Conflict: It has no rollout on its way.
+        """
+        return self._loop.run(self._platform.abort(name, message=message))
 
     def pause(self, name: str, *, message: str = "") -> ModelStatus:
         """Keeps the rollout on its way at its step; its gates go on holding.
@@ -522,8 +584,9 @@ class Platform:
         version: str | int | None = None,
         parameters: Mapping[str, bool | int | float | str] | None = None,
         timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> InferenceResponse:
-        """Asks a model.
+        """Asks a model; where the connection breaks, again.
 
         Args:
             name: The model.
@@ -531,25 +594,43 @@ class Platform:
             outputs: What to answer, for example ``["predict_proba"]``; empty for the model's default.
             version: Revision number or label; None for wherever the model's traffic goes.
             parameters: Sent along with the request.
-            timeout_s: Deadline; None for the platform's own.
+            timeout_s: Deadline, of all attempts together; None for the platform's own.
+            headers: Sent along, for example whose request it is where the model is ``sticky``, or
+                ``x-modelyard-revision``.
 
         Returns:
             The answer; ``.outputs`` has the arrays by name, read-only.
 
         Raises:
-            InvalidRequest: The inputs do not fit the model.
+            InvalidRequest: The inputs do not fit the model, or a header cannot be sent.
             ModelNotFound: There is no such model or version.
             ModelNotReady: It cannot answer now.
             DeadlineExceeded: The time is over.
+            PlatformUnreachable: No connection can be made, or none that lasts.
+            Unsupported: Headers, inside the cluster, where requests do not travel over HTTP.
         """
         return self._loop.run(
             self._platform.predict(
-                name, inputs, outputs=outputs, version=version, parameters=parameters, timeout_s=timeout_s
+                name,
+                inputs,
+                outputs=outputs,
+                version=version,
+                parameters=parameters,
+                timeout_s=timeout_s,
+                headers=headers,
             )
         )
 
     def infer(
-        self, name: str, request: InferenceRequest, *, version: str | int | None = None, timeout_s: float | None = None
+        self,
+        name: str,
+        request: InferenceRequest,
+        *,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> InferenceResponse:
         """Like :meth:`predict`, with the request as the platform's own object."""
-        return self._loop.run(self._platform.infer(name, request, version=version, timeout_s=timeout_s))
+        return self._loop.run(
+            self._platform.infer(name, request, version=version, timeout_s=timeout_s, headers=headers)
+        )

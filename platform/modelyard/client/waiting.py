@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from typing import Final
 
-from modelyard.admin import AdminTransport, Event, ModelStatus
+from modelyard.admin import AdminTransport, Event, ModelState, ModelStatus
 from modelyard.client.failures import ApiError, PlatformUnreachable, RolledBack
-from modelyard.errors import Conflict, DeadlineExceeded, InternalError, ModelNotReady, ModelyardError
+from modelyard.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InternalError,
+    ModelNotFound,
+    ModelNotReady,
+    ModelyardError,
+)
 from modelyard.rollout import Rollout, RolloutState
 
 _POLL_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between two looks; the last one repeats."""
+_STOPPING: Final = frozenset({ModelState.UNLOADING, ModelState.UNLOADED, ModelState.REMOVING})
+_COMING: Final = frozenset({ModelState.LOADING, ModelState.READY})
+_NOT_COMING: Final = _STOPPING | {ModelState.FAILED}
 _BATCH: Final = 1000
 _AWAY: Final = (DeadlineExceeded, InternalError, PlatformUnreachable)
 """What becomes of a question while the platform starts anew."""
@@ -43,53 +54,194 @@ class Waits:
         return True
 
 
-class RolloutWait:
+class Wait(ABC):
+    """Something that the platform does to a model, until it is done; a platform that is away meanwhile is waited for.
+
+    Args:
+        transport: How to reach the platform.
+        status: The model's, as the verb has answered it.
+        timeout_s: How long to wait.
+
+    Attributes:
+        status: The last one.
+    """
+
+    def __init__(self, transport: AdminTransport, status: ModelStatus, timeout_s: float) -> None:
+        self.status = status
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._waits = Waits(timeout_s)
+        self._is_over: bool | None = None
+
+    async def next(self) -> ModelStatus | None:
+        """The next status that differs from the last; None when it is done and all have been told.
+
+        Raises:
+            ModelyardError: It is not to be expected any more, or the time is over; see each kind.
+        """
+        last = self.status
+        if self._is_over is None:
+            self._is_over = await self._look(last) is None
+        while not self._is_over:
+            if not await self._waits.pause():
+                raise self._too_late()
+            self._is_over = await self._look() is None
+            if self.status != last:
+                return self.status
+        return None
+
+    async def _look(self, status: ModelStatus | None = None) -> ModelStatus | None:
+        """The present status; None when it is done."""
+        try:
+            if status is None:
+                status = await self._ask()
+            is_done = status is None or await self._is_done(status)
+        except ModelyardError as exc:
+            _check_away(exc)
+            return self.status
+        if status is not None:
+            self.status = status
+        return None if is_done else status
+
+    async def _ask(self) -> ModelStatus | None:
+        """The present status; None where the model is gone and that is its end."""
+        return await self._transport.status(self.status.name)
+
+    @abstractmethod
+    async def _is_done(self, status: ModelStatus) -> bool:
+        """Whether this status is the end; raises where that is not to be expected any more."""
+
+    @abstractmethod
+    def _too_late(self) -> ModelyardError:
+        """What to raise when the time is over."""
+
+
+class ReadyWait(Wait):
+    """A revision, until it can answer.
+
+    With a rollout that has further conditions it may have no traffic by then.
+
+    Args:
+        transport: How to reach the platform.
+        status: The model's.
+        timeout_s: How long to wait.
+        revision: Its number; empty for whatever answers for the model.
+
+    Raises:
+        ModelNotReady: It has failed, the model is unloaded or removed, or the time is over.
+        RolledBack: Its rollout was taken back.
+        Conflict: Something else has taken its place.
+    """
+
+    def __init__(self, transport: AdminTransport, status: ModelStatus, timeout_s: float, revision: str = "") -> None:
+        super().__init__(transport, status, timeout_s)
+        self._revision = revision
+        self._where = _describe(status)
+
+    async def _is_done(self, status: ModelStatus) -> bool:
+        if self._revision in ("", status.version) or status.state in _STOPPING:
+            state, self._where = status.state, _describe(status)
+        else:  # the status speaks of what answers meanwhile
+            _check_kept(status, self._revision)
+            state, self._where = await self._find_state(status.name)
+        if state in _NOT_COMING:
+            raise ModelNotReady(status.name, self._where)
+        return state is ModelState.READY
+
+    async def _find_state(self, name: str) -> tuple[ModelState, str]:
+        number = self._revision
+        found = next((one for one in await self._transport.revisions(name) if str(one.number) == number), None)
+        state, reason = (found.state, found.reason) if found is not None else ("", "")
+        if state == ModelState.FAILED:
+            return ModelState.FAILED, f"revision {number} failed and gets no traffic: {reason}"
+        # What was unloaded before this change may be told to be so for a moment.
+        known = ModelState(state) if state in _COMING else ModelState.PENDING
+        return known, f"revision {number} is {known}" + (f": {reason}" if reason else "")
+
+    def _too_late(self) -> ModelyardError:
+        return ModelNotReady(self.status.name, f"{self._where} (waited {self._timeout_s:g} s)")
+
+
+def _check_kept(status: ModelStatus, revision: str) -> None:
+    rollout = status.rollout
+    if rollout is not None and str(rollout.to) == revision and rollout.state is RolloutState.ROLLED_BACK:
+        raise RolledBack(status.name, rollout.to, rollout.reason)
+    if revision not in status.traffic:
+        raise Conflict(f'model "{status.name}": something else has taken the place of revision {revision}')
+
+
+def made_revision(status: ModelStatus) -> str:
+    """Number of the revision that a model is to have, by the status that a change of it has answered."""
+    rollout = status.rollout
+    return str(rollout.to) if rollout is not None and rollout.is_active else status.version
+
+
+class UnloadWait(Wait):
+    """A model, until nothing of it runs, or it is wanted again.
+
+    Raises:
+        ModelNotReady: The time is over.
+    """
+
+    async def _is_done(self, status: ModelStatus) -> bool:
+        return status.state is not ModelState.UNLOADING
+
+    def _too_late(self) -> ModelyardError:
+        return ModelNotReady(self.status.name, f"still being unloaded (waited {self._timeout_s:g} s)")
+
+
+class GoneWait(Wait):
+    """A model, until it is gone, or registered again.
+
+    Raises:
+        ModelNotReady: The time is over.
+    """
+
+    async def _ask(self) -> ModelStatus | None:
+        try:
+            return await super()._ask()
+        except ModelNotFound:
+            return None
+
+    async def _is_done(self, status: ModelStatus) -> bool:
+        return status.state is not ModelState.REMOVING
+
+    def _too_late(self) -> ModelyardError:
+        return ModelNotReady(self.status.name, f"still being removed (waited {self._timeout_s:g} s)")
+
+
+class RolloutWait(Wait):
     """A rollout on its way, until it ends.
 
     Args:
         transport: How to reach the platform.
         status: The model's, with the rollout.
         timeout_s: How long to wait.
+
+    Raises:
+        RolledBack: Its revision has lost its traffic again.
+        ModelNotReady: It waits for its revision, which cannot be loaded.
+        Conflict: Another rollout has taken its place.
+        DeadlineExceeded: The time is over; the rollout goes on.
+        ModelNotFound: The model is gone.
     """
 
     def __init__(self, transport: AdminTransport, status: ModelStatus, timeout_s: float) -> None:
-        self._transport = transport
-        self._timeout_s = timeout_s
-        self._waits = Waits(timeout_s)
-        self.status = status
+        super().__init__(transport, status, timeout_s)
+        rollout = status.rollout
+        self._begun = rollout if rollout is not None and rollout.is_active else None
 
-    async def next(self) -> ModelStatus | None:
-        """The next status that differs from the last; None when the rollout has ended and all have been told.
+    async def _is_done(self, status: ModelStatus) -> bool:
+        return self._begun is None or not _check_progress(status, self._begun).is_active
 
-        Raises:
-            RolledBack: Its revision has lost its traffic again.
-            ModelNotReady: It waits for its revision, which cannot be loaded.
-            Conflict: Another rollout has taken its place.
-            DeadlineExceeded: The time is over; the rollout goes on.
-            ModelNotFound: The model is gone.
-        """
+    def _too_late(self) -> ModelyardError:
         rollout = self.status.rollout
-        if rollout is None or not rollout.is_active:
-            return None
-        _check_progress(self.status, rollout)
-        while True:
-            if not await self._waits.pause():
-                raise DeadlineExceeded(
-                    self._timeout_s, f"the rollout of revision {rollout.to} goes on: {rollout.state}"
-                )
-            try:
-                status = await self._transport.status(self.status.name)
-            except ModelyardError as exc:
-                _check_away(exc)
-                continue
-            if status == self.status:
-                continue
-            self.status = status
-            _check_progress(status, rollout)
-            return status
+        meanwhile = f"the rollout of revision {rollout.to} goes on: {rollout.state}" if rollout is not None else ""
+        return DeadlineExceeded(self._timeout_s, meanwhile)
 
 
-def _check_progress(status: ModelStatus, before: Rollout) -> None:
+def _check_progress(status: ModelStatus, before: Rollout) -> Rollout:
+    """The rollout as it now is; raises where it does not come to its end."""
     rollout = status.rollout
     if rollout is None or rollout.to != before.to:
         raise Conflict(f'model "{status.name}": something else has taken the place of the rollout of {before.to}')
@@ -97,6 +249,11 @@ def _check_progress(status: ModelStatus, before: Rollout) -> None:
         raise ModelNotReady(status.name, f"the rollout of revision {rollout.to} waits: {rollout.reason}")
     if rollout.state is RolloutState.ROLLED_BACK:
         raise RolledBack(status.name, rollout.to, rollout.reason)
+    return rollout
+
+
+def _describe(status: ModelStatus) -> str:
+    return f"{status.state}: {status.reason}" if status.reason else str(status.state)
 
 
 class EventWatch:

@@ -63,6 +63,11 @@ class IngressConfig(Section):
         default=1, ge=1, description="Ingress processes; more spread decoding and encoding over more CPUs."
     )
     num_cpus: Number = Field(default=0.25, ge=0, description="CPUs one ingress process reserves in the cluster.")
+    node_labels: dict[str, Text] = Field(
+        default_factory=dict,
+        description="Only nodes with these labels run the ingress and the controller, as for a model's "
+        "`resources.node_labels`: it keeps them off nodes with GPUs, which could not be taken away then.",
+    )
     max_body_bytes: Integer = Field(
         default=64 * 1024 * 1024,
         ge=1,
@@ -146,6 +151,8 @@ class PoolsConfig(Section):
             raise ValueError(f"resources.num_gpus: expected 0, got {self.resources.num_gpus:g}")
         if not self.autoscaling.min_replicas:
             raise ValueError("autoscaling.min_replicas: expected at least 1, got 0")
+        if any(window.min_replicas == 0 for window in self.autoscaling.schedule):
+            raise ValueError("autoscaling.schedule: expected min_replicas of at least 1, got 0")
         return self
 
 

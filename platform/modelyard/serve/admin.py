@@ -19,7 +19,9 @@ from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json
 from modelyard.routing import RevisionRoute
 from modelyard.serve.changes import (
+    GENERATION,
     actor_of,
+    check_query,
     find_flag,
     find_generation,
     find_message,
@@ -111,6 +113,10 @@ class HandleTransport:
     async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
         return await self._change("rollback", name, revision, actor, message)
+
+    async def abort(self, name: str, *, actor: str, message: str) -> ModelStatus:
+        """See ``AdminTransport``."""
+        return await self._change("abort", name, actor, message)
 
     async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
         """See ``AdminTransport``."""
@@ -250,6 +256,7 @@ class AdminHandlers:
         With ``dry_run=true`` the answer is what would be done. ``expected_generation`` or ``If-Match`` say which
         generation of the model the change is for.
         """
+        check_query(request, "dry_run", GENERATION)
         document = await read_document(request)
         message = pop_message(document)
         expected = find_generation(request)

@@ -44,13 +44,14 @@ def build(args: dict[str, Any]) -> Application:
     values = config.model_dump(mode="json")
     # INFO would have Serve build a log record for each request, also where it then writes none.
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    place = {"label_selector": config.ingress.node_labels} if config.ingress.node_labels else {}
     controller = serve.deployment(
         name=CONTROLLER_NAME,
         num_replicas=1,
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": config.controller.num_cpus},
+        ray_actor_options={"num_cpus": config.controller.num_cpus, **place},
         logging_config=quiet,
     )(Controller).bind(values)
     ingress_values = values | {"models": []}
@@ -62,7 +63,7 @@ def build(args: dict[str, Any]) -> Application:
         # Before the models: on a node that goes, Serve stops each this long before the end.
         graceful_shutdown_timeout_s=_drain_timeout_s(config) + AFTER_DRAIN_S + _BEFORE_MODELS_S,
         graceful_shutdown_wait_loop_s=0.2,
-        ray_actor_options={"num_cpus": config.ingress.num_cpus},
+        ray_actor_options={"num_cpus": config.ingress.num_cpus, **place},
         logging_config=quiet,
     )(serve.ingress()(Ingress))
     return ingress.bind(controller, ingress_values)

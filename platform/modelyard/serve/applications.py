@@ -49,9 +49,12 @@ def application_name(model: str, number: int) -> str:
 
 
 def may_sleep(model: ModelRecord) -> bool:
-    """The model may run without any replica."""
+    """The model may run without any replica, at some hours at least."""
     scaling = model.spec.get("autoscaling")
-    return isinstance(scaling, Mapping) and scaling.get("min_replicas") == 0
+    if not isinstance(scaling, Mapping):
+        return False
+    bounds = [scaling, *(scaling.get("schedule") or ())]
+    return any(isinstance(one, Mapping) and one.get("min_replicas") == 0 for one in bounds)
 
 
 def load_timeout_s(model: ModelRecord) -> float:

@@ -15,13 +15,36 @@ _MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 """Of a model's description: Serve's own messages end at 4 MiB."""
 _MAX_DEPTH: Final = 64
 _MAX_MESSAGE_CHARS: Final = 4096
+_MAX_ACTOR_CHARS: Final = 200
+ACTOR_HEADER: Final = "x-modelyard-actor"
+"""Who asks, for the history; our own client and command line send it."""
 _FLAGS: Final = {"": False, "false": False, "true": True}
+GENERATION: Final = "expected_generation"
 MAX_ID: Final = 2**63 - 1
 """The largest number that a database keeps."""
 
 
+def check_query(request: HttpRequest, *known: str) -> None:
+    """Refuses what a change does not look at: a dry run that nobody does would be none.
+
+    Args:
+        request: The request.
+        known: Parameters of the query that it looks at; ``expected_generation`` stands for ``If-Match`` too.
+
+    Raises:
+        InvalidRequest: It has others.
+    """
+    expected = f"expected {quoted(known)}" if known else "expected no parameters here"
+    for name in _parse_query(request):
+        if name not in known:
+            raise InvalidRequest(f"query {name[:40]}: {expected}")
+    if request.header("if-match") and GENERATION not in known:
+        raise InvalidRequest("header if-match: expected none: of these changes only a registration can be for one")
+
+
 async def read_message(request: HttpRequest) -> str:
     """The ``message`` of a body that may be empty."""
+    check_query(request)
     return pop_message(await read_document(request, b"{}"))
 
 
@@ -86,15 +109,20 @@ def find_message(request: HttpRequest) -> str:
     """The ``message`` in the query of a request without a body.
 
     Raises:
+        InvalidRequest: The query has something else.
         TooLarge: It is too long.
     """
+    check_query(request, "message")
     return _check_message(find_parameter(request, "message"))
 
 
 def find_parameter(request: HttpRequest, name: str) -> str:
     """A parameter of the query; the first where it comes twice, empty where it does not come."""
-    text: str = request.scope.get("query_string", b"").decode("latin-1")
-    return parse_qs(text, keep_blank_values=True).get(name, [""])[0]
+    return _parse_query(request).get(name, [""])[0]
+
+
+def _parse_query(request: HttpRequest) -> dict[str, list[str]]:
+    return parse_qs(request.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
 
 
 def find_flag(request: HttpRequest, name: str) -> bool:
@@ -136,7 +164,7 @@ def find_generation(request: HttpRequest) -> int | None:
     Raises:
         InvalidRequest: It is no generation.
     """
-    asked = find_number(request, "expected_generation", 0, MAX_ID)
+    asked = find_number(request, GENERATION, 0, MAX_ID)
     match = request.header("if-match")
     if asked is not None or not match:
         return asked
@@ -151,6 +179,9 @@ def _check_message(message: str) -> str:
 
 
 def actor_of(request: HttpRequest) -> str:
-    """Who asks, as far as known: without authentication, from where."""
+    """Who asks, as they say themselves, or from where: nothing here is verified."""
+    named = (request.header(ACTOR_HEADER) or "").strip()
+    if named.isprintable() and 0 < len(named) <= _MAX_ACTOR_CHARS:
+        return named
     client = request.scope.get("client")
     return f"http:{client[0]}" if client else "http"

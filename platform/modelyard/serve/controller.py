@@ -39,6 +39,7 @@ from modelyard.serve.descriptions import clear_description, find_description, li
 from modelyard.serve.failures import clear_failure
 from modelyard.serve.knowledge import Knowledge
 from modelyard.serve.logs import join_serve_log
+from modelyard.serve.news import News
 from modelyard.serve.observed import Observed, read_applications
 from modelyard.serve.placement import find_misfit
 from modelyard.serve.plan import ModelPlan, failed_plan, plan_model
@@ -61,6 +62,8 @@ _LONG_POLL_S: Final = 20.0
 _FIRST_LOOK_S: Final = 10.0
 _EVENTS_S: Final = 0.5
 _TRY_AGAIN_S: Final = 5.0
+_READERS: Final = 4
+_UNFIT_S: Final = 60.0
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
 
 
@@ -99,6 +102,9 @@ class Controller:
         self._knowledge = Knowledge(self._pools, self._loop)
         self._asking = ThreadPoolExecutor(1, "asking")  # of its own: where it hangs, nothing else does
         self._rollouts = Rollouts(self._catalog)
+        self._news = News(self._catalog)
+        self._reading = ThreadPoolExecutor(_READERS, "reading")  # of large artifacts: other verbs do not wait for it
+        self._unfit: dict[str, tuple[str, float]] = {}
         self._waiting: dict[str, str] = {}
         self._refused: dict[str, tuple[float, str]] = {}
         self._plans: dict[str, ModelPlan] = {}
@@ -179,11 +185,11 @@ class Controller:
         self, spec: dict[str, Any], actor: str, message: str, expected_generation: int | None = None
     ) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.register``; errors are returned, for Serve would wrap what is raised."""
-        return await self._change(self._registrations.register, spec, actor, message, expected_generation)
+        return await self._read_and_change(self._registrations.register, spec, actor, message, expected_generation)
 
     async def plan(self, spec: dict[str, Any], expected_generation: int | None = None) -> Plan | ModelyardError:
         """See ``AdminTransport.plan``; errors are returned."""
-        return await self._answer(self._registrations.plan, spec, expected_generation)
+        return await self._answer(self._registrations.plan, spec, expected_generation, executor=self._reading)
 
     async def spec(self, name: str) -> dict[str, Any] | ModelyardError:
         """See ``AdminTransport.spec``; errors are returned."""
@@ -193,7 +199,7 @@ class Controller:
         self, specs: list[dict[str, Any]], actor: str, message: str
     ) -> tuple[ModelStatus, ...] | ModelyardError:
         """See ``reload.ReloadTransport.reload``; errors are returned."""
-        return await self._answer(self._reload, specs, actor, message)
+        return await self._answer(self._reload, specs, actor, message, executor=self._reading)
 
     async def unregister(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unregister``; errors are returned."""
@@ -201,14 +207,14 @@ class Controller:
 
     async def load(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.load``; errors are returned."""
-        return await self._change(self._registrations.load, name, actor, message)
+        return await self._read_and_change(self._registrations.load, name, actor, message)
 
     async def unload(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unload``; errors are returned."""
         return await self._change(self._registrations.unload, name, actor, message)
 
     async def set_traffic(self, *args: Any) -> ModelStatus | ModelyardError:
-        """See ``AdminTransport.set_traffic``; errors are returned, as by the next six."""
+        """See ``AdminTransport.set_traffic``; errors are returned, as by the next seven."""
         return await self._change(self._traffic.set_traffic, *args)
 
     async def set_label(self, *args: Any) -> ModelStatus | ModelyardError:
@@ -227,6 +233,10 @@ class Controller:
         """See ``AdminTransport.rollback``."""
         return await self._change(self._traffic.roll_back, *args)
 
+    async def abort(self, *args: Any) -> ModelStatus | ModelyardError:
+        """See ``AdminTransport.abort``."""
+        return await self._change(self._traffic.abort, *args)
+
     async def pause(self, *args: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.pause``."""
         return await self._change(self._traffic.pause, *args)
@@ -237,6 +247,9 @@ class Controller:
 
     async def _change(self, verb: Callable[..., ModelRecord], *args: Any) -> ModelStatus | ModelyardError:
         return await self._answer(lambda: self._changed(verb(*args)))
+
+    async def _read_and_change(self, verb: Callable[..., ModelRecord], *args: Any) -> ModelStatus | ModelyardError:
+        return await self._answer(lambda: self._changed(verb(*args)), executor=self._reading)
 
     async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
         """See ``AdminTransport.revisions``; errors are returned."""
@@ -279,10 +292,12 @@ class Controller:
             logger.info("what was decided of %s is not known: %s", application, type(exc).__name__)
             return status
 
-    async def _answer(self, verb: Callable[..., _T], *args: Any) -> _T | ModelyardError:
+    async def _answer(
+        self, verb: Callable[..., _T], *args: Any, executor: ThreadPoolExecutor | None = None
+    ) -> _T | ModelyardError:
         await self._look_first()
         try:
-            return await asyncio.to_thread(verb, *args)
+            return await asyncio.get_running_loop().run_in_executor(executor, verb, *args)
         except ModelyardError as error:
             return error
 
@@ -375,7 +390,7 @@ class Controller:
         own = applications.get(self._application)
         if own is None or own.is_deleting:
             return False  # Serve takes everything down; what it has removed is not to be put up again
-        observed = self._knowledge.take(applications)
+        observed = self._knowledge.take(applications, self._clock())
         for name in self._deployed.keys() - observed.keys():
             del self._deployed[name]
         observed = self._begin_again(again, observed)
@@ -395,7 +410,7 @@ class Controller:
                 moved = self._rollouts.advance(model, look.plan) if model.is_rolling_out else model
                 if moved is not model:
                     looks[model.name] = self._look(moved, applications_of)
-            self._plans = {name: look.plan for name, look in looks.items()}
+            before, self._plans = self._plans, {name: look.plan for name, look in looks.items()}
             changed = [
                 deployment
                 for look in looks.values()
@@ -413,14 +428,22 @@ class Controller:
         deleted += [name for look in looks.values() for name in look.plan.delete]
         pools = self._pools.needed()
         deleted += set(filter(is_pool, observed)) - {pool.application for pool in pools}
-        targets: list[RevisionDeployment | PoolDeployment] = [one for one in changed if not one.is_shared]
+        targets: list[RevisionDeployment | PoolDeployment] = [
+            one for one in changed if not one.is_shared and not self._is_unfit(one)
+        ]
         targets += [pool for pool in pools if self._deployed.get(pool.application) != pool.fingerprint]
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(self._await_environments(targets), observed)
+        self._news.tell(before, self._plans)
         return bool(targets or deleted) or any(
             not _is_settled(look.plan) or look.plan.serving is None for look in looks.values()
         )
+
+    def _is_unfit(self, deployment: RevisionDeployment) -> bool:
+        """It could not be deployed a while ago, and has not changed since."""
+        fingerprint, until = self._unfit.get(deployment.application, ("", 0.0))
+        return fingerprint == deployment.fingerprint and self._clock() < until
 
     def _find_misfits(self, models: Sequence[ModelRecord], observed: dict[str, Observed]) -> None:
         """Marks the applications without a replica that no node of this cluster could ever hold."""
@@ -439,7 +462,16 @@ class Controller:
     def _look(self, model: ModelRecord, observed: Mapping[str, Observed]) -> _Look:
         """One model's part of a round; a record that cannot be followed fails its own model only."""
         knowledge, find_standby = self._knowledge, self._pools.find_standby
-        plan = plan_model(model, observed, knowledge.described, knowledge.failures, self._waiting, find_standby)
+        now = self._clock()
+        plan = plan_model(
+            model,
+            observed,
+            knowledge.described,
+            knowledge.failures,
+            self._waiting,
+            find_standby,
+            lambda name: knowledge.ran_lately(name, now),
+        )
         try:
             if model.problem:
                 raise InvalidConfig((model.problem,))
@@ -494,6 +526,7 @@ class Controller:
         for name in again:
             self._knowledge.try_again(name)
             self._deployed.pop(name, None)
+            self._unfit.pop(name, None)
             resident = self._pools.residents.get(name)
             begun = resident.pool if resident is not None else name
             may_end = resident is None or begun in self._knowledge.failures  # a pool that only starts anew goes on
@@ -545,6 +578,7 @@ class Controller:
                 ModelyardError,
             ) as exc:  # the others are deployed all the same
                 logger.warning("%s cannot be deployed: %s", deployment.application, exc)
+                self._unfit[deployment.application] = deployment.fingerprint, self._clock() + _UNFIT_S
                 self._knowledge.failures[deployment.application] = f"{UNUSABLE}: {exc}; register it again"
         for target in targets:
             clear_failure(target.name)
@@ -622,6 +656,8 @@ class Controller:
         if status.rollout is not None:
             plan = self._plans.get(record.name)
             status = replace(status, rollout=self._rollouts.show(record.name, status.rollout, plan))
+        if status.shadow is not None:
+            status = replace(status, shadow=self._rollouts.show_shadow(record.name, status.shadow))
         if record.name in self._registrations.left_out and record.owner is not Owner.DECLARED and not status.reason:
             return replace(status, reason=LEFT_OUT)
         return status
@@ -642,6 +678,7 @@ class Controller:
             self._wake.set()
             self._builds.close()
             self._asking.shutdown(wait=False, cancel_futures=True)
+            self._reading.shutdown(wait=False, cancel_futures=True)
 
 
 def _run_many(targets: Sequence[serve.RunTarget]) -> None:
@@ -649,4 +686,5 @@ def _run_many(targets: Sequence[serve.RunTarget]) -> None:
 
 
 def _is_settled(plan: ModelPlan) -> bool:
-    return all(one.state in _SETTLED for one in (plan.newest, *plan.others))
+    """Nothing of it is on its way; what waits for room may wait for ever."""
+    return all(one.state in _SETTLED or one.has_no_place for one in (plan.newest, *plan.others))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, wait
 from typing import Final
 
 from ray import serve
@@ -27,7 +28,10 @@ from modelyard.signature import Description
 logger = logging.getLogger(__name__)
 
 _DESCRIBE_TIMEOUT_S: Final = 5.0
-_DESCRIBE_AGAIN_TIMEOUT_S: Final = 1.0
+_ANSWER_S: Final = 0.2
+"""What a round waits for those that describe themselves for the first time: most do within milliseconds."""
+_LATELY_S: Final = 30.0
+"""How long new requests wait for the next replica where the last one has ended: how it does nobody knows yet."""
 
 
 class Knowledge:
@@ -48,12 +52,16 @@ class Knowledge:
         self._pools = pools
         self._loop = loop
         self._loading: dict[str, float] = {}
+        self._ran: dict[str, float] = {}
+        self._asked: dict[str, tuple[float, Future[Description]]] = {}
+        self._confirmed: set[str] = set()
 
-    def take(self, applications: Mapping[str, Observed]) -> dict[str, Observed]:
+    def take(self, applications: Mapping[str, Observed], now: float = 0.0) -> dict[str, Observed]:
         """Learns from what Serve says.
 
         Args:
             applications: All that run, also other people's.
+            now: In seconds, on any clock.
 
         Returns:
             Those of revisions and pools, and what there is to say of each shared revision.
@@ -77,8 +85,17 @@ class Knowledge:
                 reason = find_failure(name) or given_up
                 if reason is not None:
                     self.fail(name, reason)
+        self._ran = {
+            name: now if seen.running else self._ran.get(name, -_LATELY_S)
+            for name, seen in observed.items()
+            if not seen.is_deleting
+        }
         self._pools.blame(self.failures, observed)
         return observed
+
+    def ran_lately(self, application: str, now: float) -> bool:
+        """It had a replica a moment ago."""
+        return now - self._ran.get(application, -_LATELY_S) < _LATELY_S
 
     def fail(self, application: str, reason: str) -> None:
         """It cannot be loaded."""
@@ -113,29 +130,37 @@ class Knowledge:
         digests = {application_name(model.name, one.number): one.digest for model in models for one in model.revisions}
         for name, digest in digests.items():
             seen = observed.get(name)
-            is_asleep = seen is not None and seen.may_sleep and not seen.running
-            # Of a controller before this one: there is no replica to ask.
-            if is_asleep and name not in self.described and (kept := find_description(name, digest)) is not None:
+            # Of a controller before this one: it holds until a replica tells, where there is one to ask.
+            is_new = seen is not None and name not in self.described and name not in self._pools.residents
+            if is_new and (kept := find_description(name, digest)) is not None:
                 self.described[name] = kept
-        known = {name for name, description in self.described.items() if not description.may_change}
+        self._confirmed &= self.described.keys()
+        known = {name for name in self._confirmed if not self.described[name].may_change}
         open_ = [name for name, seen in observed.items() if seen.running and name not in known and not seen.is_deleting]
         self._describe_residents([name for name in open_ if name in self._pools.residents], digests)
-        asked = {
-            name: asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
-            for name in open_
-            if name not in self._pools.residents and not is_pool(name)
-        }
-        is_first = not asked.keys() <= self.described.keys()
-        until = time.monotonic() + (_DESCRIBE_TIMEOUT_S if is_first else _DESCRIBE_AGAIN_TIMEOUT_S)
-        for name, future in asked.items():
-            try:
-                description = future.result(max(0.0, until - time.monotonic()))
-                if self.described.get(name) != description:
-                    self.described[name] = description
-                    keep_description(name, digests.get(name, ""), description)
-            except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
-                future.cancel()
-                logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
+        now = time.monotonic()
+        for name in open_:
+            if name not in self._asked and name not in self._pools.residents and not is_pool(name):
+                self._asked[name] = now, asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
+        is_first = not self._asked.keys() <= self.described.keys()
+        wait([future for _, future in self._asked.values()], _ANSWER_S if is_first else 0.0)
+        for name, (since, future) in list(self._asked.items()):
+            if not future.done() and now - since < _DESCRIBE_TIMEOUT_S and name in open_:
+                continue  # whoever answers slowly holds up nobody else: another round takes it
+            del self._asked[name]
+            self._take_description(name, future, digests.get(name, ""))
+
+    def _take_description(self, name: str, future: Future[Description], digest: str) -> None:
+        try:
+            description = future.result(0.0)
+        except Exception as exc:  # noqa: BLE001  # the replica may have gone; the next round asks again
+            future.cancel()
+            logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
+            return
+        self._confirmed.add(name)
+        if self.described.get(name) != description:
+            self.described[name] = description
+            keep_description(name, digest, description)
 
     def _describe_residents(self, names: Sequence[str], digests: Mapping[str, str]) -> None:
         """The same for shared revisions, which their pools load for this."""

@@ -7,7 +7,7 @@ Level-triggered: the plan depends on nothing but its arguments, so the controlle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -20,6 +20,7 @@ _CREATED: Final = "its replicas are being created"
 _SLEEPS: Final = "scaled to zero: the next request starts a replica, and waits for it"
 _WAKES: Final = "a replica is starting; requests wait for it"
 _SLEEPS_ON_STANDBY: Final = "scaled to zero: its pool answers the next request, which starts a replica"
+_RETURNS: Final = "its last replica has ended; requests wait for the next one"
 _WAKES_ON_STANDBY: Final = "a replica is starting; its pool answers meanwhile"
 
 
@@ -34,6 +35,7 @@ class RevisionState:
         running: Replicas that can answer.
         wanted: Replicas there should be.
         replicas: Names of those that can answer.
+        has_no_place: No node has room for a replica now: that may last.
     """
 
     number: int
@@ -42,6 +44,7 @@ class RevisionState:
     running: int = 0
     wanted: int = 0
     replicas: tuple[str, ...] = ()
+    has_no_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +106,22 @@ def revision_state(
         return RevisionState(number, ModelState.FAILED, failure)
     if may_sleep and is_described and observed is not None and observed.may_sleep:
         sleeps, wakes = (_SLEEPS_ON_STANDBY, _WAKES_ON_STANDBY) if has_standby else (_SLEEPS, _WAKES)
+        wakes = _find_obstacle(observed) or wakes
         return RevisionState(number, ModelState.READY, wakes if observed.wanted else sleeps, 0, observed.wanted)
     if observed is None or observed.is_deleting:
         return RevisionState(number, ModelState.PENDING, waiting)
     if observed.has_failed:
         return RevisionState(number, ModelState.FAILED, observed.message)
-    if observed.misfit:
-        reason = f"no node of the cluster is large enough for a replica: {observed.misfit}"
-        return RevisionState(number, ModelState.PENDING, reason)
-    if observed.place:
-        return RevisionState(number, ModelState.PENDING, f"no node has room for a replica: {observed.place}")
+    if obstacle := _find_obstacle(observed):
+        return RevisionState(number, ModelState.PENDING, obstacle, has_no_place=True)
     return RevisionState(number, ModelState.LOADING, "its replicas are starting", observed.running, observed.wanted)
+
+
+def _find_obstacle(observed: Observed) -> str:
+    """Why no node takes a replica; empty where one does."""
+    if observed.misfit:
+        return f"no node of the cluster is large enough for a replica: {observed.misfit}"
+    return f"no node has room for a replica: {observed.place}" if observed.place else ""
 
 
 def unloaded_state(number: int, is_running: bool) -> RevisionState:
@@ -146,6 +154,7 @@ def plan_model(
     failures: Mapping[str, str],
     waiting: Mapping[str, str] = MappingProxyType({}),
     has_standby: Callable[[str], object] = lambda _: False,
+    ran_lately: Callable[[str], bool] = lambda _: False,
 ) -> ModelPlan:
     """Decides about one model.
 
@@ -160,6 +169,7 @@ def plan_model(
         failures: Why applications could not be loaded.
         waiting: What applications wait for that cannot be deployed yet.
         has_standby: Whether a pool answers for an application that has no replica.
+        ran_lately: Whether an application had a replica a moment ago.
     """
     newest_number = newest_revision(model)
 
@@ -190,6 +200,10 @@ def plan_model(
     }
     serving = _most(weights, wanted) or _find_stand_in(model, observed, wanted, state) or _most(model.traffic, wanted)
     serving = serving or newest
+    main = application_name(model.name, serving.number)
+    if main in described and ran_lately(main):
+        serving = _hold(serving, observed.get(main))
+    newest = serving if newest.number == serving.number else newest
     shown = wanted | {serving.number: serving}
     kept = {
         application_name(model.name, number)
@@ -206,6 +220,14 @@ def plan_model(
         deploy=tuple(number for number, one in sorted(wanted.items()) if one.state is not ModelState.FAILED),
         delete=tuple(name for name in leaving if name not in kept),
     )
+
+
+def _hold(state: RevisionState, observed: Observed | None) -> RevisionState:
+    """Of a revision whose last replica has just ended, and that nothing stands in for, requests wait for the next."""
+    is_coming = observed is not None and not observed.is_deleting and not observed.running
+    if not is_coming or state.state not in (ModelState.LOADING, ModelState.PENDING):
+        return state
+    return replace(state, state=ModelState.READY, reason=state.reason if state.has_no_place else _RETURNS)
 
 
 def _most(weights: Mapping[int, float], states: Mapping[int, RevisionState]) -> RevisionState | None:

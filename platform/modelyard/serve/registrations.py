@@ -129,7 +129,7 @@ class Registrations:
         """See ``AdminTransport.spec``."""
         record = self._catalog.get_model(name)
         try:
-            return to_short(parse_model_spec(record.spec))
+            return to_short(parse_model_spec({**record.spec, **_served_content(record)}))
         except InvalidConfig as exc:
             raise ModelLoadError(f"{UNUSABLE}: {exc}") from exc
 
@@ -323,6 +323,16 @@ class Registrations:
             expected_generation=record.generation,
         )
         self._on_versions()
+
+
+def _served_content(record: ModelRecord) -> Mapping[str, Any]:
+    """What makes the revision that has the traffic, where another one was registered after it."""
+    latest = record.latest
+    if record.is_versioned or latest is None or not record.revisions or record.active.number == latest.number:
+        return {}
+    return {"warmup": [], "shared": False} | {
+        key: value for key, value in record.active.content.items() if key != "artifact"
+    }
 
 
 def _find_store(uri: str) -> str:

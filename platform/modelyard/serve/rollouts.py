@@ -20,7 +20,7 @@ from modelyard.catalog import Catalog, ModelRecord
 from modelyard.config import RolloutPlan, TrafficPlan, parse_section
 from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
 from modelyard.outcomes import Outcomes
-from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure
+from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure, measure_shadow
 from modelyard.serve.applications import application_name
 from modelyard.serve.plan import ModelPlan
 
@@ -67,7 +67,15 @@ class Traffic:
             self._try_again(name, number)
             shadow = Shadow(number, plan.shadow.percent, plan.shadow.tolerance)
         stays = "shadow" not in plan.model_fields_set
-        return self._catalog.set_traffic(name, weights, shadow=shadow, keep_shadow=stays, actor=actor, message=message)
+        return self._catalog.set_traffic(
+            name,
+            weights,
+            shadow=shadow,
+            keep_shadow=stays,
+            actor=actor,
+            message=message,
+            expected_generation=record.generation if _names_labels(plan) else None,  # they may point elsewhere by now
+        )
 
     def set_label(self, name: str, label: str, revision: str | None, actor: str, message: str) -> ModelRecord:
         """A label of the operator's own."""
@@ -111,6 +119,10 @@ class Traffic:
         self._try_again(name, number)
         return self._is_ready(name, number)
 
+    def abort(self, name: str, actor: str, message: str) -> ModelRecord:
+        """The rollout is taken back."""
+        return self._catalog.abort(name, actor=actor, message=message)
+
     def pause(self, name: str, actor: str, message: str) -> ModelRecord:
         """The rollout stays where it is."""
         return self._switch(name, RolloutState.RUNNING, RolloutState.PAUSED, actor, message)
@@ -128,6 +140,11 @@ class Traffic:
         return self._catalog.advance_rollout(
             name, changed, expected_generation=record.generation, actor=actor, message=message
         )
+
+
+def _names_labels(plan: TrafficPlan) -> bool:
+    named = [*(plan.weights or ()), *([str(plan.shadow.revision)] if plan.shadow is not None else ())]
+    return not all(name.isdecimal() for name in named)
 
 
 def _find_revision(model: ModelRecord, text: str) -> int:
@@ -219,6 +236,12 @@ class Rollouts:
         if rollout.state is RolloutState.WAITING and state is not None and state.state is ModelState.FAILED:
             return replace(rollout, reason=f"its revision has failed: {state.reason}")
         return replace(rollout, measured=measure(self._count(model, rollout))) if rollout.is_watched else rollout
+
+    def show_shadow(self, model: str, shadow: Shadow) -> Shadow:
+        """The shadow with what this controller has heard of its copies."""
+        with self._lock:
+            counted = self._counted.get(application_name(model, shadow.revision), Outcomes())
+        return replace(shadow, measured=measure_shadow(counted))
 
     def _count(self, model: str, rollout: Rollout, *, is_now: bool = False) -> Outcomes:
         """What has been counted of its revision since its step began.

@@ -9,7 +9,15 @@ from modelyard.admin import AdminTransport, ModelStatus
 from modelyard.config import RolloutPlan, TrafficPlan, parse_section
 from modelyard.errors import InvalidRequest
 from modelyard.protocol.http import Encoded, encode_json
-from modelyard.serve.changes import actor_of, check_empty, find_message, pop_message, pop_revision, read_document
+from modelyard.serve.changes import (
+    actor_of,
+    check_empty,
+    check_query,
+    find_message,
+    pop_message,
+    pop_revision,
+    read_document,
+)
 from modelyard.serve.http import HttpRequest, RouteEntry
 
 
@@ -31,6 +39,7 @@ class TrafficHandlers:
             ("PUT", f"{model}/labels/{{label}}", self.set_label),
             ("DELETE", f"{model}/labels/{{label}}", self.remove_label),
             ("POST", f"{model}/rollout", self.rollout),
+            ("POST", f"{model}/rollout/abort", self.abort),
             ("POST", f"{model}/rollout/pause", self.pause),
             ("POST", f"{model}/rollout/resume", self.resume),
             ("POST", f"{model}/promote", self.promote),
@@ -84,6 +93,11 @@ class TrafficHandlers:
             await self._transport.rollback(request.path("model"), revision, actor=actor_of(request), message=message)
         )
 
+    async def abort(self, request: HttpRequest) -> Encoded:
+        """``POST …/rollout/abort``, with an optional ``message``."""
+        message = await _read_only_message(request)
+        return _encode(await self._transport.abort(request.path("model"), actor=actor_of(request), message=message))
+
     async def pause(self, request: HttpRequest) -> Encoded:
         """``POST …/rollout/pause``, with an optional ``message``."""
         message = await _read_only_message(request)
@@ -97,6 +111,7 @@ class TrafficHandlers:
 
 async def _read(request: HttpRequest) -> tuple[dict[str, Any], str]:
     """The change in a body, and its reason; the body is empty where nothing has to be said."""
+    check_query(request)
     document = await read_document(request, b"{}")
     message = pop_message(document)
     return document, message

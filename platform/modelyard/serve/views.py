@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from modelyard.admin import ModelState, ModelStatus, Revision
 from modelyard.batching import report_batch_id
@@ -20,6 +21,8 @@ from modelyard.serve.applications import application_name
 from modelyard.serve.plan import ModelPlan, RevisionState, newest_revision, unloaded_state
 from modelyard.serve.residents import Resident
 from modelyard.signature import Description
+
+_CREATED: Final = "its replicas are being created"
 
 
 def model_route(
@@ -134,6 +137,9 @@ def show_revisions(
     shown = []
     for before, one in zip([None, *history], history, strict=False):
         state = plan.find(one.number) if plan is not None else None
+        is_old = plan is not None and plan.generation != model.generation
+        if state is not None and state.state is ModelState.FAILED and is_old:  # it may be tried again by now
+            state = RevisionState(one.number, ModelState.PENDING, _CREATED)
         shown.append(
             Revision(
                 number=one.number,
@@ -217,7 +223,7 @@ def _shown_state(record: ModelRecord, plan: ModelPlan | None) -> RevisionState:
         return plan.newest if plan is not None and is_current else unloaded_state(newest, is_running=True)
     rollout = record.rollout if record.is_rolling_out else None
     number = rollout.to if rollout is not None and rollout.is_plain else _main_revision(record)
-    pending = RevisionState(number, ModelState.PENDING, "its replicas are being created")
+    pending = RevisionState(number, ModelState.PENDING, _CREATED)
     if plan is None or plan.serving is None or (shown := plan.find(number)) is None:
         return pending
     if not is_current and shown.state not in (ModelState.READY, ModelState.LOADING):

@@ -10,7 +10,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 import numpy as np
@@ -36,6 +36,13 @@ from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure
 from modelyard.signature import TensorSpec
 
 
+class _By(TypedDict):
+    """Who changes a model, and why."""
+
+    actor: str
+    message: str
+
+
 class FakePlatform:
     """Answers as a platform would whose models add up the rows of their only input.
 
@@ -43,8 +50,9 @@ class FakePlatform:
         catalog: Where registered models go.
 
     Attributes:
-        coming: States a model passes through, one for each look at it, before it is ready. A rollout goes one step on
-            with each look.
+        coming: States a model's newest revision passes through, one for each look at the model, before it is ready. A
+            rollout goes one step on with each look.
+        failures: Why revisions cannot be loaded, by model and number.
         seen: What has become of the requests to the revision of a model's rollout.
         is_away: Its controller does not answer just now.
         requests: What has arrived.
@@ -53,6 +61,7 @@ class FakePlatform:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.coming: dict[str, list[tuple[ModelState, str]]] = defaultdict(list)
+        self.failures: dict[tuple[str, int], str] = {}
         self.seen: dict[str, Outcomes] = defaultdict(Outcomes)
         self.is_away = False
         self.requests: list[httpx.Request] = []
@@ -88,7 +97,7 @@ class FakePlatform:
 
     def _answer_admin(self, request: httpx.Request, names: list[str]) -> httpx.Response:
         if not names and request.method == "POST":
-            return self._register(orjson.loads(request.content), request.url.params)
+            return self._register(request)
         if not names:
             return httpx.Response(200, json={"models": [self._status(r).to_dict() for r in self.catalog.list_models()]})
         name, *way = names
@@ -99,14 +108,14 @@ class FakePlatform:
         if way:
             return self._change(request, name, way)
         if request.method == "DELETE":
-            message = request.url.params.get("message", "")
-            record = self.catalog.remove_model(name, message=message, owner=Owner.REGISTERED)
+            record = self.catalog.remove_model(name, **_find_by(request, {}), owner=Owner.REGISTERED)
             self.coming[name] = [(ModelState.REMOVING, "")]
             return httpx.Response(202, json=self._status(record).to_dict())
         return httpx.Response(200, json=self._look(name).to_dict())
 
-    def _register(self, document: dict[str, Any], params: httpx.QueryParams) -> httpx.Response:
-        message = document.pop("message", "")
+    def _register(self, request: httpx.Request) -> httpx.Response:
+        document, params = orjson.loads(request.content), request.url.params
+        by = _find_by(request, document)
         expected = int(params["expected_generation"]) if "expected_generation" in params else None
         spec = load_model_spec(document)
         entry = ModelEntry(spec.name, spec.to_json(), spec.revision_content(), spec.revision_digest(""))
@@ -114,7 +123,7 @@ class FakePlatform:
             plan = self.catalog.plan_model(entry, owner=Owner.REGISTERED, expected_generation=expected)
             return httpx.Response(200, json=plan.to_dict())
         is_new = self.catalog.find_model(spec.name) is None
-        record = self.catalog.put_model(entry, owner=Owner.REGISTERED, message=message, expected_generation=expected)
+        record = self.catalog.put_model(entry, owner=Owner.REGISTERED, **by, expected_generation=expected)
         if record.rollout is not None and record.rollout.is_plain:
             record = self._advance(record)
         return httpx.Response(201 if is_new else 200, json=self._status(record).to_dict())
@@ -122,21 +131,23 @@ class FakePlatform:
     def _change(self, request: httpx.Request, name: str, way: list[str]) -> httpx.Response:
         """Every verb that changes a model there is."""
         document = orjson.loads(request.content or b"{}")
-        message = document.pop("message", request.url.params.get("message", ""))
+        by = _find_by(request, document)
         verb, *rest = way
         if verb in ("load", "unload") and not rest:
-            record = self._load(name, message) if verb == "load" else self._unload(name, message)
+            record = self._load(name, by) if verb == "load" else self._unload(name, by)
         elif verb == "labels" and len(rest) == 1:
             number = None if request.method == "DELETE" else self._number(name, document["revision"])
-            record = self.catalog.set_label(name, rest[0], number, message=message)
+            record = self.catalog.set_label(name, rest[0], number, **by)
         elif verb == "traffic":
-            record = self._set_traffic(name, document, message)
+            record = self._set_traffic(name, document, by)
         elif verb in ("promote", "rollback"):
             move = self.catalog.promote if verb == "promote" else self.catalog.roll_back
             number = self._number(name, document["revision"]) if "revision" in document else None
-            record = move(name, number, is_ready=not self.coming[name], message=message)
+            record = move(name, number, is_ready=not self.coming[name], **by)
+        elif way == ["rollout", "abort"]:
+            record = self.catalog.abort(name, **by)
         elif verb == "rollout":
-            record = self._pause(name, rest[0], message) if rest else self._roll_out(name, document, message)
+            record = self._pause(name, rest[0], by) if rest else self._roll_out(name, document, by)
         else:
             raise RouteNotFound(f"no route {verb}")
         return httpx.Response(202, json=self._status(record).to_dict())
@@ -148,7 +159,7 @@ class FakePlatform:
             raise ModelNotFound(name, revision)
         return labels.get(str(revision)) or int(revision)
 
-    def _set_traffic(self, name: str, document: dict[str, Any], message: str) -> ModelRecord:
+    def _set_traffic(self, name: str, document: dict[str, Any], by: _By) -> ModelRecord:
         change = parse_section(TrafficPlan, document)
         weights = {self._number(name, revision): weight for revision, weight in (change.weights or {}).items()}
         shadow = None
@@ -156,21 +167,21 @@ class FakePlatform:
             number = self._number(name, change.shadow.revision)
             shadow = Shadow(number, change.shadow.percent, change.shadow.tolerance)
         keep = "shadow" not in change.model_fields_set
-        return self.catalog.set_traffic(name, weights or None, shadow=shadow, keep_shadow=keep, message=message)
+        return self.catalog.set_traffic(name, weights or None, shadow=shadow, keep_shadow=keep, **by)
 
-    def _roll_out(self, name: str, document: dict[str, Any], message: str) -> ModelRecord:
+    def _roll_out(self, name: str, document: dict[str, Any], by: _By) -> ModelRecord:
         plan = parse_section(RolloutPlan, {**self._get(name).spec.get("rollout", {}), **document})
         rollout = Rollout.from_dict(plan.model_dump(mode="json") | {"to": self._number(name, plan.to)})
-        return self.catalog.begin_rollout(name, rollout, message=message)
+        return self.catalog.begin_rollout(name, rollout, **by)
 
-    def _pause(self, name: str, verb: str, message: str) -> ModelRecord:
+    def _pause(self, name: str, verb: str, by: _By) -> ModelRecord:
         old, new = RolloutState.RUNNING, RolloutState.PAUSED
         if verb == "resume":
             old, new = new, old
         rollout = self._get(name).rollout
         if rollout is None or rollout.state is not old:
             raise Conflict(f'model "{name}": expected a rollout that is {old}')
-        return self.catalog.advance_rollout(name, replace(rollout, state=new, reason=message), message=message)
+        return self.catalog.advance_rollout(name, replace(rollout, state=new, reason=by["message"]), **by)
 
     def _get(self, name: str) -> ModelRecord:
         record = self.catalog.find_model(name)
@@ -178,8 +189,8 @@ class FakePlatform:
             raise ModelNotFound(name)
         return record
 
-    def _unload(self, name: str, message: str) -> ModelRecord:
-        record = self.catalog.unload_model(name, message=message)
+    def _unload(self, name: str, by: _By) -> ModelRecord:
+        record = self.catalog.unload_model(name, **by)
         self.coming[name] = [(ModelState.UNLOADING, "")]
         return record
 
@@ -194,8 +205,26 @@ class FakePlatform:
     def _revisions(self, name: str) -> httpx.Response:
         record, kept = self._get(name), self.catalog.list_revisions(name)
         before = (None, *kept)
-        found = [_to_revision(record, one, last).to_dict() for last, one in zip(before, kept, strict=False)]
+        found = [self._to_revision(record, one, last).to_dict() for last, one in zip(before, kept, strict=False)]
         return httpx.Response(200, json={"revisions": found[::-1]})
+
+    def _to_revision(self, record: ModelRecord, one: RevisionRecord, before: RevisionRecord | None) -> Revision:
+        known = before.content if before is not None else one.content
+        is_in_use = one.number in record.traffic or one.number in record.labels.values()
+        state, reason = self._state(record, one.number) if is_in_use else ("", "")
+        return Revision(
+            number=one.number,
+            digest=one.digest,
+            created_at=one.created_at,
+            actor=one.actor,
+            message=one.message,
+            promoted_at=one.promoted_at or "",
+            traffic=record.traffic.get(one.number, 0.0) if is_in_use else None,
+            labels=tuple(label for label, number in record.labels.items() if number == one.number),
+            state=str(state),
+            reason=reason,
+            changed={key: (known.get(key), value) for key, value in one.content.items() if known.get(key) != value},
+        )
 
     def _events(self, request: httpx.Request, name: str | None) -> httpx.Response:
         after = request.url.params.get("after")
@@ -203,10 +232,11 @@ class FakePlatform:
         found = self.catalog.list_events(name, limit, after=None if after is None else int(after))
         return httpx.Response(200, json={"events": [Event(**asdict(event)).to_dict() for event in found]})
 
-    def _load(self, name: str, message: str) -> ModelRecord:
+    def _load(self, name: str, by: _By) -> ModelRecord:
         known = self._get(name)
-        entry = ModelEntry(name, known.spec, known.active.content, known.active.digest)
-        record = self.catalog.load_model(entry, message=message)
+        latest = known.latest or known.active
+        entry = ModelEntry(name, known.spec, latest.content, latest.digest)
+        record = self.catalog.load_model(entry, **by)
         self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
         return record
 
@@ -231,13 +261,17 @@ class FakePlatform:
             return record
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         seen = self.seen[record.name]
-        decided = decide(rollout, is_ready=True, failure="", seen=seen, elapsed_s=math.inf, now=now)
+        failure = self.failures.get((record.name, rollout.to), "")
+        decided = decide(rollout, is_ready=not failure, failure=failure, seen=seen, elapsed_s=math.inf, now=now)
         return record if decided is rollout else self.catalog.advance_rollout(record.name, decided)
 
     def _status(self, record: ModelRecord) -> ModelStatus:
-        state, reason = self._state(record)
+        number, state, reason = self._shown(record)
         rollout = record.rollout
-        if rollout is not None and rollout.is_watched:
+        failure = self.failures.get((record.name, rollout.to)) if rollout is not None else None
+        if rollout is not None and rollout.state is RolloutState.WAITING and failure is not None:
+            rollout = replace(rollout, reason=f"its revision has failed: {failure}")
+        elif rollout is not None and rollout.is_watched:
             rollout = replace(rollout, measured=measure(self.seen[record.name]))
         return ModelStatus(
             name=record.name,
@@ -246,7 +280,7 @@ class FakePlatform:
             owner=record.owner,
             state=state,
             reason=reason,
-            version=str(record.active.number),
+            version=str(number),
             replicas_ready=int(state is ModelState.READY),
             replicas_wanted=1,
             url_path=f"/v2/models/{record.name}",
@@ -261,16 +295,31 @@ class FakePlatform:
             shadow=record.shadow,
         )
 
-    def _state(self, record: ModelRecord) -> tuple[ModelState, str]:
-        if self.coming[record.name]:
-            return self.coming[record.name][0]
+    def _shown(self, record: ModelRecord) -> tuple[int, ModelState, str]:
+        """The revision that a status speaks of: that with the traffic, or the one that is about to have all of it."""
+        active = record.active.number
+        rollout = record.rollout if record.is_rolling_out else None
+        number = rollout.to if rollout is not None and rollout.is_plain else active
+        if rollout is not None and (failure := self.failures.get((record.name, rollout.to))) is not None:
+            return active, ModelState.READY, f"revision {rollout.to} failed and gets no traffic: {failure}"
+        return number, *self._state(record, number)
+
+    def _state(self, record: ModelRecord, number: int) -> tuple[ModelState, str]:
+        """Of one revision in use."""
+        if (failure := self.failures.get((record.name, number))) is not None:
+            return ModelState.FAILED, failure
+        rollout, coming = record.rollout, self.coming[record.name]
+        newest = rollout.to if rollout is not None and rollout.is_active else record.active.number
+        if coming and (number == newest or record.wanted is not Wanted.SERVING):
+            return coming[0]
         return (ModelState.UNLOADED, "unloaded") if record.wanted is Wanted.UNLOADED else (ModelState.READY, "")
 
     def _answer_infer(self, request: httpx.Request, name: str, version: str) -> httpx.Response:
         record = self._get(name)
         if version and version not in {*map(str, record.traffic), *record.labels}:
             raise ModelNotFound(name, version)
-        state, reason = self._state(record)
+        number = int(record.labels.get(version) or version or record.active.number)
+        state, reason = self._state(record, number)
         if state is not ModelState.READY:
             raise ModelNotReady(name, f"{state}: {reason}")
         length = request.headers.get("inference-header-content-length")
@@ -278,28 +327,16 @@ class FakePlatform:
         (array,) = list(decoded.inputs.values())[:1]
         result = array if array.dtype.kind == "O" else np.asarray(array.sum(axis=-1))
         names = [output.name for output in decoded.outputs] or ["output-0"]
-        number = record.labels.get(version) or version or record.active.number
         response = InferenceResponse(name, str(number), decoded.id or "1", dict.fromkeys(names, result))
         encoded = v2.encode_infer(response, decoded)
         headers = [(key.decode(), value.decode()) for key, value in encoded.headers]
         return httpx.Response(encoded.status, content=encoded.body, headers=headers)
 
 
-def _to_revision(record: ModelRecord, one: RevisionRecord, before: RevisionRecord | None) -> Revision:
-    known = before.content if before is not None else one.content
-    is_in_use = one.number in record.traffic or one.number in record.labels.values()
-    return Revision(
-        number=one.number,
-        digest=one.digest,
-        created_at=one.created_at,
-        actor=one.actor,
-        message=one.message,
-        promoted_at=one.promoted_at or "",
-        traffic=record.traffic.get(one.number, 0.0) if is_in_use else None,
-        labels=tuple(label for label, number in record.labels.items() if number == one.number),
-        state=ModelState.READY.value if is_in_use else "",
-        changed={key: (known.get(key), value) for key, value in one.content.items() if known.get(key) != value},
-    )
+def _find_by(request: httpx.Request, document: dict[str, Any]) -> _By:
+    """Who asks, and why: a member of the body, which is taken out of it, or a parameter."""
+    message = document.pop("message", request.url.params.get("message", ""))
+    return {"actor": request.headers.get("x-modelyard-actor", ""), "message": message}
 
 
 def _to_reply(error: ModelyardError, extra: dict[str, Any]) -> httpx.Response:

@@ -328,7 +328,8 @@ def test_a_bad_row_is_told_hides_no_other_and_can_be_repaired(
 
 def test_events_are_newest_first_and_limited(catalog: Catalog) -> None:
     _put(catalog)
-    catalog.add_event("iris", "failed", message="no such file", detail={"replica": 1})
+    event = {"model": "iris", "kind": "failed", "actor": "", "message": "no such file", "detail": {"replica": 1}}
+    catalog.add_events([event])
     (event,) = catalog.list_events(limit=1)
     assert (event.kind, event.message, event.detail) == ("failed", "no such file", {"replica": 1})
     assert event.at.endswith("+00:00")

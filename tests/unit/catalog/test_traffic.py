@@ -34,6 +34,33 @@ def kinds(catalog: Catalog) -> list[str]:
     return [event.kind for event in reversed(catalog.list_events("m"))]
 
 
+@pytest.mark.parametrize(
+    ("weights", "stable", "back"),
+    [({1: 90, 2: 10}, 1, 1), ({2: 90, 3: 10}, 2, 2), ({2: 50, 3: 50}, 2, 2), ({3: 100}, 3, 2), ({1: 60, 3: 40}, 2, 2)],
+)
+def test_weights_set_by_hand_are_rolled_back_to_who_had_all_traffic_last(
+    catalog: Catalog, weights: dict[int, float], stable: int, back: int
+) -> None:
+    promoted(catalog, stable)
+    for number in range(stable + 1, 4):
+        put(catalog, f"d{number}", rollout={"steps": []})
+    record = catalog.set_traffic("m", weights)
+    assert record.labels["stable"] == stable
+    assert catalog.find_rollback("m") == back
+    assert catalog.roll_back("m", back, is_ready=True).traffic == {back: 100}
+
+
+def test_a_rollout_is_aborted_and_never_something_before_it(catalog: Catalog) -> None:
+    promoted(catalog, 2)
+    put(catalog, "d3", rollout=STEPS)
+    aborted = catalog.abort("m", actor="ann", message="wrong")
+    assert aborted.rollout is not None
+    assert (aborted.rollout.state, aborted.rollout.reason, aborted.traffic) == ("rolled_back", "wrong", {2: 100})
+    with pytest.raises(Conflict, match="no rollout on its way"):
+        catalog.abort("m")
+    assert catalog.get_model("m").traffic == {2: 100}
+
+
 def test_a_new_revision_waits_without_traffic_and_then_has_all(catalog: Catalog) -> None:
     put(catalog, "d1")
     waiting = put(catalog, "d2")

@@ -141,9 +141,47 @@ def test_a_wrong_command_line_is_status_2(shell, arguments: tuple[str, ...]) -> 
 
 
 def test_a_model_that_failed_ends_the_wait_with_status_1(shell, fake: FakePlatform) -> None:
-    fake.coming["iris"] = [(ModelState.FAILED, "no such file")]
+    fake.coming["iris"] = [(ModelState.LOADING, ""), (ModelState.LOADING, ""), (ModelState.FAILED, "no such file")]
     status, _, err = shell.run(*REGISTER, "--wait")
-    assert (status, err) == (1, 'modelyard: model "iris" is not ready: failed: no such file\n')
+    assert (status, err.splitlines()[-1]) == (1, 'modelyard: model "iris" is not ready: failed: no such file')
+
+
+def test_a_revision_that_failed_ends_the_wait_with_status_1(shell, fake: FakePlatform) -> None:
+    shell.json(*REGISTER)
+    fake.failures["iris", 2] = "no such file"
+    status, out, err = shell.run("register", "iris", "--framework", "sklearn", "--uri", "models/2", "--wait")
+    assert (status, out) == (1, "")
+    assert "revision 2 failed and gets no traffic: no such file" in err.splitlines()[-1]
+    assert shell.run("load", "iris", "--wait")[0] == 1
+
+
+def test_waiting_prints_a_line_for_each_change_beside_the_result(shell, fake: FakePlatform) -> None:
+    fake.coming["iris"] = [(ModelState.PENDING, "no CPU is free")] * 3 + [(ModelState.LOADING, "its replicas start")]
+    status, out, err = shell.run(*REGISTER, "--wait")
+    assert (status, out.split()[:4]) == (0, ["name", "iris", "state", "ready"])
+    assert err.splitlines() == [
+        "revision 1: pending; no CPU is free",
+        "revision 1: loading; its replicas start",
+        "revision 1: ready",
+    ]
+    assert shell.run("unload", "iris", "--wait")[2].splitlines() == [
+        "revision 1: unloading",
+        "revision 1: unloaded; unloaded",
+    ]
+    assert shell.run("load", "iris", "--wait")[2] == "revision 1: ready\n"
+    assert shell.run("unregister", "iris", "--wait")[2] == "revision 1: removing\n"
+
+
+def test_without_waiting_or_for_machines_nothing_is_printed_beside_the_result(shell) -> None:
+    assert shell.run(*REGISTER)[2] == ""
+    for verb in ("unload", "load", "unregister"):
+        assert shell.json(verb, "iris", "--wait")["name"] == "iris"
+
+
+def test_the_history_says_who_has_run_a_command(shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELYARD_ACTOR", "pipeline 7")
+    shell.json(*REGISTER)
+    assert [one["actor"] for one in shell.json("revisions", "iris")["revisions"]] == ["pipeline 7"]
 
 
 def test_nothing_at_the_address_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,6 +206,7 @@ def test_help_names_every_verb(shell) -> None:
         "rollout",
         "promote",
         "rollback",
+        "abort",
         "pause",
         "resume",
         "revisions",

@@ -8,8 +8,11 @@ import json
 import httpx
 import pytest
 
+from modelyard.admin import ModelState, Revision
 from modelyard.cli import main
+from modelyard.cli.printing import describe_shadow, print_revisions
 from modelyard.outcomes import Outcomes
+from modelyard.rollout import Shadow
 
 
 @pytest.fixture
@@ -35,6 +38,9 @@ def test_traffic_is_shared_and_shown(shell):
     assert lines["shadow"] == "revision 2, 100 % of the requests"
     assert lines["rollout"] == "revision 2: promoted"
     assert shell.json("traffic", "iris", "--no-shadow")["shadow"] is None
+    measured = {"compared": 9.0, "different": 2.0, "dropped": 1.0}
+    text = "revision 2, 5 % of the requests; 9 compared, 2 different, 1 dropped"
+    assert describe_shadow(Shadow(2, 5, measured=measured)) == text
 
 
 @pytest.mark.usefixtures("models")
@@ -48,21 +54,52 @@ def test_a_rollout_prints_a_line_for_each_change_while_it_is_waited_for(shell, f
     fake.seen["iris"] = Outcomes(requests=100, errors=1)
     options = ("--steps", "10,100", "--interval", "0", "--min-requests", "50", "--error-rate", "0.1")
     status, out, err = shell.run("rollout", "iris", "1", *options, "--wait")
-    assert (status, err) == (0, "")
-    first, tenth, whole, last, *table = out.splitlines()
+    assert status == 0
+    first, tenth, whole, last = err.splitlines()
     assert first.startswith("revision 1: waiting")
     assert tenth == "revision 1: running; step 1 of 2, 10 %; 100 requests, 1.00 % failed, 99 % within 0 ms"
     assert whole.startswith("revision 1: running; step 2 of 2, 100 %")
     assert last.startswith("revision 1: promoted; 100 requests")
-    assert any(line.split() == ["traffic", "1:", "100", "%"] for line in table)
+    assert any(line.split() == ["traffic", "1:", "100", "%"] for line in out.splitlines())
 
 
 @pytest.mark.usefixtures("models")
 def test_a_rollout_that_is_rolled_back_is_status_1(shell, fake):
     fake.seen["iris"] = Outcomes(requests=100, errors=50)
     status, out, err = shell.run("rollout", "iris", "1", "--steps", "10", "--error-rate", "0.1", "--wait")
-    assert (status, len(out.splitlines())) == (1, 2)
-    assert err.startswith('modelyard: model "iris": revision 1 was rolled back: at 10 % 50 of 100 requests failed')
+    assert (status, out) == (1, "")
+    waiting, running, end = err.splitlines()
+    assert (waiting[:19], running[:19]) == ("revision 1: waiting", "revision 1: running")
+    assert end.startswith('modelyard: model "iris": revision 1 was rolled back: at 10 % 50 of 100 requests failed')
+
+
+@pytest.mark.usefixtures("models")
+def test_moving_the_traffic_prints_how_it_goes(shell, fake):
+    fake.coming["iris"] = [(ModelState.LOADING, "its replicas start")] * 2
+    assert shell.run("promote", "iris", "1", "--wait")[2].splitlines() == [
+        "revision 1: loading; its replicas start",
+        "revision 1: promoted",
+    ]
+    fake.coming["iris"] = [(ModelState.LOADING, "")] * 2
+    assert shell.run("rollback", "iris", "--wait")[2].splitlines() == ["revision 2: loading", "revision 2: promoted"]
+
+
+@pytest.mark.usefixtures("models")
+def test_a_revision_on_its_way_in_steps_prints_its_rollout(shell, fake):
+    fake.coming["iris"] = [(ModelState.LOADING, "")] * 2
+    arguments = ("--framework", "sklearn", "--uri", "models/3", "--set", "rollout.steps=[10,100]", "--wait")
+    status, out, err = shell.run("register", "iris", *arguments)
+    assert (status, err) == (0, "revision 3: waiting\n")
+    assert "2: 100 %, 3: 0 %" in out
+
+
+@pytest.mark.usefixtures("models")
+def test_a_rollout_is_aborted_once(shell):
+    shell.json("rollout", "iris", "1", "--steps", "10,20")
+    status = shell.json("abort", "iris", "-m", "no")
+    assert (status["rollout"]["state"], status["rollout"]["reason"]) == ("rolled_back", "no")
+    assert status["traffic"] == {"2": 100}
+    assert shell.run("abort", "iris") == (1, "", 'modelyard: model "iris" has no rollout on its way\n')
 
 
 @pytest.mark.usefixtures("models")
@@ -88,9 +125,21 @@ def test_the_history_is_a_table(shell):
     header, newest, oldest, *_ = out.splitlines()
     assert header.split() == ["number", "state", "traffic", "labels", "created", "by", "message", "changed"]
     assert newest.split()[:5] == ["2", "ready", "100", "%", "stable"]
-    assert newest.split()[-3:] == ["number", "2", "uri"]
+    assert newest.rstrip().endswith('number 2  uri: "models/1" → "models/2"')
     assert oldest.split()[0] == "1"
     assert [one["number"] for one in shell.json("revisions", "iris")["revisions"]] == [2, 1]
+
+
+def test_changes_are_shown_by_key_shortened_and_without_secrets(capsys):
+    changed = {
+        "options": [{"a": 1, "b": 2}, {"a": 1, "b": 3, "c": "x" * 80}],
+        "runtime": [],
+        "uri": [None, "models/2"],
+    }
+    print_revisions([Revision(2, "d", "now", changed=changed)], as_json=False)
+    shown = capsys.readouterr().out.splitlines()[1].split("now")[1].strip()
+    long = '"' + "x" * 58 + "…"
+    assert shown == f'options.b: 2 → 3, options.c: null → {long}, runtime, uri: null → "models/2"'
 
 
 @pytest.mark.usefixtures("models")

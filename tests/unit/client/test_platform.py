@@ -237,7 +237,8 @@ def _failing(reply: httpx.Response | Exception) -> Platform:
             raise reply
         return reply
 
-    return Platform(lambda: HttpTransport("http://platform.test", transport=httpx.MockTransport(answer)))
+    transport = httpx.MockTransport(answer)
+    return Platform(lambda: HttpTransport("http://platform.test", transport=transport, pauses_s=()))
 
 
 @pytest.mark.parametrize(

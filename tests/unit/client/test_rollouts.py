@@ -170,6 +170,20 @@ def test_rolling_back_ends_a_rollout_or_returns_to_what_was(platform: Platform) 
     assert platform.rollback("iris", 3, wait=True).traffic == {"3": 100.0}
 
 
+def test_a_rollout_is_aborted_and_gives_its_traffic_back(platform: Platform, fake: FakePlatform) -> None:
+    platform.rollout("iris", 1, steps=[10, 20])
+    assert platform.status("iris").traffic == {"1": 10.0, "3": 90.0}
+    status = platform.abort("iris", message="no")
+    assert (status.traffic, rollout_of(status).state, rollout_of(status).reason) == (
+        {"3": 100.0}, RolloutState.ROLLED_BACK, "no"
+    )  # fmt: skip
+    assert fake.requests[-1].url.path == "/platform/v1/models/iris/rollout/abort"
+    with pytest.raises(Conflict, match="no rollout on its way"):
+        platform.abort("iris")
+    with pytest.raises(ModelNotFound):
+        platform.abort("none")
+
+
 def test_the_history_is_told_newest_first(platform: Platform) -> None:
     newest, _, oldest = platform.revisions("iris")
     assert (newest.number, newest.traffic, newest.labels, newest.state) == (3, 100.0, ("stable",), "ready")

@@ -477,6 +477,18 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="POST",
+        path=f"{_PLATFORM}/{{model}}/rollout/abort",
+        name="abort_rollout",
+        tag="Platform",
+        summary="Take a rollout back",
+        description="Its revision loses its traffic. Refused where none is on its way.",
+        body="OnlyMessage",
+        body_required=False,
+        answers={200: "Model"},
+        faults=(*_BODY, ModelNotFound, Conflict),
+    ),
+    Operation(
+        method="POST",
         path=f"{_PLATFORM}/{{model}}/rollout/pause",
         name="pause_rollout",
         tag="Platform",

@@ -293,7 +293,17 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "Shadow": object_of(
-        {"revision": {"type": "integer"}, "percent": _PERCENT, "tolerance": {"type": "number", "minimum": 0}}
+        {
+            "revision": {"type": "integer"},
+            "percent": _PERCENT,
+            "tolerance": {"type": "number", "minimum": 0},
+            "measured": {
+                "type": "object",
+                "additionalProperties": {"type": "number"},
+                "description": "What has become of the copies: `compared`, `different`, and `dropped` unsent.",
+            },
+        },
+        required=("revision", "percent", "tolerance"),
     ),
     "TrafficPlan": object_of(
         {

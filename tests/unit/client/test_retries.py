@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that cannot be made or break, as when an ingress process is killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from modelyard import Platform
+from modelyard.client import ApiError, HttpTransport, PlatformUnreachable
+from modelyard.errors import DeadlineExceeded, ModelyardError
+
+STATUS = {"name": "iris", "framework": "sklearn", "uri": "x", "owner": "registered", "state": "ready", "version": "1"}
+ANSWER = {"model_name": "iris", "model_version": "1", "outputs": []}
+UNSENT = httpx.ConnectError("refused")
+BROKEN = [httpx.ReadError("reset"), httpx.WriteError("broken pipe"), httpx.RemoteProtocolError("no reply")]
+Ask = Callable[[Platform], Any]
+
+
+def status(platform: Platform) -> str:
+    return platform.status("iris").version
+
+
+def predict(platform: Platform) -> str:
+    return platform.predict("iris", [[1.0]]).model_version
+
+
+def unload(platform: Platform) -> str:
+    return platform.unload("iris").version
+
+
+class Network:
+    """Fails in these ways, one after the other, then answers."""
+
+    def __init__(self, failures: Iterable[Exception]) -> None:
+        self.failures = list(failures)
+        self.requests: list[httpx.Request] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        return httpx.Response(200, json=ANSWER if request.url.path.startswith("/v2") else STATUS)
+
+    def connect(self, pauses_s: Sequence[float] = (0, 0), timeout_s: float = 30) -> Platform:
+        transport = httpx.MockTransport(self.answer)
+        return Platform(
+            lambda: HttpTransport("http://platform.test", transport=transport, pauses_s=pauses_s, timeout_s=timeout_s)
+        )
+
+
+@pytest.mark.parametrize("ask", [status, predict, unload])
+def test_a_request_that_did_not_arrive_is_sent_again_twice(ask: Ask) -> None:
+    network = Network([UNSENT, UNSENT])
+    with network.connect() as platform:
+        assert ask(platform) == "1"
+    assert len(network.requests) == 3
+    assert len({request.content for request in network.requests}) == 1
+
+
+@pytest.mark.parametrize("ask", [status, predict, unload])
+def test_then_it_is_given_up(ask: Ask) -> None:
+    network = Network([UNSENT] * 3)
+    with network.connect() as platform, pytest.raises(PlatformUnreachable, match="refused"):
+        ask(platform)
+    assert len(network.requests) == 3
+
+
+@pytest.mark.parametrize("ask", [status, predict])
+@pytest.mark.parametrize("failure", BROKEN, ids=repr)
+def test_what_changes_nothing_is_sent_again_where_the_connection_breaks(ask: Ask, failure: Exception) -> None:
+    network = Network([failure])
+    with network.connect() as platform:
+        assert ask(platform) == "1"
+    assert len(network.requests) == 2
+
+
+@pytest.mark.parametrize("failure", BROKEN, ids=repr)
+def test_a_change_that_may_have_arrived_is_sent_once(failure: Exception) -> None:
+    network = Network([failure])
+    with network.connect() as platform, pytest.raises(PlatformUnreachable):
+        unload(platform)
+    assert len(network.requests) == 1
+
+
+@pytest.mark.parametrize("ask", [status, predict])
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (httpx.ReadTimeout(""), DeadlineExceeded),
+        (httpx.PoolTimeout(""), DeadlineExceeded),
+        (httpx.ConnectTimeout(""), PlatformUnreachable),
+    ],
+    ids=repr,
+)
+def test_a_time_that_is_over_is_over(ask: Ask, failure: Exception, error: type[ModelyardError]) -> None:
+    network = Network([failure])
+    with network.connect() as platform, pytest.raises(error):
+        ask(platform)
+    assert len(network.requests) == 1
+
+
+def test_a_status_is_an_answer() -> None:
+    asked: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(503, text="no server is available")
+
+    transport = httpx.MockTransport(refuse)
+    way = HttpTransport("http://platform.test", transport=transport)
+    with Platform(lambda: way) as platform, pytest.raises(ApiError, match="503"):
+        predict(platform)
+    assert len(asked) == 1
+
+
+def test_attempts_share_the_time_of_one() -> None:
+    network = Network([UNSENT])
+    with network.connect(pauses_s=(40,)) as platform, pytest.raises(PlatformUnreachable):
+        status(platform)
+    assert len(network.requests) == 1
+    network = Network([UNSENT])
+    with network.connect(pauses_s=(0.01,)) as platform:
+        status(platform)
+    first, second = (request.extensions["timeout"]["read"] for request in network.requests)
+    assert 29 < second <= first - 0.01 < 30
+
+
+async def test_the_pauses_are_short() -> None:
+    network = Network([UNSENT] * 2)
+    transport = HttpTransport("http://platform.test", transport=httpx.MockTransport(network.answer))
+    began = time.monotonic()
+    assert (await transport.status("iris")).version == "1"
+    assert 0.6 <= time.monotonic() - began < 10
+    await transport.close()
