@@ -3,7 +3,7 @@
 
 Starts a platform of its own in a folder of its own, with models that each answer with their own number, and asks them
 at random with weights 1, 1/2, 1/3, … (Zipf). Prints how long registering took, what part of the calls found their model
-loaded, what the calls and the loads took, and what memory the pool took of what it may take.
+loaded, what calls, loads and calls of loaded models took, and what memory the pool took of what it may take.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from load_tests.processes import free_ports
 from modelyard import Platform
 from modelyard.admin import ModelState
 
+_OFTEN = 10
 _ROWS = 8192
 """Each model holds so many points; about 200 KB."""
 
@@ -153,6 +154,12 @@ def main() -> None:
         print(f"{len(took)} calls by {options.clients} clients in {seconds:.1f} s: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
         print(f"found their model loaded: {hits / (hits + misses):.1%}; loads: {after.loads - before.loads}, each")
         print(f"  p50 {after.load_p50_ms:.1f} ms, p99 {after.load_p99_ms:.1f} ms")
+        loaded = np.array(ask_all(url, names[:_OFTEN], options.clients, 1000)) * 1e3
+        (last,) = platform.pools()[0].replicas
+        p50, p99 = np.percentile(loaded, (50, 99))
+        print(
+            f"calls of the {_OFTEN} most asked: p50 {p50:.1f} ms, p99 {p99:.1f} ms; loads: {last.loads - after.loads}"
+        )
         print(f"memory: {after.memory_mb} of {after.memory_limit_mb} MiB with {after.loaded} models")
 
 

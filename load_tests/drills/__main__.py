@@ -12,9 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from load_tests.drills.cluster import ROOT, Cluster
-from load_tests.drills.drills import DRILLS, MODEL, ROW
+from load_tests.drills.cluster import ROOT, Cluster, platform_text
+from load_tests.drills.drills import DRILLS, MODEL, ROW, check_overlay
 from load_tests.drills.load import Load
+from modelyard.kuberay import overlay_names
 
 _INSIDE = "MODELYARD_DRILLS"
 
@@ -23,11 +24,13 @@ def main() -> int:
     """Enters namespaces of its own, then runs the drills; 1 where one has lost a request or did not end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("drills", nargs="*", choices=[*DRILLS, []], metavar="DRILL", help=", ".join(DRILLS))
-    parser.add_argument("--overlay", default="ha")
+    parser.add_argument("--overlay", default="ha", choices=overlay_names())
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
     if os.environ.get(_INSIDE) != "1":
+        if reason := check_overlay(platform_text(options.overlay)):
+            parser.error(f"--overlay {options.overlay}: {reason}")
         return _enter()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     folder = Path(tempfile.mkdtemp(prefix="my-"))
@@ -39,9 +42,11 @@ def main() -> int:
         print(
             f"overlay {options.overlay}: 1 head, {options.workers} workers, {time.monotonic() - began:.0f} s to start"
         )
-        print(f"{'drill':18}{'requests':>10}{'sent again':>12}{'failures':>10}{'slowest':>10}{'took':>8}", flush=True)
-        with Load(cluster.answering, MODEL, ROW, options.clients) as load:
+        heads = ("requests", "sent again", "failures", "slowest", "longest gap", "took")
+        print(f"{'drill':18}" + "".join(f"{head:>13}" for head in heads), flush=True)
+        with Load(cluster.answering, MODEL, ROW, options.clients, lost=cluster.lost) as load:
             for name in options.drills or DRILLS:
+                cluster.lost.clear()
                 load.take()
                 began, ended = time.monotonic(), ""
                 try:
@@ -53,8 +58,9 @@ def main() -> int:
                 report = load.take()
                 failures = report.failures.total()
                 lost = lost or bool(failures or ended)
-                numbers = f"{report.requests:>10}{report.resent:>12}{failures:>10}{report.worst_s:>8.2f} s"
-                print(f"{name:18}{numbers}{took_s:>6.0f} s{ended}", flush=True)
+                numbers = f"{report.requests:>13}{report.resent:>13}{failures:>13}"
+                times = f"{report.worst_s:>11.2f} s{report.gap_s:>11.2f} s{took_s:>11.0f} s"
+                print(f"{name:18}{numbers}{times}{ended}", flush=True)
                 for text, count in report.failures.most_common(3):
                     print(f"    {count} times {text}", flush=True)
     if lost:

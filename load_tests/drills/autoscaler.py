@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray's autoscaler with a group of nodes from zero to one, on this machine: its fake provider, on ports of its own."""
+"""Ray's autoscaler with a group of nodes from zero to two, on this machine: its fake provider, on ports of its own."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +13,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeP
 
 from load_tests.drills.nodes import Node
 
-SPARE: Final = 9
-"""Its number after that of the head."""
+SPARES: Final = (8, 9)
+"""Their numbers after that of the head."""
 RESOURCE: Final = "spare"
 """What only nodes of this group have."""
 _IDLE_MINUTES: Final = 0.25
@@ -30,23 +31,24 @@ _COMMANDS: Final = (
 _HEAD: Final = "ray.head.default"
 
 
-def write_autoscaling(path: Path, spare: Node) -> Path:
+def write_autoscaling(path: Path, spares: Sequence[Node]) -> Path:
     """Writes what the head's autoscaler reads, and returns where.
 
     Args:
         path: The file.
-        spare: What the node of the group is.
+        spares: What the nodes of the group are.
     """
-    node = {"environment": spare.own_environment()}
+    node = {"environments": [spare.own_environment() for spare in spares]}
     document = {
         "cluster_name": "drills",
-        "max_workers": 1,
+        "max_workers": len(spares),
         "idle_timeout_minutes": _IDLE_MINUTES,
         "upscaling_speed": 1.0,
         "provider": {
             "type": "external",
             "module": f"{SpareNodes.__module__}.{SpareNodes.__name__}",
-            "gcs_address": spare.gcs,
+            "gcs_address": spares[0].gcs,
+            "launch_multiple": True,
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
@@ -61,7 +63,7 @@ def write_autoscaling(path: Path, spare: Node) -> Path:
                 "resources": {"CPU": 0, RESOURCE: 1, "object_store_memory": 100_000_000},
                 "node_config": node,
                 "min_workers": 0,
-                "max_workers": 1,
+                "max_workers": len(spares),
             },
         },
         "head_node_type": _HEAD,
@@ -76,11 +78,16 @@ class SpareNodes(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray gives no t
     def __init__(self, *args: Any) -> None:
         os.environ["RAY_FAKE_CLUSTER"] = "1"  # which it wants, of its own process
         super().__init__(*args)
+        self._numbers: dict[str, int] = {}  # by id of a node, which of the environments it has
 
-    def create_node_with_resources_and_labels(
+    def _create_node_with_resources_and_labels(
         self, node_config: dict[str, Any], tags: Any, count: int, resources: Any, labels: Any
     ) -> None:
-        """See the base class."""
+        """One node; see the base class, which calls it for each."""
+        taken = {number for node, number in self._numbers.items() if node in self._nodes}
+        environments = node_config["environments"]
+        number = next(number for number in range(len(environments)) if number not in taken)
         os.environ.pop("RAY_REDIS_ADDRESS", None)  # which only heads have
-        os.environ.update(node_config["environment"])
-        super().create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
+        os.environ.update(environments[number])
+        super()._create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
+        self._numbers[next(reversed(self._nodes))] = number

@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from load_tests.drills.autoscaler import SPARE, write_autoscaling
+from load_tests.drills.autoscaler import SPARES, write_autoscaling
 from load_tests.drills.nodes import Node
 from load_tests.drills.services import POSTGRES_PORT, REDIS_PORT, PostgreSQL, Redis
 from modelyard import Platform
@@ -38,11 +38,16 @@ class Cluster:
         folder: An empty one, with a short path: sockets lie in it.
         overlay: Whose platform file and switches it has.
         workers: How many worker nodes.
+
+    Attributes:
+        text: The platform file.
+        lost: Ports of the nodes that were ended; connections to all others have to hold.
     """
 
     def __init__(self, folder: Path, overlay: str, workers: int) -> None:
         self._folder = folder
-        self.text = _platform_text(overlay)
+        self.text = platform_text(overlay)
+        self.lost: set[int] = set()
         redis, postgres = secrets.token_hex(8), secrets.token_hex(8)
         for name in ("redis", "postgres"):
             (folder / name).mkdir()
@@ -69,9 +74,9 @@ class Cluster:
         self._leaving: list[Node] = []
 
     def _take_nodes(self, first: int, workers: int) -> None:
-        spare = Node(first + SPARE, self._folder, self._environment, first)
+        spares = [Node(first + number, self._folder, self._environment, first) for number in SPARES]
         environment = self._environment | self._of_heads | {"RAY_external_storage_namespace": f"drills-{first}"}
-        autoscaling = write_autoscaling(self._folder / f"autoscaling-{first}.yaml", spare)
+        autoscaling = write_autoscaling(self._folder / f"autoscaling-{first}.yaml", spares)
         self.head = Node(first, self._folder, environment, first, autoscaling)
         numbers = range(first + 1, first + 1 + workers)
         self.workers = [Node(number, self._folder, self._environment, first) for number in numbers]
@@ -126,10 +131,21 @@ class Cluster:
         self._start_nodes()
         time.sleep(_KEPT_S)
         for node in reversed(self._leaving):
-            node.terminate()
+            self.delete(node)
         for node in self._leaving:
             node.wait(_GRACE_S)
         self._leaving = []
+
+    def delete(self, node: Node) -> None:
+        """As its pod is deleted: it is asked to end, and moves its replicas elsewhere first."""
+        self.lost.add(node.http_port)
+        node.terminate()
+
+    def kill(self, node: Node) -> None:
+        """As its machine dies."""
+        self.lost.add(node.http_port)
+        node.kill()
+        node.wait(30)
 
     def application(self) -> str:
         """The state of the platform's application, in Serve's words; empty where nobody says."""
@@ -215,7 +231,7 @@ def _find_answering(workers: Sequence[Node]) -> list[int]:
     return ports
 
 
-def _platform_text(overlay: str) -> str:
+def platform_text(overlay: str) -> str:
     """What the operator gets of the overlay's RayService, to the letter."""
     kubectl = Path(sys.executable).with_name("kubectl")
     command = [str(kubectl), "kustomize", str(ROOT / "kuberay" / "overlays" / overlay)]

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -24,7 +24,7 @@ Drill = Callable[[Cluster], None]
 def delete_worker(cluster: Cluster) -> None:
     """A worker's pod is deleted: SIGTERM, then gone; the group starts another."""
     worker = cluster.workers[0]
-    worker.terminate()
+    cluster.delete(worker)
     worker.wait(150)
     worker.start()
     _until_whole(cluster)
@@ -33,8 +33,7 @@ def delete_worker(cluster: Cluster) -> None:
 def kill_worker(cluster: Cluster) -> None:
     """A worker's machine dies, and another one comes."""
     worker = cluster.workers[1]
-    worker.kill()
-    worker.wait(30)
+    cluster.kill(worker)
     time.sleep(5)
     worker.start()
     _until_whole(cluster)
@@ -42,8 +41,7 @@ def kill_worker(cluster: Cluster) -> None:
 
 def kill_head(cluster: Cluster) -> None:
     """The head dies with all its processes, and comes back 20 s later with its state from Redis."""
-    cluster.head.kill()
-    cluster.head.wait(30)
+    cluster.kill(cluster.head)
     time.sleep(20)
     cluster.head.start()
     cluster.until(lambda: cluster.application() == "RUNNING", 240, "the platform under the new head")
@@ -58,14 +56,24 @@ def kill_head(cluster: Cluster) -> None:
 
 
 def edit_model(cluster: Cluster) -> None:
-    """One model of the platform file is changed in place, and changed back."""
+    """One model of the platform file is changed in place, and changed back; each time another revision answers."""
     changed = yaml.safe_load(cluster.text)
-    changed["applications"][0]["args"]["models"][0]["warmup"] = [{"instances": [ROW]}]  # makes a revision
+    _find_model(changed)["warmup"] = [{"instances": [ROW]}]  # makes a revision
     for text in (yaml.safe_dump(changed), cluster.text):
-        cluster.deploy(text)
-        time.sleep(5)
-        cluster.until(lambda: cluster.application() == "RUNNING", 240, "the changed platform")
-        _until_whole(cluster)
+        _deploy_next(cluster, text, "the changed model")
+
+
+def break_model(cluster: Cluster) -> None:
+    """One model of the platform file is to be loaded from where nothing is: its revision before goes on answering."""
+    before = _revision(cluster)
+    broken = yaml.safe_load(cluster.text)
+    _find_model(broken)["uri"] = "models/none"
+    cluster.deploy(yaml.safe_dump(broken))
+    cluster.until(lambda: "gets no traffic" in _reason(cluster), 240, "the mistake to be found")
+    time.sleep(5)
+    if (found := _revision(cluster)) != before:
+        raise RuntimeError(f"expected an answer of revision {before}, got one of {found}")
+    _deploy_next(cluster, cluster.text, "the right file")
 
 
 def break_file(cluster: Cluster) -> None:
@@ -131,18 +139,26 @@ def replace_cluster(cluster: Cluster) -> None:
 
 
 def scale_group(cluster: Cluster) -> None:
-    """A group of nodes goes from none to one and back, twice: for a model that only it can hold, and that sleeps."""
+    """A group of nodes goes from none to two and back, for two replicas, then twice to one, for a model that sleeps."""
     nodes = cluster.count_nodes()
+    only_there: Mapping[str, Any] = {
+        "framework": "sklearn",
+        "uri": "models/iris-sklearn",
+        "resources": {"num_cpus": 0, "custom": {RESOURCE: 1}},
+        "wait": True,
+        "timeout_s": 240,
+    }
+    with cluster.client() as platform:
+        platform.register("on-spares", autoscaling={"min_replicas": 2, "max_replicas": 2}, **only_there)
+        cluster.until(lambda: cluster.count_nodes() == nodes + 2, 240, "a node of the group for each replica")
+        platform.unregister("on-spares", wait=True)
+    cluster.until(lambda: cluster.count_nodes() == nodes, 240, "both nodes to go")
     with cluster.client() as platform:
         platform.register(
             "on-spare",
-            framework="sklearn",
-            uri="models/iris-sklearn",
-            resources={"num_cpus": 0, "custom": {RESOURCE: 1}},
             autoscaling={"min_replicas": 0, "downscale_to_zero_delay_s": 5},
             limits={"request_timeout_s": 180},
-            wait=True,
-            timeout_s=180,
+            **only_there,
         )
         cluster.until(lambda: cluster.count_nodes() == nodes, 240, "the group to be empty again")
         answer = platform.predict("on-spare", [ROW], timeout_s=180).outputs["output-0"]
@@ -158,6 +174,7 @@ DRILLS: Final[Mapping[str, Drill]] = {
     "delete-worker": delete_worker,
     "kill-worker": kill_worker,
     "edit-model": edit_model,
+    "break-model": break_model,
     "break-file": break_file,
     "lose-controller": lose_controller,
     "restart-postgres": restart_postgres,
@@ -167,10 +184,57 @@ DRILLS: Final[Mapping[str, Drill]] = {
 }
 
 
+def check_overlay(text: str) -> str:
+    """Why nothing can be drilled with this platform file; empty where it can."""
+    arguments = yaml.safe_load(text)["applications"][0]["args"]
+    if all(model["name"] != MODEL for model in arguments["models"]):
+        return f"it has no model {MODEL}, which the clients ask"
+    if arguments["ingress"]["num_replicas"] < 2:
+        return "it has one ingress process, and whatever ends that ends all answers"
+    return ""
+
+
 def _until_whole(cluster: Cluster) -> None:
-    models = yaml.safe_load(cluster.text)["applications"][0]["args"]["models"]
-    replicas = next(model["autoscaling"]["min_replicas"] for model in models if model["name"] == MODEL)
+    replicas = _find_model(yaml.safe_load(cluster.text)).get("autoscaling", {}).get("min_replicas", 1)
     cluster.until(lambda: cluster.is_whole(MODEL, replicas), _WHOLE_S, f"{MODEL} to be whole")
+
+
+def _find_model(document: Any) -> dict[str, Any]:
+    """What a platform file says of the model that is asked."""
+    models = document["applications"][0]["args"]["models"]
+    found: dict[str, Any] = next(model for model in models if model["name"] == MODEL)
+    return found
+
+
+def _deploy_next(cluster: Cluster, text: str, what: str) -> None:
+    """Deploys a platform file, and waits until a later revision of the model answers and all is whole."""
+    before = _revision(cluster)
+    cluster.deploy(text)
+    cluster.until(lambda: _has_moved(cluster, before), 240, f"an answer of {what}")
+    cluster.until(lambda: cluster.application() == "RUNNING", 240, what)
+    _until_whole(cluster)
+
+
+def _revision(cluster: Cluster) -> int:
+    """The number of the one that answers."""
+    with cluster.client() as platform:
+        return int(platform.predict(MODEL, [ROW], timeout_s=30).model_version)
+
+
+def _has_moved(cluster: Cluster, before: int) -> bool:
+    try:
+        return _revision(cluster) > before
+    except Exception:  # noqa: BLE001  # whatever is away just now
+        return False
+
+
+def _reason(cluster: Cluster) -> str:
+    """What the platform says of the model's state; nothing where nobody says."""
+    try:
+        with cluster.client() as platform:
+            return platform.status(MODEL).reason
+    except Exception:  # noqa: BLE001  # whatever is away just now
+        return ""
 
 
 def _processes(cluster: Cluster, title: str) -> set[int]:

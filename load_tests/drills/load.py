@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -17,6 +17,8 @@ _TRIES: Final = 10
 _PAUSE_S: Final = 0.1
 _PROBE_S: Final = 2.0
 _TIMEOUT_S: Final = 30.0
+_CLOSED: Final = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+"""What a client finds of a connection that the server has closed while nothing was on it. Source: RFC 9112, 9.3.1."""
 
 
 @dataclass
@@ -25,16 +27,18 @@ class Report:
 
     Attributes:
         requests: How many there were.
-        resent: Times that a connection broke, or could not be made, and the request was sent once more, as the
-            retries of any client library do.
-        failures: Answers that were none, by what they said.
+        resent: Times that a request was sent once more, as the retries of any client library do: a kept connection was
+            closed before any of the answer, or led to what the drill has ended.
+        failures: Answers that were none, by what they said, and all other connections that broke.
         worst_s: The longest that any request took, sent again or not.
+        gap_s: The longest without a good answer to any client.
     """
 
     requests: int = 0
     resent: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     worst_s: float = 0.0
+    gap_s: float = 0.0
 
 
 class Load:
@@ -49,11 +53,19 @@ class Load:
         row: One instance.
         clients: How many.
         pause_s: Between two requests of one client.
+        lost: Ports of what the drill has ended; whoever does adds them.
     """
 
     def __init__(
-        self, find_ports: Callable[[], list[int]], model: str, row: list[float], clients: int = 4, pause_s: float = 0.02
+        self,
+        find_ports: Callable[[], list[int]],
+        model: str,
+        row: list[float],
+        clients: int = 4,
+        pause_s: float = 0.02,
+        lost: Container[int] = (),
     ) -> None:
+        self._lost = lost
         self._find_ports = find_ports
         self._ports = find_ports()
         self._path = f"/v1/models/{model}:predict"
@@ -62,6 +74,7 @@ class Load:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._report = Report()
+        self._answered = time.monotonic()
         self._threads = [threading.Thread(target=self._ask_on, args=(number,)) for number in range(clients)]
         self._threads.append(threading.Thread(target=self._follow))
 
@@ -69,6 +82,7 @@ class Load:
         """What there was since the last call."""
         with self._lock:
             report, self._report = self._report, Report()
+            report.gap_s = max(report.gap_s, time.monotonic() - self._answered)
         return report
 
     def _follow(self) -> None:
@@ -82,15 +96,21 @@ class Load:
             turn += 1
             began = time.monotonic()
             resent, failure = self._ask(kept, turn, stays)
-            took_s = time.monotonic() - began
             with self._lock:
-                self._report.requests += 1
-                self._report.resent += resent
-                self._report.worst_s = max(self._report.worst_s, took_s)
-                if failure:
-                    self._report.failures[failure] += 1
+                self._count(began, resent, failure)
         for connection in kept.values():
             connection.close()
+
+    def _count(self, began: float, resent: int, failure: str) -> None:
+        now, report = time.monotonic(), self._report
+        report.requests += 1
+        report.resent += resent
+        report.worst_s = max(report.worst_s, now - began)
+        if failure:
+            report.failures[failure] += 1
+        else:
+            report.gap_s = max(report.gap_s, now - self._answered)
+            self._answered = now
 
     def _ask(self, kept: dict[int, http.client.HTTPConnection], turn: int, stays: bool) -> tuple[int, str]:
         """How often it was sent again, and what was wrong with the answer."""
@@ -99,12 +119,17 @@ class Load:
             ports = self._ports
             port = next(iter(kept)) if stays and kept else ports[(turn + attempt) % len(ports)]
             connection = kept.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S))
+            # Only a connection that was open may be closed already, and only until something of the answer is there.
+            may_close = connection.sock is not None
             try:
                 connection.request("POST", self._path, self._body, {"content-type": "application/json"})
                 reply = connection.getresponse()
+                may_close = False
                 text = reply.read()
             except (OSError, http.client.HTTPException) as exc:
                 kept.pop(port).close()
+                if not (may_close and isinstance(exc, _CLOSED)) and port not in self._lost:
+                    return attempt, f"{port} was not to break: {type(exc).__name__}: {exc}"
                 failure = f"no connection after {_TRIES} attempts: {type(exc).__name__}"
                 self._stop.wait(_PAUSE_S)
                 continue

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import ray
 import yaml
-from rendering import FOLDERS, OVERLAYS, documents, find
+from rendering import FOLDERS, KUBERAY, OVERLAYS, Document, documents, find, kustomize_own
 from typer.main import get_command
 
 from modelyard.cli.session import app
+from modelyard.kuberay import check_shape
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "kuberay.md").read_text()
@@ -26,8 +29,8 @@ COMMANDS = [
 
 def rows(heading: str) -> list[str]:
     """The first cells of the table below a heading."""
-    _, _, section = PAGE.partition(f"\n## {heading}\n")
-    return re.findall(r"^\| `([\w-]+)`", section.partition("\n## ")[0], re.MULTILINE)
+    _, _, section = PAGE.partition(f"# {heading}\n")
+    return re.findall(r"^\| `([\w-]+)`", re.split("\n##+ ", section)[0], re.MULTILINE)
 
 
 def secrets(value: object) -> Iterator[str]:
@@ -46,8 +49,12 @@ def test_the_table_has_every_overlay() -> None:
     assert sorted(rows("Overlays")) == OVERLAYS
 
 
+def test_the_table_has_every_component() -> None:
+    assert sorted(rows("Components")) == sorted(path.name for path in (KUBERAY / "components").iterdir())
+
+
 def test_the_table_has_every_alert() -> None:
-    (group,) = find("base", "PrometheusRule")["spec"]["groups"]
+    (group,) = find("overlays/cpu", "PrometheusRule")["spec"]["groups"]
     assert rows("Alerts") == [rule["alert"] for rule in group["rules"]]
 
 
@@ -74,17 +81,75 @@ def test_a_command_names_folders_and_objects_that_exist(command: str) -> None:
         assert name == ("modelyard" if kind == "rayservice" else "modelyard-serve-svc")
 
 
-def test_the_operator_s_namespace_is_one_that_the_policies_let_in() -> None:
-    (rule,) = find("base", "NetworkPolicy", "modelyard-operator")["spec"]["ingress"]
-    (source,) = rule["from"]
+def let_in(service: Document) -> list[str]:
+    """Namespaces from which the operator may reach the head."""
+    ((source,),) = [rule["from"] for rule in service["spec"]["ingress"]]
     (expression,) = source["namespaceSelector"]["matchExpressions"]
-    assert all(f"`{name}`" in PAGE for name in expression["values"])
+    found: list[str] = expression["values"]
+    return found
+
+
+def test_the_operator_is_installed_where_the_policies_let_it_in() -> None:
+    allowed = let_in(find("base", "NetworkPolicy", "modelyard-operator"))
+    assert all(f"`{name}`" in PAGE for name in allowed)
+    flat = " ".join(PAGE.split())
+    installed = re.findall(r"(?:helm install kuberay-operator|kubectl create(?= [^`]*ray-operator))[^`$]*", flat)
+    assert len(installed) == 2  # in the ten commands, and without Helm
+    for command in installed:
+        namespace = re.search(r" -n (\S+)", command)
+        assert namespace is not None, command
+        assert namespace[1] in allowed
+        assert "1.7.0" in command
+
+
+def patched(heading: str) -> list[Document]:
+    """What the overlay `cpu` comes to with the patch below a heading."""
+    _, _, section = PAGE.partition(f"\n## {heading}\n")
+    block = re.search(r"```yaml\n(patches:\n.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    assert block is not None
+    return list(yaml.safe_load_all(kustomize_own(f"namespace: modelyard\nresources: [../cpu]\n{block[1]}")))
+
+
+def test_another_namespace_of_the_operator_is_let_in_by_the_patch() -> None:
+    policies = {item["metadata"]["name"]: item for item in patched("From nothing to a served model")}
+    assert let_in(policies["modelyard-operator"]) == ["ray-system", "kuberay-system", "operators"]
+
+
+def test_without_the_prometheus_operator_the_patch_leaves_everything_else() -> None:
+    kinds = [(item["kind"], item["metadata"]["name"]) for item in patched("Overlays")]
+    before = [(item["kind"], item["metadata"]["name"]) for item in documents("overlays/cpu")]
+    assert kinds == [found for found in before if found[0] not in ("PodMonitor", "PrometheusRule")]
+
+
+def test_the_label_of_kube_prometheus_stack_is_on_all_that_it_reads_and_nowhere_else() -> None:
+    labels = {item["kind"]: item["metadata"].get("labels") for item in patched("Alerts")}
+    release = {"release": "kube-prometheus-stack"}
+    assert {kind for kind, found in labels.items() if found == release} == {"PodMonitor", "PrometheusRule"}
+
+
+def test_settings_that_are_named_are_some_of_ray() -> None:
+    package = Path(ray.__file__).parent
+    text = "".join(path.read_text() for path in package.glob("serve/_private/*.py"))
+    program = (package / "core/src/ray/gcs/gcs_server").read_bytes()
+    own = (ROOT / "kuberay" / "base" / "ray.env").read_text()
+    for name in set(re.findall(r"`(RAY_\w+)`", PAGE)):
+        assert name in text + own or name.removeprefix("RAY_").encode() in program, name
+
+
+def test_the_head_moves_by_a_change_that_makes_a_new_cluster() -> None:
+    (found,) = re.findall(r"patch rayservice modelyard --type merge\s+\\\n\s+-p '(.*?)'", PAGE)
+    service = find("overlays/cpu", "RayService")
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["metadata"]
+    head["annotations"] = json.loads(found)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["metadata"][
+        "annotations"
+    ]
+    assert head["annotations"]
+    assert check_shape(service) == ()
 
 
 def test_the_pod_that_fills_the_volume_is_valid() -> None:
-    block = re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert block is not None
-    pod = yaml.safe_load(block[1])
+    (block,) = re.findall(r"```yaml\n(apiVersion.*?)```", PAGE, re.DOTALL)
+    pod = yaml.safe_load(block)
     kubernetes_validate.validate(pod, "1.37", strict=True)
     (volume,) = pod["spec"]["volumes"]
     claim = find("overlays/gpu", "PersistentVolumeClaim")["metadata"]["name"]
@@ -99,6 +164,6 @@ def test_our_own_commands_are_there() -> None:
 
 def test_links_and_paths_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGE)
-    paths = re.findall(r"(?<![\w/])kuberay/[\w./-]*\w", PAGE)
+    paths = re.findall(r"(?<![\w/])kuberay/(?!kuberay-operator)[\w./-]*\w", PAGE)
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
     assert [path for path in paths if not (ROOT / path).exists()] == []

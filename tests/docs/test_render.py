@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from rendering import KUBERAY, documents, kustomize_own
 
 from modelyard.cli.session import app
-from modelyard.kuberay import overlay_names
+from modelyard.kuberay import Choices, overlay_names, render
 from modelyard.kuberay.groups import capacity, has_gpus
 from modelyard.kuberay.overlays import load_service
 
 PAGE = (Path(__file__).parents[2] / "docs" / "render.md").read_text()
 COMMANDS = re.findall(r"^\$ (?:.* \| )?modelyard ([^|\n]*)", PAGE, re.MULTILINE)
+OWN_FILES = {path.parent.name for path in KUBERAY.glob("overlays/*/platform.yaml")}
+BASE_FILE = (KUBERAY / "base" / "platform.yaml").read_text()
 PROGRAM: Any = typer.main.get_command(app)
 
 
@@ -63,6 +66,24 @@ def test_sizes_of_pods_are_those_of_the_overlays(overlay: str) -> None:
             assert f"else {node['CPU']} and {memory}" in PAGE
 
 
-def test_the_overlay_of_one_s_own_is_a_kustomization() -> None:
+@pytest.mark.parametrize("overlay", overlay_names())
+def test_the_overlay_of_one_s_own_is_what_was_rendered_with_everything_around_it(overlay: str) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert yaml.safe_load(text) == {"resources": ["../../base"], "patches": [{"path": "rayservice.yaml"}]}
+    assert "resources: [../cpu]\n" in text
+    file = (KUBERAY / "overlays" / overlay / "platform.yaml").read_text() if overlay in OWN_FILES else BASE_FILE
+    rendered = render(yaml.safe_load(file), Choices(overlay=overlay))
+    files = {"platform.yaml": file, "rayservice.yaml": rendered.to_yaml()}
+    made = list(yaml.safe_load_all(kustomize_own(text.replace("../cpu", f"../{overlay}"), files)))
+    (service,) = [item for item in made if item["kind"] == "RayService"]
+    assert service["metadata"].pop("namespace") == "modelyard"
+    assert service == rendered.service
+    assert {item["metadata"].get("namespace", "modelyard") for item in made} == {"modelyard"}
+    names = {(item["kind"], item["metadata"]["name"]) for item in made}
+    assert names >= {("ServiceAccount", "modelyard-head"), ("ServiceAccount", "modelyard-worker")}
+    assert names >= {(item["kind"], item["metadata"]["name"]) for item in documents(f"overlays/{overlay}")}
+    (configmap,) = [item for item in made if item["metadata"]["name"] == "modelyard-platform"]
+    assert configmap["data"] == {"platform.yaml": file}
+
+
+def test_nobody_is_told_to_apply_the_rayservice_alone() -> None:
+    assert re.findall(r"kubectl apply .*", PAGE) == ["kubectl apply -k ."]

@@ -36,7 +36,11 @@ def test_the_gpu_overlay_starts_and_its_models_get_their_gpus(make_folder: Calla
         pytest.skip("vllm is not installed: python -m modelyard_deployments.vllm install")
     document = yaml.safe_load((ROOT / "kuberay" / "overlays" / "gpu" / "platform.yaml").read_text())
     document["http_options"]["host"] = "127.0.0.1"
-    process = PlatformProcess(make_folder(), document, settings={"RAY_OVERRIDE_RESOURCES": '{"CPU": 8, "GPU": 2}'})
+    settings = {
+        "RAY_OVERRIDE_RESOURCES": '{"CPU": 8, "GPU": 2}',
+        "RAY_OVERRIDE_LABELS": '{"modelyard-group": "cpu"}',
+    }
+    process = PlatformProcess(make_folder(), document, settings=settings)
     for model in process.models.values():
         folder = process.folder / model["uri"]
         folder.mkdir(parents=True)

@@ -43,7 +43,10 @@ _RELABELING = _closed(
 _POD_MONITOR = _closed(
     {
         "selector": _closed({"matchLabels": _TEXTS}, "matchLabels"),
-        "podMetricsEndpoints": _list(_closed({"port": _TEXT, "relabelings": _list(_RELABELING)}, "port")),
+        "namespaceSelector": _closed({"matchNames": _list(_TEXT)}, "matchNames"),
+        "podMetricsEndpoints": _list(
+            _closed({"port": _TEXT, "honorLabels": {"type": "boolean"}, "relabelings": _list(_RELABELING)}, "port")
+        ),
     },
     "selector",
     "podMetricsEndpoints",

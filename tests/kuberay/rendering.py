@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -16,8 +18,13 @@ import yaml
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "kuberay"
 OVERLAYS = sorted(path.name for path in (KUBERAY / "overlays").iterdir())
-COMBINED = {"overlays/cpu with components/object-store": ("overlays/cpu", "components/object-store")}
-"""What users put together themselves: an overlay and a component that none of ours has."""
+_OWN = ("object-store", "fault-tolerance", "https-out", "eks-pod-identity", "gke-workload-identity")
+COMBINED = {
+    "overlays/cpu with object-store": ("overlays/cpu", "object-store"),
+    "overlays/gpu with everything": ("overlays/gpu", *_OWN),
+    "overlays/llm with everything": ("overlays/llm", *_OWN),
+}
+"""What users put together themselves: an overlay and components that it does not have."""
 SERVICES = ["base", *(f"overlays/{name}" for name in OVERLAYS), *COMBINED]
 FOLDERS = [*SERVICES, "gateway"]
 
@@ -29,12 +36,25 @@ def kustomize(folder: str) -> str:
     """The final YAML of a folder of ``kuberay/``. Nobody is asked for anything: kubectl does this alone."""
     if folder not in COMBINED:
         return _kustomize(KUBERAY / folder)
-    overlay, component = COMBINED[folder]
-    with tempfile.TemporaryDirectory() as own:
-        resources, components = (os.path.relpath(KUBERAY / one, os.path.realpath(own)) for one in (overlay, component))
-        text = f"kind: Kustomization\nnamespace: modelyard\nresources: [{resources}]\ncomponents: [{components}]\n"
-        (Path(own) / "kustomization.yaml").write_text(text)
-        return _kustomize(Path(own))
+    overlay, *names = COMBINED[folder]
+    components = ", ".join(f"../../components/{name}" for name in names)
+    return kustomize_own(f"namespace: modelyard\nresources: [../../{overlay}]\ncomponents: [{components}]\n")
+
+
+def kustomize_own(kustomization: str, files: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The final YAML of ``kuberay/overlays/mine``, which a user makes.
+
+    Args:
+        kustomization: The text of its ``kustomization.yaml``.
+        files: Beside it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(KUBERAY, Path(folder) / "kuberay")
+        own = Path(folder) / "kuberay" / "overlays" / "mine"
+        own.mkdir()
+        for name, text in {**files, "kustomization.yaml": kustomization}.items():
+            (own / name).write_text(text)
+        return _kustomize(own)
 
 
 def _kustomize(folder: Path) -> str:

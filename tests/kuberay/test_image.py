@@ -20,7 +20,8 @@ from modelyard.version import __version__
 
 DOCKERFILE = KUBERAY / "Dockerfile"
 STAGES = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 PLACES = {"modelyard": "cpu", "modelyard-gpu": "gpu"}
 """The stage that each image's name in the manifests stands for."""
 
@@ -99,6 +100,14 @@ def test_everything_that_the_project_names_is_pinned_to_what_it_allows() -> None
     pinned = versions()
     wrong = [str(item) for item in requirements() if pinned.get(canonicalize_name(item.name), "") not in item.specifier]
     assert wrong == []
+
+
+def test_what_builds_the_wheel_is_pinned_too() -> None:
+    build = re.search(r"^RUN uv build .*--build-constraints (\S+)", stage("wheel"), re.MULTILINE)
+    assert build is not None
+    assert f"COPY kuberay/constraints.txt {build[1]}\n" in stage("base")
+    (needed,) = map(Requirement, PYPROJECT["build-system"]["requires"])
+    assert versions().get(needed.name, "") in needed.specifier
 
 
 def test_uv_in_the_file_is_the_pinned_one() -> None:

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import yaml
 from ray.scripts.scripts import start
+from ray.serve.schema import ApplicationStatus
 from rendering import COMBINED, FOLDERS, KUBERAY, SERVICES, find, find_all, kustomize
+
+from modelyard.protocol.openai import BARE
+from modelyard.serve.news import METRIC
 
 LABEL = {"app.kubernetes.io/part-of": "modelyard"}
 HEAD_PORTS = {"gcs-server", "dashboard", "client", "serve", "serve-grpc", "metrics", "as-metrics", "dash-metrics"}
@@ -227,6 +233,34 @@ def test_policies_close_both_directions_and_open_what_is_needed(folder: str) -> 
     assert open_ports(policies["modelyard-dns"]) == {53}
 
 
+@pytest.mark.parametrize("folder", SERVICES)
+def test_what_is_asked_for_names_and_of_the_api_server_is_reached_by_both_versions_of_ip(folder: str) -> None:
+    policies = {item["metadata"]["name"]: item["spec"] for item in find_all(folder, "NetworkPolicy")}
+    (names,) = policies["modelyard-dns"]["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in names["to"]  # NodeLocal DNSCache
+    for name in ("modelyard-autoscaler", "modelyard-stores", "modelyard-https-out"):
+        assert all("to" not in rule for rule in policies.get(name, {}).get("egress", ()))
+
+
+@pytest.mark.parametrize("folder", SERVICES)
+def test_credentials_of_a_node_are_out_of_reach_unless_a_component_says_otherwise(folder: str) -> None:
+    opened = {
+        (target["ipBlock"]["cidr"], port["port"])
+        for item in find_all(folder, "NetworkPolicy")
+        for rule in item["spec"].get("egress", ())
+        for target in rule.get("to", ())
+        for port in rule.get("ports", ())
+        if "ipBlock" in target and port["port"] != 53
+    }
+    metadata = {("169.254.169.254/32", 80), ("169.254.169.252/32", 988)}  # with GKE's Workload Identity
+    agent = {("169.254.170.23/32", 80), ("fd00:ec2::23/128", 80)}  # of EKS Pod Identity
+    own = COMBINED.get(folder, ())
+    expected = (metadata if "gke-workload-identity" in own else set()) | (agent if "eks-pod-identity" in own else set())
+    assert opened == expected
+    everywhere = [rule for item in find_all(folder, "NetworkPolicy") for rule in item["spec"].get("egress", ())]
+    assert all({port["port"] for port in rule["ports"]} & {80, 988} == set() for rule in everywhere if "to" not in rule)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_nobody_outside_reaches_ray_itself(folder: str) -> None:
     for item in find_all(folder, "NetworkPolicy"):
@@ -243,18 +277,75 @@ def open_ports(policy: Mapping[str, Any]) -> set[int]:
 @pytest.mark.parametrize("folder", SERVICES)
 def test_what_is_monitored_is_a_port_of_the_pods(folder: str) -> None:
     for monitor in find_all(folder, "PodMonitor"):
+        if monitor["metadata"]["name"] == "modelyard-operator":
+            continue
         is_head = monitor["spec"]["selector"]["matchLabels"]["ray.io/node-type"] == "head"
         wanted = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
         assert wanted <= (HEAD_PORTS if is_head else WORKER_PORTS)
 
 
+MONITORED = [name for name in SERVICES if name not in ("base", "overlays/dev")]
+
+
+@pytest.mark.parametrize("folder", SERVICES)
+def test_every_overlay_but_the_small_one_has_alerts_and_what_they_ask(folder: str) -> None:
+    monitors = {item["metadata"]["name"]: item["spec"] for item in find_all(folder, "PodMonitor")}
+    rules = find_all(folder, "PrometheusRule")
+    assert bool(monitors) is bool(rules) is (folder in MONITORED)
+    if not monitors:
+        return
+    text = json.dumps(rules)
+    assert "kuberay_service_condition_ready" in text
+    # Of the operator, wherever it may be: its metrics name the RayService's namespace, which is not its own.
+    operator = monitors["modelyard-operator"]
+    policy = next(
+        item for item in find_all(folder, "NetworkPolicy") if item["metadata"]["name"] == "modelyard-operator"
+    )
+    ((source,),) = [rule["from"] for rule in policy["spec"]["ingress"]]
+    (expression,) = source["namespaceSelector"]["matchExpressions"]
+    assert operator["namespaceSelector"]["matchNames"] == expression["values"]
+    assert operator["selector"] == source["podSelector"]
+    assert operator["podMetricsEndpoints"] == [{"port": "http", "honorLabels": True}]
+
+
+def test_a_model_that_fails_and_a_platform_that_fails_are_different_alerts() -> None:
+    ((group,),) = [item["spec"]["groups"] for item in find_all("overlays/cpu", "PrometheusRule")]
+    asked = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    # The platform takes the application of a failed revision away, so Serve's own metric knows of none.
+    assert asked["ModelyardModelFailed"] == f"max by (namespace, model, revision) (ray_{METRIC}) == 1"
+    assert asked["ModelyardPlatformFailed"] == 'ray_serve_application_status{application="platform"} == 1'
+    assert [item["name"] for item in serve_applications("overlays/cpu")] == ["platform"]
+    assert ApplicationStatus.DEPLOY_FAILED.to_numeric() == 1
+    assert ApplicationStatus.UNHEALTHY.to_numeric() == 2
+
+
+def serve_applications(folder: str) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = yaml.safe_load(find(folder, "RayService")["spec"]["serveConfigV2"])["applications"]
+    return found
+
+
 @pytest.mark.parametrize("folder", SERVICES)
 def test_a_budget_is_a_number_of_pods_that_stay(folder: str) -> None:
-    smallest = {name: group.get("minReplicas", 1) for name, group in groups(folder)}
     for budget in find_all(folder, "PodDisruptionBudget"):
-        selected = budget["spec"]["selector"]["matchLabels"].get("ray.io/group", "head")
-        assert budget["spec"]["minAvailable"] < smallest[selected] or selected == "head"
+        selector = budget["spec"]["selector"]["matchLabels"]
+        pairs = zip(labels(folder), groups(folder), strict=True)
+        ((name, group),) = [found for own, found in pairs if selector.items() <= own.items()]
+        least = group.get("minReplicas", 1) * group.get("numOfHosts", 1)
+        # Of the ingress one pod may go; of a head, of the last GPU and of a model over several pods none may.
+        assert budget["spec"]["minAvailable"] == (least - 1 if name == "cpu" else max(least, 1))
         assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize("folder", [name for name in SERVICES if name != "overlays/dev"])
+def test_every_group_of_workers_has_a_budget_and_a_place_by_intent(folder: str) -> None:
+    selectors = [item["spec"]["selector"]["matchLabels"] for item in find_all(folder, "PodDisruptionBudget")]
+    for own, (name, pod) in zip(labels(folder)[1:], list(pods(folder).items())[1:], strict=True):
+        assert [found for found in selectors if found.items() <= own.items()], name
+        together = pod.get("affinity", {}).get("podAffinity")
+        apart = pod.get("topologySpreadConstraints", ())
+        keys = {constraint["topologyKey"] for constraint in apart}
+        assert keys == (set() if together else {"topology.kubernetes.io/zone", "kubernetes.io/hostname"})
+        assert bool(together) is (name == "llm")
 
 
 def test_only_a_cluster_that_outlives_its_head_lets_it_be_evicted() -> None:
@@ -262,8 +353,9 @@ def test_only_a_cluster_that_outlives_its_head_lets_it_be_evicted() -> None:
         folder: {item["metadata"]["name"] for item in find_all(folder, "PodDisruptionBudget")} for folder in SERVICES
     }
     without = {folder for folder, names in guarded.items() if "modelyard-head" not in names}
-    assert without == {"overlays/ha", "overlays/dev"}
-    assert "gcsFaultToleranceOptions" in cluster("overlays/ha")
+    outlives = {folder for folder in SERVICES if "gcsFaultToleranceOptions" in cluster(folder)}
+    assert outlives >= {"overlays/ha", "overlays/gpu with everything", "overlays/llm with everything"}
+    assert without == outlives | {"overlays/dev"}
 
 
 def test_groups_of_gpus_start_at_none_and_groups_of_hosts_stay_together() -> None:
@@ -274,7 +366,7 @@ def test_groups_of_gpus_start_at_none_and_groups_of_hosts_stay_together() -> Non
     assert int(llm["resources"]["GPU"]) * 2 == 8
 
 
-@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/llm"])
+@pytest.mark.parametrize("folder", [name for name in SERVICES if "gpu" in name or "llm" in name])
 def test_every_pod_sees_the_models_and_none_can_change_them(folder: str) -> None:
     for name, pod in pods(folder).items():
         (volume,) = [item for item in pod["volumes"] if item["name"] == "models"]
@@ -283,8 +375,8 @@ def test_every_pod_sees_the_models_and_none_can_change_them(folder: str) -> None
         assert mount == {"name": "models", "mountPath": "/opt/modelyard/models", "readOnly": True}
 
 
-def test_copies_of_artifacts_have_a_place_that_is_larger_than_they_may_become() -> None:
-    (folder,) = COMBINED
+@pytest.mark.parametrize("folder", [name for name, (_, *own) in COMBINED.items() if "object-store" in own])
+def test_copies_of_artifacts_have_a_place_that_is_larger_than_they_may_become(folder: str) -> None:
     cache, limit = environment(folder)["MODELYARD_CACHE"], float(environment(folder)["MODELYARD_CACHE_GB"])
     for name, container in containers(folder).items():
         (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == cache]
@@ -313,12 +405,15 @@ def test_every_other_upgrade_is_one_switch(folder: str) -> None:
     assert find(folder, "RayService")["spec"]["upgradeStrategy"] == {"type": "NewCluster"}
 
 
-def test_the_databases_of_ha_are_told_by_secrets_alone() -> None:
-    redis = cluster("overlays/ha")["gcsFaultToleranceOptions"]
+@pytest.mark.parametrize("folder", [name for name in SERVICES if name.endswith(("ha", "everything"))])
+def test_the_databases_are_told_to_every_pod_by_secrets_alone(folder: str) -> None:
+    redis = cluster(folder)["gcsFaultToleranceOptions"]
     assert redis["redisPassword"] == {"valueFrom": {"secretKeyRef": {"name": "modelyard-redis", "key": "password"}}}
     assert "@" not in redis["redisAddress"]
-    for container in containers("overlays/ha").values():
-        assert container["envFrom"][1:] == [{"secretRef": {"name": "modelyard-postgres"}}]
+    for container in containers(folder).values():
+        assert {"secretRef": {"name": "modelyard-postgres"}} in container["envFrom"]
+    policies = {item["metadata"]["name"]: item["spec"] for item in find_all(folder, "NetworkPolicy")}
+    assert open_ports(policies["modelyard-databases"]) == {6379, 5432}
 
 
 def test_routes_lead_to_the_operator_s_service_and_ports_that_it_has() -> None:
@@ -332,6 +427,16 @@ def test_routes_lead_to_the_operator_s_service_and_ports_that_it_has() -> None:
             targets = [target for rule in route["spec"]["rules"] for target in rule.get("backendRefs", ())]
             assert {target["name"] for target in targets} <= {f"{service['metadata']['name']}-serve-svc"}
             assert {target["port"] for target in targets} <= allowed & ports
+
+
+def test_calls_that_are_at_the_root_pass_the_gateway() -> None:
+    rules = next(item for item in find_all("gateway", "HTTPRoute") if item["metadata"]["name"] == "modelyard")["spec"][
+        "rules"
+    ]
+    exact = {match["path"]["value"] for rule in rules for match in rule["matches"] if match["path"]["type"] == "Exact"}
+    assert exact >= {f"/{name}" for name in BARE}
+    # All rules of inference wait as long as the slowest model.
+    assert {rule["timeouts"]["request"] for rule in rules} == {"600s"}
 
 
 def test_the_ports_of_the_service_are_those_of_the_pods() -> None:

@@ -12,12 +12,15 @@ import typer
 from modelyard.cli.session import app
 from modelyard.config import ModelsFile, check_framework, parse_section
 from modelyard.config.documents import read_documents
-from modelyard.config.problems import shown
+from modelyard.config.problems import nearest, shown
 from modelyard.errors import InvalidConfig
 from modelyard.kuberay import check_rules, check_serving, check_shape, read_serve_file
 from modelyard.kuberay.serving import PATH
 
 _OURS: Final = "RayService"
+_GROUP: Final = "ray.io/"
+_RAYS: Final = (_OURS, "RayCluster", "RayCronJob", "RayJob")
+"""The kinds of its group. Source: KubeRay v1.7.0 ``ray-operator/apis/ray/v1``."""
 
 
 @app.command()
@@ -40,7 +43,7 @@ def _check_file(path: Path) -> bool:
         return _print(("expected a document, got none",), f"{path}: ")
     wrong, others = False, []
     for number, document in enumerate(documents, 1):
-        if isinstance(document, Mapping) and document.get("kind", _OURS) != _OURS:
+        if isinstance(document, Mapping) and _is_other(document):
             others.append(str(document["kind"]))
         else:
             where = f"{path}: " if len(documents) == 1 else f"{path}, document {number}: "
@@ -50,10 +53,23 @@ def _check_file(path: Path) -> bool:
     return wrong
 
 
+def _is_other(document: Mapping[str, Any]) -> bool:
+    """Whether it is of a kind that somebody else checks. A kind that KubeRay does not have is none."""
+    kind = document.get("kind", _OURS)
+    return kind != _OURS and (kind in _RAYS or not _is_rays(document))
+
+
+def _is_rays(document: Mapping[str, Any]) -> bool:
+    return str(document.get("apiVersion")).startswith(_GROUP)
+
+
 def _check_document(document: object) -> tuple[str, ...]:
     if not isinstance(document, Mapping):
         return (f"expected a mapping, got {shown(document, '')}",)
     if "kind" in document:
+        kind = document["kind"]
+        if kind != _OURS:
+            return (f"kind: unknown kind {shown(kind, '')} of {_GROUP[:-1]}{nearest(str(kind), _RAYS)}",)
         return check_rayservice(document)
     if "applications" in document:
         return check_serve(document)

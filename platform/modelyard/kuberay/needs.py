@@ -53,7 +53,8 @@ class Need:
 def find_needs(config: PlatformConfig) -> tuple[Need, ...]:
     """Of the ingress, of each declared model that has a process of its own, in their order, and of the pools."""
     count = config.ingress.num_replicas
-    ingress = Need("ingress", "ingress", None, ({"CPU": config.ingress.num_cpus},), count, count)
+    own_cpus = ({"CPU": config.ingress.num_cpus},)
+    ingress = Need("ingress", "ingress", None, own_cpus, count, count, config.ingress.node_labels)
     own = (_need_of(spec, f"models[{index}]") for index, spec in enumerate(config.models) if not spec.shared)
     return (ingress, *own, *_pools(config))
 

@@ -35,37 +35,44 @@ def load_service(overlay: str) -> dict[str, Any]:
     if overlay not in overlay_names():
         raise InvalidConfig((f'--overlay: unknown overlay "{overlay}"{nearest(overlay, overlay_names())}',))
     service: dict[str, Any] = _load(FOLDER / "base" / "rayservice.yaml")
-    for path in _patch_files(FOLDER / "overlays" / overlay):
-        for change in _load(path):
-            _apply(service, change)
+    for path, label in _patch_files(FOLDER / "overlays" / overlay):
+        if not label or label in service["metadata"].get("labels", {}):
+            for change in _load(path):
+                _apply(service, change)
     return service
 
 
 def image_name(overlay: str) -> str:
     """Of the image that the overlay's pods run, without a tag."""
-    images = _load(FOLDER / "overlays" / overlay / "kustomization.yaml").get("images", [{"newName": "modelyard"}])
-    return str(images[0]["newName"])
+    own = (_load(folder / "kustomization.yaml").get("images") for folder in _folders(FOLDER / "overlays" / overlay))
+    return str([images for images in own if images][-1][0]["newName"])
 
 
 def load_environment(overlay: str) -> dict[str, str]:
     """What Ray and Serve read when their processes start: the base's, with what the overlay's components say."""
     lines = (FOLDER / "base" / "ray.env").read_text(encoding="utf-8").splitlines()
     lines = [line for line in lines if line and not line.startswith("#")]
-    folder = FOLDER / "overlays" / overlay
-    for component in _load(folder / "kustomization.yaml").get("components", ()):
-        for generator in _load(folder / component / "kustomization.yaml").get("configMapGenerator", ()):
-            lines += generator["literals"]
+    for folder in _folders(FOLDER / "overlays" / overlay):
+        for generator in _load(folder / "kustomization.yaml").get("configMapGenerator", ()):
+            lines += generator.get("literals", ())
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
-def _patch_files(folder: Path) -> Iterator[Path]:
-    """Those for the RayService, of the folder's components first."""
+def _patch_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Those for the RayService, each with the label that it has to have, or none."""
+    for each in _folders(folder):
+        for patch in _load(each / "kustomization.yaml").get("patches", ()):
+            if "path" in patch and patch["target"]["kind"] == "RayService":
+                yield each / patch["path"], patch["target"].get("labelSelector", "")
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Those that make up an overlay, in the order in which they count: what it is made from, its components, itself."""
     kustomization = _load(folder / "kustomization.yaml")
-    for component in kustomization.get("components", ()):
-        yield from _patch_files(folder / component)
-    for patch in kustomization.get("patches", ()):
-        if "path" in patch and patch["target"]["kind"] == "RayService":
-            yield folder / patch["path"]
+    for name in (*kustomization.get("resources", ()), *kustomization.get("components", ())):
+        if (folder / name).is_dir():
+            yield from _folders(folder / name)
+    yield folder
 
 
 def _apply(document: Any, change: Mapping[str, Any]) -> None:

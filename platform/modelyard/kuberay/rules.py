@@ -41,6 +41,7 @@ _GATED: Final[Mapping[str, str]] = {
 _UNUSED: Final = ("serviceUnhealthySecondThreshold", "deploymentUnhealthySecondThreshold")
 _OPERATOR_LABELS: Final = ("ray.io/node-type", "ray.io/group", "ray.io/cluster")
 _HEAD_SELECTOR: Final = ("app.kubernetes.io/name", "app.kubernetes.io/created-by")
+_V2_VARIABLE: Final = "RAY_enable_autoscaler_v2"
 _SIZE_PARAMETERS: Final = ("num-cpus", "num-gpus", "memory", "resources")
 
 
@@ -194,9 +195,10 @@ def _autoscaler(service: Part) -> Iterator[str]:
     is_v2 = options.get("version") == "v2"
     if "KUBERAY_GEN_AUTOSCALER_START_CMD" in {item["name"] for item in options.get("env", ())}:
         yield f"{CLUSTER}.autoscalerOptions.env: expected no KUBERAY_GEN_AUTOSCALER_START_CMD: the operator sets it"
-    for path, item in _environment(service):
-        if item["name"] == "RAY_enable_autoscaler_v2" and item.get("value") != ("1" if is_v2 else "0"):
-            yield f"{path}: expected {CLUSTER}.autoscalerOptions.version to say it: the variable contradicts that"
+    for path, item in _head_environment(service):
+        if item["name"] == _V2_VARIABLE and ("version" in options or item.get("value") in ("1", "true")):
+            yield f"{path}: expected nothing: {CLUSTER}.autoscalerOptions.version alone says which autoscaler it is"
+    yield from _idle_timeouts(service)
     for path, group in _groups(service):
         pod = group["template"].get("spec", {})
         policy = pod.get("restartPolicy", "Never")
@@ -207,6 +209,13 @@ def _autoscaler(service: Part) -> Iterator[str]:
                 yield f"{path}.{key}: expected {CLUSTER}.autoscalerOptions.version: v2 for it"
         if "priority" in group and not _is_at_least(cluster, "2.56"):
             yield f"{path}.priority: expected {CLUSTER}.rayVersion 2.56 or later for it"
+
+
+def _idle_timeouts(service: Part) -> Iterator[str]:
+    options = (f"{CLUSTER}.autoscalerOptions", _cluster(service).get("autoscalerOptions", {}))
+    for path, owner in (options, *_workers(service)):
+        if owner.get("idleTimeoutSeconds", 0) < 0:
+            yield f"{path}.idleTimeoutSeconds: expected 0 or more, got {owner['idleTimeoutSeconds']}"
 
 
 def _auth(service: Part) -> Iterator[str]:
@@ -225,6 +234,7 @@ def _auth(service: Part) -> Iterator[str]:
 
 def _fault_tolerance(service: Part) -> Iterator[str]:
     options = _cluster(service).get("gcsFaultToleranceOptions")
+    yield from _redis_username(service)
     if options is not None:
         yield from _fault_tolerance_options(options)
         yield from _fault_tolerance_elsewhere(service)
@@ -247,12 +257,20 @@ def _fault_tolerance_elsewhere(service: Part) -> Iterator[str]:
     for path, item in _environment(service):
         if item["name"] in ("REDIS_PASSWORD", "RAY_REDIS_ADDRESS"):
             yield f"{path}: expected nothing beside {_FAULT_TOLERANCE}"
-    for key in ("redis-password", "redis-username"):
-        if key in _cluster(service)["headGroupSpec"].get("rayStartParams", {}):
-            yield f"{CLUSTER}.headGroupSpec.rayStartParams.{key}: expected nothing beside {_FAULT_TOLERANCE}"
+    if "redis-password" in _cluster(service)["headGroupSpec"].get("rayStartParams", {}):
+        yield f"{CLUSTER}.headGroupSpec.rayStartParams.redis-password: expected nothing beside {_FAULT_TOLERANCE}"
     for key in ("ray.io/ft-enabled", "ray.io/external-storage-namespace"):
         if key in service["metadata"].get("annotations", {}):
             yield f"metadata.annotations.{key}: expected nothing beside {_FAULT_TOLERANCE}"
+
+
+def _redis_username(service: Part) -> Iterator[str]:
+    """Refused with fault tolerance and without."""
+    paths = [path for path, item in _head_environment(service) if item["name"] == "REDIS_USERNAME"]
+    if "redis-username" in _cluster(service)["headGroupSpec"].get("rayStartParams", {}):
+        paths.append(f"{CLUSTER}.headGroupSpec.rayStartParams.redis-username")
+    for path in paths:
+        yield f"{path}: expected nothing: its place is {_FAULT_TOLERANCE}.redisUsername"
 
 
 def _cluster(service: Part) -> Part:
@@ -267,6 +285,12 @@ def _workers(service: Part) -> Iterator[tuple[str, Part]]:
 
 def _groups(service: Part) -> Iterator[tuple[str, Part]]:
     return chain([(f"{CLUSTER}.headGroupSpec", _cluster(service)["headGroupSpec"])], _workers(service))
+
+
+def _head_environment(service: Part) -> Iterator[tuple[str, Part]]:
+    """The variables of the head's Ray container, the only one that the operator looks at."""
+    head = f"{CLUSTER}.headGroupSpec"
+    return (found for found in _environment(service) if found[0].startswith(head))
 
 
 def _environment(service: Part) -> Iterator[tuple[str, Part]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from modelyard.config import PlatformConfig
 from modelyard.errors import InvalidConfig
-from modelyard.kuberay import Choices, Rendered, Size, render
+from modelyard.kuberay import Choices, Rendered, Size, overlays, render
 from modelyard.kuberay.needs import count_nodes, find_needs
 
 FOLDER = Path(__file__).parents[3] / "kuberay"
@@ -203,6 +204,27 @@ def test_it_is_what_kustomize_makes_of_the_overlay_apart_from_sizes(overlay: str
     assert service == made
 
 
+def test_an_overlay_of_one_s_own_counts_with_all_that_it_is_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kuberay")
+    own = tmp_path / "kuberay" / "overlays" / "mine"
+    own.mkdir()
+    components = "[../../components/object-store, ../../components/fault-tolerance]"
+    (own / "kustomization.yaml").write_text(f"resources: [../gpu]\ncomponents: {components}\n")
+    monkeypatch.setattr(overlays, "FOLDER", tmp_path / "kuberay")
+    models = [model(num_gpus=1, accelerator_type=kind) for kind in ("L4", "H100")]
+    cluster = render(file_of(*models), Choices(overlay="mine")).service["spec"]["rayClusterConfig"]
+    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == ["cpu", "gpu-h100", "gpu-l4"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["image"].startswith("modelyard-gpu:")
+        secrets = [item["secretRef"]["name"] for item in container["envFrom"]]
+        assert secrets == ["modelyard-store", "modelyard-postgres"]
+        assert {"name": "MODELYARD_CACHE", "value": "/var/cache/modelyard"} in container["env"]
+        assert {"name": "copies", "mountPath": "/var/cache/modelyard"} in container["volumeMounts"]
+
+
 def test_pods_have_the_variables_of_the_configmap(service: dict[str, Any]) -> None:
     lines = (FOLDER / "base" / "ray.env").read_text().splitlines()
     wanted = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
@@ -216,10 +238,8 @@ def test_pods_have_the_variables_of_the_configmap(service: dict[str, Any]) -> No
 
 
 def kustomize(overlay: str) -> dict[str, Any]:
-    command = shutil.which("kubectl")
-    if command is None:
-        pytest.skip("no kubectl, which has Kustomize in it")
-    run = [command, "kustomize", str(FOLDER / "overlays" / overlay)]
+    kubectl = Path(sys.executable).with_name("kubectl")  # of the development extra, always the same version
+    run = [kubectl, "kustomize", str(FOLDER / "overlays" / overlay)]
     text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     (found,) = [document for document in yaml.safe_load_all(text) if document["kind"] == "RayService"]
     made: dict[str, Any] = found

@@ -70,12 +70,17 @@ BROKEN = [
     (f"{CLUSTER}.autoscalerOptions.version", REMOVED, "idleTimeoutSeconds: expected spec.rayClusterConfig.autoscaler"),
     (f"{CLUSTER}.autoscalerOptions.env", [{"name": "KUBERAY_GEN_AUTOSCALER_START_CMD"}], "the operator sets it"),
     (f"{WORKER}.{POD}.restartPolicy", "Always", "restartPolicy: expected Never with the autoscaler v2"),
-    (f"{HEAD}.{RAY}.env.0", {"name": "RAY_enable_autoscaler_v2", "value": "0"}, "the variable contradicts that"),
+    (f"{HEAD}.{RAY}.env.0", {"name": "RAY_enable_autoscaler_v2", "value": "0"}, "version alone says which autoscaler"),
+    (f"{HEAD}.{RAY}.env.0", {"name": "RAY_enable_autoscaler_v2", "value": "1"}, "version alone says which autoscaler"),
+    (f"{CLUSTER}.autoscalerOptions.idleTimeoutSeconds", -1, "Options.idleTimeoutSeconds: expected 0 or more, got -1"),
+    (f"{WORKER}.idleTimeoutSeconds", -1, "workerGroupSpecs[0].idleTimeoutSeconds: expected 0 or more, got -1"),
     (f"{CLUSTER}.authOptions.mode", REMOVED, "authOptions.mode: expected token or disabled, got nothing"),
     (f"{CLUSTER}.authOptions.enableK8sTokenAuth", True, "enableK8sTokenAuth: expected nothing inside"),
     (f"{CLUSTER}.rayVersion", "2.51.0", "rayVersion: expected 2.52 or later"),
     (f"{CLUSTER}.rayVersion", "newest", "rayVersion: expected 2.52 or later"),
     (f"{HEAD}.{RAY}.env.0", {"name": "RAY_REDIS_ADDRESS", "value": "a"}, "expected a mapping beside the environment"),
+    (f"{HEAD}.{RAY}.env.0", {"name": "REDIS_USERNAME", "value": "a"}, "gcsFaultToleranceOptions.redisUsername"),
+    (f"{HEAD}.rayStartParams.redis-username", "a", "redis-username: expected nothing: its place is "),
     (f"{CLUSTER}.gcsFaultToleranceOptions", {"backend": "rocksdb"}, "the operator refuses rocksdb"),
     (f"{CLUSTER}.gcsFaultToleranceOptions", {}, "redisAddress: expected an address"),
     (f"{CLUSTER}.gcsFaultToleranceOptions", REDIS | {"externalStorageNamespace": "a"}, "both clusters of an upgrade"),
@@ -106,6 +111,22 @@ def test_fault_tolerance_is_set_in_one_place(service: dict[str, Any], path: str,
     (problem,) = check_rules(service)
     assert "expected nothing beside spec.rayClusterConfig.gcsFaultToleranceOptions" in problem
     assert "secret" not in problem
+
+
+@pytest.mark.parametrize("overlay", ["dev"], indirect=True)
+@pytest.mark.parametrize(("value", "count"), [("1", 1), ("true", 1), ("0", 0)])
+def test_without_the_autoscaler_its_variable_may_only_switch_it_off(
+    service: dict[str, Any], value: str, count: int
+) -> None:
+    put(service, f"{HEAD}.{RAY}.env.0", {"name": "RAY_enable_autoscaler_v2", "value": value})
+    assert len(check_rules(service)) == count
+
+
+@pytest.mark.parametrize("overlay", ["ha"], indirect=True)
+def test_a_username_of_redis_has_one_place_with_fault_tolerance_too(service: dict[str, Any]) -> None:
+    put(service, f"{HEAD}.rayStartParams.redis-username", "a")
+    (problem,) = check_rules(service)
+    assert problem.endswith("gcsFaultToleranceOptions.redisUsername")
 
 
 @pytest.mark.parametrize("overlay", ["gpu"], indirect=True)
