@@ -94,7 +94,7 @@ def _load_model(path: Path, options: GenerationOptions, attention: str | None) -
 
 def _to_source(path: Path) -> tuple[Path, dict[str, Any]]:
     """The folder, and the file in it where it is a GGUF one."""
-    return (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    return (path.parent, {"gguf_file": path.name}) if path.suffix.lower() == ".gguf" else (path, {})
 
 
 def _find_max_model_len(config: Any, wanted: int | None) -> int:

@@ -39,7 +39,7 @@ class Prompts:
         self._tokenizer = tokenizer
         self._template: str | None = chat_template or _find_template(tokenizer)
         self._vocabulary = vocabulary
-        self._is_apart = is_apart
+        self.is_apart = is_apart
         self.max_model_len = max_model_len
 
     @property
@@ -125,7 +125,7 @@ class Prompts:
             Refusal: The prompt, or the prompt and the answer, do not fit.
         """
         fits = len(prompt) <= self.max_model_len
-        room = self.max_model_len - (len(prompt) if not self._is_apart or not fits else 0)
+        room = self.max_model_len - (len(prompt) if not self.is_apart or not fits else 0)
         if not prompt:
             raise Refusal(f"{param}: expected at least one token, got none", param, "empty_string")
         if room < (max_tokens or (0 if max_tokens == 0 else 1)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
@@ -43,7 +43,7 @@ class EngineSettings(BaseModel):
         prefill_tokens: Most prompt tokens computed between two steps of those that already run.
         attention: Which attention of transformers; None leaves it the choice.
         chat_template: A Jinja template instead of the tokenizer's own; a text, not a file's name.
-        default_max_tokens: Length of answers over v2 whose request says none; OpenAI's routes have their own rules.
+        default_max_tokens: Length of answers over v2 whose request says none; as that of OpenAI's completions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -55,25 +55,40 @@ class EngineSettings(BaseModel):
     prefill_tokens: PositiveInt = 512
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     chat_template: str | None = None
-    default_max_tokens: PositiveInt = 256
+    default_max_tokens: PositiveInt = 16
+
+
+SETTINGS: Final = frozenset(EngineSettings.model_fields)
+"""Names of the settings."""
+
+SHARED: Final = frozenset({"max_model_len", "chat_template"})
+"""Those that vLLM has under the same name."""
+
+
+def find_setting_problems(engine: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the option ``engine``: with the nearest name for one that is unknown."""
+    known = list(EngineSettings.model_fields)
+    problems = []
+    for name in engine:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0) or known
+            problems.append(
+                f'engine: the transformers backend has no "{name}"; did you mean "{near[0]}"? It has {", ".join(known)}'
+            )
+    if not problems:
+        try:
+            EngineSettings.model_validate(engine)
+        except ValidationError as exc:
+            problems = [f"engine.{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors()]
+    return problems
 
 
 def read_settings(engine: Mapping[str, Any]) -> EngineSettings:
     """The option ``engine``, checked.
 
     Raises:
-        ModelLoadError: With the nearest name for one that is unknown.
+        ModelLoadError: It has a mistake.
     """
-    known = list(EngineSettings.model_fields)
-    for name in engine:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0) or known
-            raise ModelLoadError(
-                f'option engine: the transformers backend has no "{name}"; did you mean "{near[0]}"? '
-                f"It has {', '.join(known)}"
-            )
-    try:
-        return EngineSettings.model_validate(engine)
-    except ValidationError as exc:
-        error = exc.errors()[0]
-        raise ModelLoadError(f"option engine.{'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
+    if problems := find_setting_problems(engine):
+        raise ModelLoadError(f"option {'; '.join(problems)}")
+    return EngineSettings.model_validate(engine)

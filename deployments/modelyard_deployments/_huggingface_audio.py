@@ -26,6 +26,8 @@ from modelyard_deployments._huggingface_values import read_parameter, to_files, 
 _AUDIO: Final = "audio"
 _HEADS: Final = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM")
 _RIFF: Final = b"RIFF"
+_WHISPER_S: Final = 30.0
+"""Seconds that a Whisper hears at once."""
 
 
 def decode_audio(array: Array, rate: int) -> list[Array]:
@@ -98,12 +100,16 @@ class Settings:
     Attributes:
         language: Which is spoken, for Whisper; None where it has to find out.
         translates: To English, Whisper only.
-        is_timed: With the moments at which parts of the text begin and end.
+        is_timed: With the moments at which parts of the text begin and end: sentences of Whisper, else words.
+        by_word: Of each word, where Whisper could tell of sentences.
+        tells_language: With the language that was heard.
     """
 
     language: str | None = None
     translates: bool = False
     is_timed: bool = False
+    by_word: bool = False
+    tells_language: bool = False
 
 
 class SpeechRecognition(Model):
@@ -112,7 +118,9 @@ class SpeechRecognition(Model):
     Attributes:
         rate: Samples a second that the model hears.
         is_whisper: It is Whisper, which knows languages.
+        is_multilingual: It is a Whisper of several.
         tells_times: It knows when what was said.
+        tells_words: It knows so of each word.
     """
 
     def __init__(self, loaded: Loaded, options: HuggingFaceOptions, task: str) -> None:
@@ -135,7 +143,13 @@ class SpeechRecognition(Model):
             **settings,
         )
         self.is_whisper = self._pipeline.type == "seq2seq_whisper"
-        self.tells_times = self.is_whisper or self._pipeline.type == "ctc"
+        generation = getattr(loaded.model, "generation_config", None)
+        self.is_multilingual = self.is_whisper and bool(getattr(generation, "is_multilingual", False))
+        has_stamps = self.is_whisper and hasattr(generation, "no_timestamps_token_id")
+        self.tells_times = has_stamps or self._pipeline.type == "ctc"
+        self.tells_words = self._pipeline.type == "ctc" or (has_stamps and hasattr(generation, "alignment_heads"))
+        # What Whisper hears at once; it cuts longer recordings itself, by the moments that it tells.
+        self._most_samples = extractor.n_samples if self.is_whisper and options.chunk_length_s is None else math.inf
         self._signature = Signature(
             inputs=(TensorSpec(_AUDIO, "BYTES", (-1,), content_type="base64"),),
             outputs=(TensorSpec("text", "BYTES", (-1,)),),
@@ -174,21 +188,28 @@ class SpeechRecognition(Model):
             raise InvalidRequest(
                 f'language: the model knows one language and no names of any, got "{settings.language}"'
             )
-        wanted: dict[str, Any] = {}
-        if settings.is_timed:
-            wanted["return_timestamps"] = True if self.is_whisper else "word"
-        generation = {"language": settings.language} if settings.language else {}
-        generation |= {"task": "translate"} if settings.translates else {}
-        if generation:
-            wanted["generate_kwargs"] = generation
         try:
             with self._lock:
-                heard: dict[str, Any] = self._pipeline({"raw": samples, "sampling_rate": self.rate}, **wanted)
+                recording = {"raw": samples, "sampling_rate": self.rate}
+                heard: dict[str, Any] = self._pipeline(recording, **self._to_arguments(settings, len(samples)))
         except ValueError as exc:
             if "language" not in str(exc).lower():
                 raise
             raise InvalidRequest(f"language: {str(exc)[:200]}") from exc
         return heard
+
+    def _to_arguments(self, settings: Settings, samples: int) -> dict[str, Any]:
+        """Of the pipeline, for a recording of so many samples."""
+        wanted: dict[str, Any] = {}
+        if settings.is_timed:
+            wanted["return_timestamps"] = True if self.is_whisper and not settings.by_word else "word"
+        elif samples > self._most_samples:
+            wanted |= {"return_timestamps": True} if self.tells_times else {"chunk_length_s": _WHISPER_S}
+        if settings.tells_language:
+            wanted["return_language"] = True
+        generation = {"language": settings.language} if settings.language else {}
+        generation |= {"task": "translate"} if settings.translates else {}
+        return wanted | ({"generate_kwargs": generation} if generation else {})
 
 
 def _silence(rate: int) -> str:

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What generates text: vLLM where it is installed and has the architecture, else transformers.
 
-Nothing is imported for it: the controller asks, too, and stays free of both.
+Options that only one of the two has decide for it. Nothing is imported for it: the controller asks, too, and stays free
+of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from modelyard.errors import ModelLoadError
-from modelyard_deployments._vllm_arguments import find_architectures
+from modelyard_deployments._generation_settings import SETTINGS, SHARED, find_setting_problems
+from modelyard_deployments._vllm_arguments import find_architectures, find_problems
+from modelyard_deployments._vllm_install import INSTALL
+
+Backend: TypeAlias = Literal["auto", "vllm", "transformers"]
 
 _WRITERS: Final = ("ForCausalLM", "LMHeadModel")
+_OF_TRANSFORMERS: Final = ("device", "threads")
+"""Options beside ``engine`` that vLLM has nothing for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +31,72 @@ class Pick:
     reason: str
 
 
-def pick_backend(wanted: Literal["auto", "vllm", "transformers"], architectures: Sequence[str]) -> Pick:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a model's options want.
+
+    Attributes:
+        name: Which of the two; ``auto`` is either.
+        option: Which option says so.
+    """
+
+    name: Backend
+    option: str = "backend"
+
+
+def find_wanted(backend: Backend, given: Collection[str], engine: Mapping[str, Any]) -> Wanted:
+    """What options want, taken together.
+
+    Args:
+        backend: The option of that name.
+        given: Names of the other options that were given and mean something.
+        engine: The engine's arguments.
+
+    Raises:
+        ValueError: They do not go together, or an argument is none that the backend has; with the nearest there is.
+    """
+    ours = [name for name in _OF_TRANSFORMERS if name in given]
+    ours += [f"engine.{name}" for name in engine if name in SETTINGS - SHARED]
+    theirs = [f"engine.{name}" for name in engine if name not in SETTINGS]
+    if backend == "transformers":
+        problems = find_setting_problems(engine)
+    elif backend == "vllm":
+        problems = find_problems(engine)
+        problems += [f"{name}: vLLM has no such option, it goes by resources" for name in ours if name in given]
+    else:
+        rest = {name: value for name, value in engine.items() if name not in SETTINGS}
+        problems = find_problems(rest, SETTINGS)
+        if ours and theirs and not problems:
+            problems = [
+                f"{', '.join(ours)} of transformers and {', '.join(theirs)} of vLLM: expected those of one backend"
+            ]
+        elif ours and not theirs:
+            problems = find_setting_problems(engine)
+    if problems:
+        raise ValueError("; ".join(problems))
+    if backend == "auto" and (ours or theirs):
+        return Wanted("transformers", ours[0]) if ours else Wanted("vllm", theirs[0])
+    return Wanted(backend)
+
+
+def pick_backend(wanted: Wanted, architectures: Sequence[str]) -> Pick:
     """Picks one.
 
     Args:
-        wanted: The option.
+        wanted: What the options want.
         architectures: Names of the classes that the weights were saved from; none for GGUF files.
 
     Raises:
         ModelLoadError: vLLM is wanted and cannot serve the model.
     """
-    if wanted == "transformers":
-        return Pick("transformers", "the option backend says so")
+    if wanted.name == "transformers":
+        return Pick("transformers", f"the option {wanted.option} says so")
     against = _find_reason_against_vllm(architectures)
-    if wanted == "vllm":
+    if wanted.name == "vllm":
         if against:
-            raise ModelLoadError(f"option backend: vLLM cannot serve this model: {against}")
-        return Pick("vllm", "the option backend says so")
+            advice = "" if find_architectures() else f': pip install "modelyard[vllm]", and then {INSTALL}'
+            raise ModelLoadError(f"option {wanted.option}: vLLM cannot serve this model: {against}{advice}")
+        return Pick("vllm", f"the option {wanted.option} says so")
     return Pick("transformers", against) if against else Pick("vllm", "it is installed and has the architecture")
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from modelyard.model import Options
+from modelyard_deployments._huggingface_backends import Backend, Wanted, find_wanted
 from modelyard_deployments._huggingface_tasks import GENERATIVE, PREDICTIVE, to_task
 
 TopK: TypeAlias = PositiveInt | Literal["all"]
@@ -23,9 +24,10 @@ class HuggingFaceOptions(Options):
     task: Annotated[str, AfterValidator(to_task)] | None = Field(
         default=None, description="What the model is for; inferred from `config.json` unless given."
     )
-    backend: Literal["auto", "vllm", "transformers"] = Field(
+    backend: Backend = Field(
         default="auto",
-        description="What generates text: `auto` is vLLM where it is installed and has the architecture.",
+        description="What generates text: `auto` is vLLM where it is installed and has the architecture, and no option "
+        "is given that only transformers has.",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Numbers to compute in; `auto` is float32 on a CPU and as saved on a GPU."
@@ -81,11 +83,28 @@ class HuggingFaceOptions(Options):
         description="Length of a summary, translation or transcript; the model's own unless given, else 256.",
     )
     chunk_length_s: float | None = Field(
-        default=None, gt=0, description="Seconds of audio that are heard at once; needed for long recordings."
+        default=None,
+        gt=0,
+        description="Seconds of audio that are heard at once; needed for long recordings by models other than Whisper.",
     )
     engine: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the engine that generates text, vLLM's own or transformers'."
     )
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> HuggingFaceOptions:
+        _ = self.wanted
+        return self
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which backend the options want, taken together.
+
+        Raises:
+            ValueError: They do not go together.
+        """
+        given = self.model_fields_set - ({"device"} if self.device == "auto" else set())
+        return find_wanted(self.backend, given, self.engine)
 
 
 _TEXTS: Final = ("max_length", "truncation", "max_batch_tokens")

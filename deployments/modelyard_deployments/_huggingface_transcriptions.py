@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from modelyard.openai import OpenAIModel, OpenAIRequest, Part
@@ -21,13 +21,15 @@ from modelyard_deployments._openai_multipart import Form, decode_form
 from modelyard_deployments._openai_protocol import Refusal, encode, refusing
 
 _FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
+_TIMED: Final = ("srt", "verbose_json", "vtt")
+_GRAINS: Final = "timestamp_granularities[]"
 _FIELDS: Final = (
     "model",
     "language",
     "prompt",
     "response_format",
     "temperature",
-    "timestamp_granularities[]",
+    _GRAINS,
     "stream",
 )
 _LINE: Final = 8
@@ -48,8 +50,7 @@ class SpeechModel(SpeechRecognition, OpenAIModel):
 
     def __init__(self, loaded: Loaded, options: HuggingFaceOptions, task: str) -> None:
         super().__init__(loaded, options, task)
-        translates = self.is_whisper and bool(getattr(loaded.model.generation_config, "is_multilingual", False))
-        self.openai_routes = ("audio/transcriptions", *(["audio/translations"] if translates else []))
+        self.openai_routes = ("audio/transcriptions", *(["audio/translations"] if self.is_multilingual else []))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hear")
 
     def close(self) -> None:
@@ -62,16 +63,46 @@ class SpeechModel(SpeechRecognition, OpenAIModel):
 
     async def _answer(self, request: OpenAIRequest) -> AsyncGenerator[Part]:
         form = decode_form(request)
-        kind = self._check(form)
+        kind, grains = self._check(form)
         loop = asyncio.get_running_loop()
         samples = await loop.run_in_executor(self._thread, decode_file, "file", _find_file(form), self.rate)
         translates = request.route == "audio/translations"
-        settings = Settings(form.get("language"), translates, kind in ("srt", "verbose_json", "vtt"))
-        heard = await loop.run_in_executor(self._thread, self.hear, samples, settings)
-        yield self._encode(form, kind, heard, len(samples) / self.rate, translates)
+        language = form.get("language") or None
+        tells_language = kind == "verbose_json" and language is None and self.is_multilingual
+        by_word = self.is_whisper and "word" in grains
+        is_both = by_word and "segment" in grains
+        settings = Settings(language, translates, kind in _TIMED, by_word and not is_both, tells_language)
+        heard = words = await loop.run_in_executor(self._thread, self.hear, samples, settings)
+        if is_both:  # sentences and words are two ways of hearing
+            again = replace(settings, by_word=True, tells_language=False)
+            words = await loop.run_in_executor(self._thread, self.hear, samples, again)
+        seconds = len(samples) / self.rate
+        if kind != "verbose_json":
+            yield self._encode(kind, heard, seconds)
+            return
+        task = "translate" if translates else "transcribe"
+        head = {"task": task, "language": language or self._find_language(heard), "duration": seconds}
+        yield encode({**head, "text": str(heard["text"]), **self._to_times(heard, words, grains, seconds)})
 
-    def _check(self, form: Form) -> str:
-        """The form of the reply.
+    def _find_language(self, heard: dict[str, Any]) -> str:
+        """As the model heard it; empty where it does not tell."""
+        told = [str(one["language"]) for one in heard.get("chunks") or () if one.get("language")]
+        return told[0] if told else "english" if self.is_whisper and not self.is_multilingual else ""
+
+    def _to_times(
+        self, heard: dict[str, Any], words: dict[str, Any], grains: Sequence[str], seconds: float
+    ) -> dict[str, Any]:
+        """Members of the verbose reply."""
+        members: dict[str, Any] = {}
+        if "segment" in grains:
+            members["segments"] = [_to_segment(*one) for one in enumerate(_to_chunks(heard, seconds))]
+        if "word" in grains:
+            told = _to_chunks(words, seconds)
+            members["words"] = [{"word": one.text, "start": one.start, "end": one.end} for one in told]
+        return members
+
+    def _check(self, form: Form) -> tuple[str, tuple[str, ...]]:
+        """The form of the reply, and which parts of the text have their times.
 
         Raises:
             Refusal: A field is unknown, or asks for what there is not.
@@ -90,29 +121,28 @@ class SpeechModel(SpeechRecognition, OpenAIModel):
             raise Refusal("prompt: the model takes none", "prompt")
         if form.get("temperature") not in (None, "", "0", "0.0"):
             raise Refusal("temperature: nothing is sampled; expected 0 or none", "temperature")
-        return kind
+        return kind, self._check_grains(form.fields.get(_GRAINS, []), kind)
 
-    def _encode(self, form: Form, kind: str, heard: dict[str, Any], seconds: float, translates: bool) -> Part:
+    def _check_grains(self, asked: Sequence[str], kind: str) -> tuple[str, ...]:
+        known = (*(["segment"] if self.is_whisper else []), *(["word"] if self.tells_words else []))
+        if asked and kind != "verbose_json":
+            raise Refusal(f'{_GRAINS}: expected response_format "verbose_json" with it, got "{kind}"', _GRAINS)
+        for grain in asked:
+            if grain not in known:
+                expected = " or ".join(known)
+                raise Refusal(f'{_GRAINS}: the model tells times by {expected}, got "{grain[:80]}"', _GRAINS)
+        return tuple(asked) or known[:1]
+
+    def _encode(self, kind: str, heard: dict[str, Any], seconds: float) -> Part:
+        """A reply that is no verbose one."""
         text = str(heard["text"])
         if kind == "text":
             return Part(f"{text}\n".encode(), 200, "text/plain; charset=utf-8")
         if kind == "json":
             return encode({"text": text, "usage": {"type": "duration", "seconds": math.ceil(seconds)}})
         chunks = _to_chunks(heard, seconds)
-        if kind != "verbose_json":
-            lines = chunks if self.is_whisper else _to_lines(chunks)
-            return Part(_to_subtitles(lines, kind).encode(), 200, "text/plain; charset=utf-8")
-        document: dict[str, Any] = {
-            "task": "translate" if translates else "transcribe",
-            "language": form.get("language") or "",
-            "duration": seconds,
-            "text": text,
-        }
-        if self.is_whisper:
-            document["segments"] = [_to_segment(index, chunk) for index, chunk in enumerate(chunks)]
-        else:
-            document["words"] = [{"word": one.text, "start": one.start, "end": one.end} for one in chunks]
-        return encode(document)
+        lines = chunks if self.is_whisper else _to_lines(chunks)
+        return Part(_to_subtitles(lines, kind).encode(), 200, "text/plain; charset=utf-8")
 
 
 def _find_file(form: Form) -> bytes:

@@ -32,6 +32,11 @@ async def answer_completions(runtime: Runtime, request: OpenAIRequest) -> AsyncG
         Refusal: The request is wrong.
     """
     body = decode(request, CompletionRequest)
+    if body.echo and body.logprobs is not None and runtime.prompts.is_apart:
+        raise Refusal(
+            "echo with logprobs: the model reads the prompt apart from the answer, and foretells none of its tokens",
+            "echo",
+        )
     grammar = await check_grammar(runtime, lambda: to_grammar(body), name_form(body))
     asks = [_to_ask(runtime, body, prompt, grammar) for prompt in await _to_prompts(runtime, body)]
     completion = _Completion(runtime, body, to_id("cmpl", request), sum(len(ask.prompt) for ask in asks))

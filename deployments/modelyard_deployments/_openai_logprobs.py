@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 from modelyard_deployments._generation_sampling import Chosen
 
 _LEAST: Final = -9999.0
 """Minus infinity in JSON. Source: vLLM ``ChatCompletionLogProb``."""
+_UNFINISHED: Final = "\ufffd"
+"""What a tokenizer puts where the bytes of a character are not all there."""
+_BYTE: Final = re.compile("<0x([0-9A-F]{2})>")
+"""A single byte in a vocabulary of SentencePiece."""
 
 
 class TokenNames:
@@ -31,6 +37,25 @@ class TokenNames:
         name: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
         return name
 
+    def to_bytes(self, token: int) -> bytes:
+        """The token's own bytes, which may be a part of a character: those of several make one."""
+        name = self(token)
+        if _UNFINISHED not in name:
+            return name.encode("utf-8", "replace")
+        piece = str(self._tokenizer.convert_ids_to_tokens(token))
+        if (byte := _BYTE.fullmatch(piece)) is not None:
+            return bytes.fromhex(byte[1])
+        letters = _find_letters()
+        return bytes(letters[one] for one in piece) if all(one in letters for one in piece) else name.encode()
+
+
+@cache
+def _find_letters() -> dict[str, int]:
+    """The byte that each letter of a byte-level vocabulary stands for. Source: OpenAI GPT-2, ``bytes_to_unicode``."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
+
 
 def to_chat_logprobs(tokens: Sequence[Chosen], names: TokenNames, count: int) -> dict[str, Any]:
     """``logprobs`` of a chat's choice: each token with ``count`` alternatives."""
@@ -38,8 +63,8 @@ def to_chat_logprobs(tokens: Sequence[Chosen], names: TokenNames, count: int) ->
 
 
 def _to_entry(one: Chosen, names: TokenNames) -> dict[str, Any]:
-    name = names(one.token)
-    return {"token": name, "logprob": max(one.logprob, _LEAST), "bytes": list(name.encode("utf-8", "replace"))}
+    logprob = max(one.logprob, _LEAST)
+    return {"token": names(one.token), "logprob": logprob, "bytes": list(names.to_bytes(one.token))}
 
 
 def _to_top(one: Chosen, names: TokenNames, count: int) -> list[dict[str, Any]]:

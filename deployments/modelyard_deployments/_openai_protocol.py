@@ -101,12 +101,23 @@ def _to_refusal(exc: ValidationError, body: bytes) -> Refusal:
             f"the body is not valid JSON: {error['msg'].removeprefix('Invalid JSON: ')}", None, "invalid_json"
         )
     param = _to_param(error["loc"], error["type"], json.loads(body))  # which may hold NaN
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
+    return name_mistake(error["type"], error["msg"], param)
+
+
+def name_mistake(kind: str, message: str, param: str) -> Refusal:
+    """A mistake that pydantic found, in OpenAI's words.
+
+    Args:
+        kind: What pydantic calls it.
+        message: What pydantic says.
+        param: Where it is; empty for the body as a whole.
+    """
+    message = message.removeprefix("Value error, ")
+    if kind == "extra_forbidden":
         return Refusal(f'unknown parameter "{param}"', param, "unknown_parameter")
-    if error["type"] == "missing":
+    if kind == "missing":
         return Refusal(f'missing required parameter "{param}"', param, "missing_required_parameter")
-    code = _CODES.get(error["type"]) or ("invalid_type" if _TYPED.search(error["type"]) else "invalid_value")
+    code = _CODES.get(kind) or ("invalid_type" if _TYPED.search(kind) else "invalid_value")
     return Refusal(f"{param}: {message}" if param else message, param or None, code)
 
 

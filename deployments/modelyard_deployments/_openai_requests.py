@@ -116,7 +116,7 @@ class Sampled(Body):
     # Of no effect here or anywhere, with the values that say so.
     user: str | None = None
     metadata: dict[str, str] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     request_id: str | None = None
@@ -320,7 +320,7 @@ class ChatRequest(Sampled, _Templated):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     modalities: tuple[Literal["text"]] | None = None
-    store: Literal[False] | None = None
+    store: bool | None = None
 
     @model_validator(mode="after")
     def _check_tools(self) -> ChatRequest:

@@ -173,6 +173,8 @@ class _Response:
         yield from self._close()
 
     def _show(self, found: Found) -> Iterator[dict[str, Any]]:
+        if not isinstance(found, str):
+            self._told = []  # the tokens of a call are those of no text
         if isinstance(found, Call):
             calls = [item for item in self._output if item["type"] == "function_call"]
             if not calls or self._body.parallel_tool_calls is not False:

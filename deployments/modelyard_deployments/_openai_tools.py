@@ -17,6 +17,8 @@ from modelyard_deployments._openai_requests import Tool
 
 _OPEN: Final = "<tool_call>"
 _CLOSE: Final = "</tool_call>"
+_KEYS: Final = ("name", "arguments", "parameters", "type")
+"""What a bare call begins with; other JSON is an answer."""
 _NO_PARAMETERS: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 
@@ -154,6 +156,7 @@ class CallReader:
 
     def __init__(self, names: Iterable[str], is_required: bool = False) -> None:
         self._names = frozenset(names)
+        self._is_required = is_required
         self._held = ""
         self._has_called = False
         self._is_bare: bool | None = True if is_required else None
@@ -163,6 +166,8 @@ class CallReader:
         self._held += text
         if self._is_bare is None and (start := self._held.lstrip()):
             self._is_bare = start[0] in "{["
+        if self._is_bare and not self._is_required:
+            self._is_bare = _may_be_bare(self._held.lstrip(), self._names)
         return [] if self._is_bare in (None, True) else self._read()
 
     def flush(self) -> list[Found]:
@@ -196,6 +201,35 @@ class CallReader:
             return found
         self._held = self._held[len(shown) :]
         return [*found, shown]
+
+
+def _may_be_bare(text: str, names: frozenset[str]) -> bool:
+    """Whether a text that begins with a bracket may still become bare calls, as far as it has come."""
+    inside = text[1:].lstrip() if text[0] == "[" else text
+    if not inside:
+        return True
+    member = inside[1:].lstrip()
+    if inside[0] != "{" or (member and member[0] != '"'):
+        return False
+    key, is_whole, rest = member[1:].partition('"')
+    if not is_whole:
+        return any(one.startswith(key) for one in _KEYS)
+    if key not in _KEYS or (key == "name" and not _may_be_name(rest.lstrip(), names)):
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:  # mostly because there is more to come
+        return True
+    return not text[end:].strip()
+
+
+def _may_be_name(rest: str, names: frozenset[str]) -> bool:
+    """Whether what is behind ``"name"`` may become the name of a function."""
+    value = rest[1:].lstrip()
+    if (rest and rest[0] != ":") or (value and value[0] != '"'):
+        return False
+    name, is_whole, _ = value[1:].partition('"')
+    return name in names if is_whole else any(one.startswith(name) for one in names)
 
 
 def _overlap(text: str) -> int:

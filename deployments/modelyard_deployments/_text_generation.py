@@ -7,13 +7,13 @@ The names of the tensors are those of Triton's vLLM backend.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
 import orjson
 
-from modelyard.errors import InternalError, InvalidRequest
+from modelyard.errors import InternalError, InvalidRequest, Overloaded
 from modelyard.openai import EVENTS, OpenAIModel, OpenAIRequest, Part
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors
@@ -21,6 +21,7 @@ from modelyard.tensor import Parameters, Tensors
 TEXT_SIGNATURE: Final = Signature(
     inputs=(TensorSpec("text_input", "BYTES", (1,)),),
     outputs=(TensorSpec("text_output", "BYTES", (1,)),),
+    on_request=(TensorSpec("finish_reason", "BYTES", (1,)),),
     batch_axis=False,
     decoupled=True,
     example={"text_input": ["The capital of France is"]},
@@ -28,67 +29,116 @@ TEXT_SIGNATURE: Final = Signature(
 """Of every language model; whatever else a client sends beside ``text_input`` is a sampling parameter."""
 
 _STREAM: Final = "stream"
+_LENGTH: Final = "max_tokens"
 _SAMPLING: Final = "sampling_parameters"
 """JSON text with sampling parameters. Source: Triton's vLLM backend, "Sending your first inference"."""
+_EXCLUDE: Final = "exclude_input_in_output"
+"""Whether the answer alone is the output, or the text with it. Source: as above; there the text is in it by default."""
+_FINISH: Final = "finish_reason"
+_OVERLOADED: Final = 429
+_SERVER_ERROR: Final = 500
 
 
-async def generate_text(model: OpenAIModel, inputs: Tensors, parameters: Parameters) -> AsyncGenerator[Tensors]:
+async def generate_text(
+    model: OpenAIModel,
+    inputs: Tensors,
+    outputs: Collection[str],
+    parameters: Parameters,
+    default_max_tokens: int | None = None,
+) -> AsyncGenerator[Tensors]:
     """Completes a text: the whole of it in one answer, or with the parameter ``stream`` piece by piece.
 
     Args:
         model: What completes, over its route ``completions``.
         inputs: Of :data:`TEXT_SIGNATURE`.
-        parameters: Those of OpenAI's completions.
+        outputs: Those that are asked for.
+        parameters: Those of OpenAI's completions, ``sampling_parameters`` and ``exclude_input_in_output``.
+        default_max_tokens: Length of an answer where the parameters say none; None leaves it to the route.
 
     Raises:
         InvalidRequest: What the model does not take.
+        Overloaded: It has no room for another.
     """
-    asked = _to_completion(inputs, parameters)
+    text = _read_text(inputs)
+    asked, excludes = _to_completion(text, parameters)
+    if default_max_tokens is not None:
+        asked.setdefault(_LENGTH, default_max_tokens)
+    asked.setdefault("model", model.name)
     answer = model.answer(OpenAIRequest("completions", orjson.dumps(asked)))
+    before = "" if excludes else text
     try:
         async for part in answer:
             if part.status != 200:
-                raise _to_error(part)
-            for text in _texts(part):
-                yield {"text_output": np.array([text.encode()], object)}
+                raise _to_error(_find_error(part.data), part.status)
+            if before and asked[_STREAM]:
+                yield _to_outputs(before, "")
+                before = ""
+            for piece, finish in _pieces(part):
+                if piece or not asked[_STREAM] or (finish and _FINISH in outputs):
+                    yield _to_outputs(before + piece, finish)
     finally:
         await answer.aclose()
 
 
-def _to_completion(inputs: Tensors, parameters: Parameters) -> dict[str, Any]:
+def _read_text(inputs: Tensors) -> str:
+    try:
+        text: str = inputs["text_input"].reshape(-1)[0].decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f'input "text_input": expected UTF-8, got {exc.object[:20]!r}') from None
+    return text
+
+
+def _to_completion(text: str, parameters: Parameters) -> tuple[dict[str, Any], bool]:
+    """The body of the call, and whether the answer is the output without the text before it."""
     asked: dict[str, Any] = dict(parameters)
     try:
-        text = inputs["text_input"][0].decode()
         sampling = json.loads(asked.pop(_SAMPLING, "{}"))
-    except UnicodeDecodeError:
-        raise InvalidRequest('input "text_input": expected UTF-8') from None
     except (TypeError, ValueError) as exc:
         raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object: {exc}') from None
     if not isinstance(sampling, dict):
         raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object')
     asked |= sampling
-    asked[_STREAM] = bool(asked.get(_STREAM, False))
-    return asked | {"prompt": text}
+    excludes = asked.pop(_EXCLUDE, True)
+    for name, value in ((_STREAM, asked.get(_STREAM, False)), (_EXCLUDE, excludes)):
+        if not isinstance(value, bool):
+            raise InvalidRequest(f'parameter "{name}": expected true or false, got {value!r}')
+    return {_STREAM: False, **asked, "prompt": text}, excludes
 
 
-def _texts(part: Part) -> list[str]:
-    """The texts in one reply, or in the events of one part of it; the last one's is empty and left out."""
+def _pieces(part: Part) -> list[tuple[str, str]]:
+    """The texts in one reply, or in the events of one part of it, each with why it ended; empty before its end."""
     if part.content_type != EVENTS:
-        return [choice["text"] for choice in orjson.loads(part.data)["choices"]]
-    texts = []
+        return [_to_piece(choice) for choice in orjson.loads(part.data)["choices"]]
+    pieces = []
     for event in part.data.split(b"\n\n"):
         data = event.removeprefix(b"data: ")
         if data and data != b"[DONE]" and not data.startswith(b":"):
             document = orjson.loads(data)
             if "error" in document:
-                raise InternalError(str(document["error"].get("message", "")))
-            texts += [choice["text"] for choice in document["choices"] if choice["text"]]
-    return texts
+                raise _to_error(document["error"], _SERVER_ERROR)
+            pieces += [_to_piece(choice) for choice in document["choices"]]
+    return pieces
 
 
-def _to_error(part: Part) -> InvalidRequest | InternalError:
+def _to_piece(choice: Mapping[str, Any]) -> tuple[str, str]:
+    return choice["text"], choice.get(_FINISH) or ""
+
+
+def _to_outputs(text: str, finish: str) -> Tensors:
+    return {"text_output": np.array([text.encode()], object), _FINISH: np.array([finish.encode()], object)}
+
+
+def _find_error(data: bytes) -> Mapping[str, Any]:
     try:
-        message = str(orjson.loads(part.data)["error"]["message"])
+        error = orjson.loads(data)["error"]
     except (ValueError, KeyError, TypeError):
-        message = part.data.decode(errors="replace")
-    return InvalidRequest(message) if part.status < 500 else InternalError(message)
+        error = None
+    return error if isinstance(error, dict) else {"message": data.decode(errors="replace")}
+
+
+def _to_error(error: Mapping[str, Any], status: int) -> InvalidRequest | Overloaded | InternalError:
+    message = str(error.get("message", ""))
+    if status == _OVERLOADED or error.get("type") == "rate_limit_error":
+        return Overloaded(message)
+    is_mistake = status < _SERVER_ERROR or error.get("type") == "invalid_request_error"
+    return InvalidRequest(message) if is_mistake else InternalError(message)

@@ -8,7 +8,9 @@ The folder is on the node, or in a store.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,6 +24,8 @@ _LOOK_S: Final = 2.0
 _REMOTE_LOOK_S: Final = 15.0
 _CONFIG: Final = "adapter_config.json"
 """Every adapter has one. Source: PEFT "Checkpoint format"."""
+_MARK: Final = "@"
+"""Between an adapter's name and the stamp of its files, in the name that the engine has for it."""
 
 
 class Shelf(Protocol):
@@ -80,7 +84,7 @@ class Store:
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
         self._remote = Remote(uri)
-        self._copies: dict[str, Copy] = {}
+        self._copies: dict[str, list[Copy]] = {}
 
     def find(self) -> dict[str, str]:
         """See :class:`Shelf`."""
@@ -93,7 +97,9 @@ class Store:
 
     def get(self, name: str, stamp: str) -> Path:
         """See :class:`Shelf`."""
-        copy = self._copies[name] = fetch(f"{self._uri}/{name}", stamp)
+        copy = fetch(f"{self._uri}/{name}", stamp)
+        # The one before it stays: requests that run have it, and all have where the new one cannot be loaded.
+        self._copies[name] = [*self._copies.get(name, ())[-1:], copy]
         return copy.path
 
 
@@ -117,6 +123,9 @@ def open_shelf(place: str) -> Shelf:
 class Adapters:
     """Keeps the adapters of an engine equal to the folders there are.
 
+    The engine knows each state of an adapter by a name and a number of its own: what it remembers of
+    prompts it finds by that name, and a replaced adapter must not answer from what the one before it left there.
+
     Args:
         shelf: Where they are.
         models: vLLM's own table of models (``OpenAIServingModels``).
@@ -125,6 +134,8 @@ class Adapters:
     def __init__(self, shelf: Shelf, models: Any) -> None:
         self._shelf = shelf
         self._models = models
+        self._models.model_name = _name_without_stamp(models.model_name)
+        self._numbers: dict[str, int] = {}
         self._seen: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -154,7 +165,7 @@ class Adapters:
     async def _follow(self) -> None:
         found = await asyncio.to_thread(self._shelf.find)
         for name in set(self.names) - found.keys():
-            await self._unload(name)
+            del self._models.lora_requests[name]
         self._seen = {name: stamp for name, stamp in self._seen.items() if name in found}
         for name, stamp in sorted(found.items()):
             if self._seen.get(name) == stamp:
@@ -164,25 +175,54 @@ class Adapters:
             except ModelLoadError as exc:
                 logger.error('adapter "%s" cannot be fetched: %s', name, exc)
                 continue  # the next look tries again
-            if name in self.names:
-                await self._unload(name)
-            await self._load(name, path)
+            await self._load(name, stamp, path)
             self._seen[name] = stamp
 
-    async def _load(self, name: str, path: Path) -> None:
-        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+    async def _load(self, name: str, stamp: str, path: Path) -> None:
+        """Puts it in the place of the one before it, once the engine has it."""
+        from vllm.lora.request import LoRARequest
 
-        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
-        answer = await self._models.load_lora_adapter(request)
-        if not isinstance(answer, str):
-            logger.error('adapter "%s" cannot be loaded: %s', name, answer.error.message)
+        known_as = f"{name}{_MARK}{stamp}"
+        if known_as not in self._numbers:  # the same files again: the same name and number, or one batch mixes them up
+            self._numbers[known_as] = self._models.lora_id_counter.inc(1)
+        request = LoRARequest(lora_name=known_as, lora_int_id=self._numbers[known_as], lora_path=str(path))
+        try:
+            await self._models.engine_client.add_lora(request)
+        except Exception as exc:  # noqa: BLE001  # vLLM and its workers raise anything about files that are no adapter
+            is_kept = name in self.names and await self._keep(name)
+            rest = "; the one before it answers on" if is_kept else ""
+            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, rest)
+            return
+        self._models.lora_requests[name] = request
 
-    async def _unload(self, name: str) -> None:
-        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+    async def _keep(self, name: str) -> bool:
+        """Whether the adapter that is loaded can answer on although its files are others now.
 
-        await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
+        Only from memory: one that has to be read again in the middle of a batch, and cannot, ends the engine.
+        """
+        table, client = self._models.lora_requests, self._models.engine_client
+        try:
+            if len(table) <= client.vllm_config.lora_config.max_cpu_loras:
+                await client.add_lora(table[name])  # it is there, or is read again, which fails as it failed just now
+                return True
+        except Exception as exc:  # noqa: BLE001  # as in _load
+            logger.debug('adapter "%s" is not in memory any more: %s', name, exc)
+        del table[name]
+        return False
+
+
+def _name_without_stamp(name_of: Callable[..., str]) -> Callable[..., str]:
+    """As vLLM's ``model_name``, which answers have as their ``model``, with an adapter's own name."""
+
+    def name(lora_request: Any = None) -> str:
+        known_as = name_of(lora_request)
+        return known_as if lora_request is None else known_as.rpartition(_MARK)[0]
+
+    return name
 
 
 def _stamp(folder: Path) -> str:
-    files = [path.stat() for path in folder.iterdir()]
-    return f"{max(one.st_mtime for one in files)} {sum(one.st_size for one in files)}"
+    """Changes with the name, time or size of any file."""
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    words = [f"{name} {one.st_mtime_ns} {one.st_size}" for name, one in files]
+    return hashlib.blake2b("\n".join(words).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

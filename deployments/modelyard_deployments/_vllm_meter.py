@@ -3,13 +3,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from modelyard.openai import EngineStep, Meter
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What one of the engines last told."""
+
+    running: int
+    waiting: int
+    cache_usage: float
+
+
 class StatLogger:
     """One of vLLM's loggers of statistics (``AggregateStatLoggerBase``).
+
+    Where a replica has several engines (``data_parallel_size``), each tells of its own steps; what goes on is of all.
 
     Args:
         meter: Where the steps are told.
@@ -17,12 +29,12 @@ class StatLogger:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._is_busy = False
+        self._states: dict[int, _State] = {}
 
     def settle(self) -> None:
         """Nothing runs any more. vLLM tells of steps only, and where the last requests were cancelled there is none."""
-        if self._is_busy:
-            self._is_busy = False
+        if any(state.running or state.waiting or state.cache_usage for state in self._states.values()):
+            self._states = dict.fromkeys(self._states, _State(0, 0, 0.0))
             self._meter.record(EngineStep())
 
     def record(
@@ -31,14 +43,19 @@ class StatLogger:
         """Called by vLLM with what one step gave."""
         if scheduler_stats is None:
             return
-        self._is_busy = True
+        self._states[engine_idx] = _State(
+            scheduler_stats.num_running_reqs,
+            scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
+            scheduler_stats.kv_cache_usage,
+        )
+        states = self._states.values()
         prefix = scheduler_stats.prefix_cache_stats
         tokens = iteration_stats
         self._meter.record(
             EngineStep(
-                running=scheduler_stats.num_running_reqs,
-                waiting=scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
-                cache_usage=scheduler_stats.kv_cache_usage,
+                running=sum(state.running for state in states),
+                waiting=sum(state.waiting for state in states),
+                cache_usage=sum(state.cache_usage for state in states) / len(states),
                 prompt_tokens=tokens.num_prompt_tokens if tokens else 0,
                 generated_tokens=tokens.num_generation_tokens if tokens else 0,
                 first_token_s=tokens.time_to_first_tokens_iter if tokens else (),

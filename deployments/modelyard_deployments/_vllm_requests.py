@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, get_args
 
 import orjson
 from pydantic import BaseModel
 
-from modelyard.openai import JSON, ROUTES, OpenAIRequest, Part
+from modelyard.openai import JSON, ROUTES, OpenAIRequest
 from modelyard.peers import get_origin
 from modelyard_deployments._openai_protocol import Refusal
+from modelyard_deployments._vllm_members import check_members, to_unknown
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 """Source: OpenAI API reference, "Create chat completion"."""
-
-_ERROR_EVENT: Final = b'data: {"error"'
 
 KEEP: Final[Mapping[str, Any]] = {
     "do_remote_decode": True,
@@ -37,6 +35,11 @@ _EXTRA: Final = "vllm_xargs"
 
 _NO_EFFECT: Final = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 """Parameters of OpenAI's that change no answer: taken, whatever the server does with them."""
+
+
+_GENERATING: Final = ("chat/completions", "completions")
+_NESTED: Final = frozenset({"response_format", "stream_options", "structured_outputs", "tool_choice", "tools"})
+"""Parameters of theirs whose members are checked as well."""
 
 
 class Requests:
@@ -67,8 +70,8 @@ class Requests:
         """Checks a JSON body.
 
         Raises:
-            Refusal: It is none, has a parameter that nobody knows or that is for models only, no messages, or a role
-                that there is not.
+            Refusal: It is none, has a parameter that nobody knows, also within another one, or that is for models only,
+                no messages, or a role that there is not.
         """
         if request.content_type != JSON:
             return
@@ -79,24 +82,17 @@ class Requests:
         if isinstance(document, dict):
             _check_transfer(document)
             self._check_names(request.route, document)
+            for name in _NESTED & document.keys() if request.route in _GENERATING else ():
+                for kind in self._kinds.get(request.route, ()):
+                    if (field := kind.model_fields.get(name)) is not None:
+                        check_members(name, document[name], field.annotation)
             if request.route == "chat/completions":
                 _check_messages(document.get("messages"))
 
     def _check_names(self, route: str, document: Mapping[str, Any]) -> None:
         known = self._known.get(route)
         for name in document.keys() - (known or document.keys()) - _NO_EFFECT:
-            near = difflib.get_close_matches(name, known or (), n=1, cutoff=0.6)
-            hint = f': did you mean "{near[0]}"?' if near else ""
-            raise Refusal(f'unknown parameter "{name[:80]}"{hint}', name[:80], "unknown_parameter")
-
-
-def find_refusal(first: Part) -> Part | None:
-    """The reply in place of a stream that begins with an error, which vLLM gives the status 200."""
-    if not first.data.startswith(_ERROR_EVENT):
-        return None
-    document = first.data.removeprefix(b"data: ").partition(b"\n")[0]
-    status = orjson.loads(document)["error"].get("code")
-    return Part(document, status if isinstance(status, int) and 400 <= status < 600 else 400)
+            raise to_unknown("", name, known or ())
 
 
 def _check_messages(messages: Any) -> None:

@@ -32,6 +32,7 @@ from modelyard_deployments._huggingface_sequences import TextToText
 from modelyard_deployments._huggingface_tasks import GENERATIVE, infer_task
 from modelyard_deployments._huggingface_tokens import FillMask, TokenClassification
 from modelyard_deployments._huggingface_transcriptions import SpeechModel
+from modelyard_deployments._vllm_arguments import count_workers, names_code
 
 _GGUF: Final = ".gguf"
 
@@ -44,17 +45,12 @@ class HuggingFaceFramework(Framework):
     distribution: ClassVar[str] = "transformers"
 
     def runs_code(self, options: Mapping[str, Any]) -> bool:
-        """Only where ``trust_remote_code`` lets it."""
-        engine = options.get("engine")
-        return bool(
-            options.get("trust_remote_code") or (isinstance(engine, Mapping) and engine.get("trust_remote_code"))
-        )
+        """Where ``trust_remote_code`` lets it, or an argument of vLLM's engine names code."""
+        return bool(options.get("trust_remote_code")) or names_code(options.get("engine"))
 
     def workers(self, path: Path, options: HuggingFaceOptions) -> int:
-        """Where vLLM generates, its own: tensor times pipeline parallel."""
-        if not _picks_vllm(path, options):
-            return 0
-        return int(options.engine.get("tensor_parallel_size", 1)) * int(options.engine.get("pipeline_parallel_size", 1))
+        """Where vLLM generates, its own."""
+        return count_workers(options.engine) if _picks_vllm(path, options) else 0
 
     def load(self, path: Path, options: HuggingFaceOptions) -> Model:
         """Loads the model for its task.
@@ -79,16 +75,15 @@ class HuggingFaceFramework(Framework):
 
 
 def _picks_vllm(path: Path, options: HuggingFaceOptions) -> bool:
-    if options.backend == "vllm":
+    wanted = options.wanted
+    if wanted.name == "vllm":
         return True
     try:
         config = read_json(path / "config.json")
     except ModelLoadError:  # the replica says what is wrong with it
         return False
     generates = options.task in GENERATIVE if options.task else looks_generative(config)
-    return (
-        generates and pick_backend(options.backend, tuple(map(str, config.get("architectures") or ()))).name == "vllm"
-    )
+    return generates and pick_backend(wanted, tuple(map(str, config.get("architectures") or ()))).name == "vllm"
 
 
 def _is_gguf(path: Path) -> bool:
@@ -110,7 +105,7 @@ def _find_task(folder: Folder) -> str:
 
 
 def _load_generative(path: Path, architectures: tuple[str, ...], options: HuggingFaceOptions) -> Model:
-    pick = pick_backend(options.backend, architectures)
+    pick = pick_backend(options.wanted, architectures)
     if pick.name == "transformers":
         from modelyard_deployments._generation_model import load_generation
 

@@ -3,38 +3,37 @@
 
 The engine is that of ``ray.serve.llm``, which places its workers on the GPUs of a replica's placement group; what it
 answers is vLLM's own OpenAI server, called in the replica's process. As an ordinary model it completes text
-(``text_input`` to ``text_output``), or gives ``embedding`` where it is an embedding model.
+(``text_input`` to ``text_output``), or gives ``embedding``, ``score`` or ``text`` where it embeds, compares or hears.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import orjson
 from pydantic import Field, field_validator
 
 from modelyard.errors import InternalError, InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Options
 from modelyard.openai import ROUTES, OpenAIModel, OpenAIRequest, Part
-from modelyard.signature import Signature, TensorSpec
+from modelyard.signature import Signature
 from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments import _asgi
 from modelyard_deployments._openai_protocol import refusing
 from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
 from modelyard_deployments._vllm_adapters import Adapters, Shelf, open_shelf
-from modelyard_deployments._vllm_arguments import find_problem
+from modelyard_deployments._vllm_arguments import TRANSFER, count_workers, find_problems, names_code
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
+from modelyard_deployments._vllm_errors import say_errors
+from modelyard_deployments._vllm_install import INSTALL
 from modelyard_deployments._vllm_prefill import NIXL, Prefill
-from modelyard_deployments._vllm_requests import Requests, find_refusal
+from modelyard_deployments._vllm_requests import Requests
+from modelyard_deployments._vllm_tensors import Predictor, make_predictor
 
 _CONFIG: Final = "config.json"
-_PARALLEL: Final = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-_TRANSFER: Final = "kv_transfer_config"
 
 
 class VLLMOptions(Options):
@@ -62,11 +61,7 @@ class VLLMOptions(Options):
     @field_validator("engine")
     @classmethod
     def _check_engine(cls, value: dict[str, Any]) -> dict[str, Any]:
-        problems = [problem for name in value if (problem := find_problem(name))]
-        transfer = value.get(_TRANSFER)
-        if transfer is not None and not isinstance(transfer, dict):
-            problems.append(f"{_TRANSFER}: expected a mapping, got {type(transfer).__name__}")
-        if problems:
+        if problems := find_problems(value):
             raise ValueError("; ".join(problems))
         return value
 
@@ -86,14 +81,14 @@ class VLLMModel(OpenAIModel):
     def __init__(self, path: Path, options: VLLMOptions, shelf: Shelf | None = None, reason: str = "") -> None:
         engine = options.engine
         if options.prefill is not None:
-            engine = engine | {_TRANSFER: {**NIXL, **(engine.get(_TRANSFER) or {})}}
+            engine = engine | {TRANSFER: {**NIXL, **(engine.get(TRANSFER) or {})}}
         self._engine = Engine(path, engine, has_adapters=options.adapters is not None)
         self._prefill: Prefill | None = None
         self._prefill_name = options.prefill
         self._shelf = shelf
         self._reason = reason
         self._adapters: Adapters | None = None
-        self._signature = TEXT_SIGNATURE
+        self._predictor: Predictor | None = None
         self.signature_may_change = self._shelf is not None
 
     async def start(self) -> None:
@@ -108,10 +103,13 @@ class VLLMModel(OpenAIModel):
         paths = self._engine.paths
         self._requests = Requests(self._engine.app.routes)
         self.openai_routes = tuple(route for route in ROUTES if _path(route, paths))
-        if "embeddings" in self.openai_routes and "completions" not in self.openai_routes:
-            self._signature = await self._embedding_signature()
+        self._predictor = await make_predictor(self.name, self.openai_routes, self._ask)
         if "completions" in self.openai_routes:
             await self._warm_up()
+        elif self._predictor is None:
+            raise ModelLoadError(
+                "vLLM: the model neither generates nor embeds, compares or hears: framework: huggingface classifies"
+            )
         if self._shelf is not None:
             self._adapters = Adapters(self._shelf, self._engine.models)
             await self._adapters.start()
@@ -125,15 +123,10 @@ class VLLMModel(OpenAIModel):
         if parts[0].status != 200:
             raise ModelLoadError(f"vLLM: {parts[0].data.decode(errors='replace')}")
 
-    async def _embedding_signature(self) -> Signature:
-        vectors = await self._embed(["a"])
-        text = TensorSpec("text_input", "BYTES", (-1,))
-        return Signature((text,), (TensorSpec("embedding", "FP32", (-1, vectors.shape[1])),), any_input_name=True)
-
     @property
     def signature(self) -> Signature:
-        """Text to text, or text to vectors."""
-        return self._signature
+        """Text to text, or what else it predicts."""
+        return TEXT_SIGNATURE if self._predictor is None else self._predictor.signature
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -157,42 +150,33 @@ class VLLMModel(OpenAIModel):
         if self._prefill is not None:
             request = await self._prefill.read(request)
         headers = ((b"x-request-id", request.id.encode("latin-1", "replace")),) if request.id else ()
-        async with contextlib.aclosing(
-            _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
-        ) as parts:
-            first = await anext(parts)
-            refusal = find_refusal(first)
-            if refusal is not None:
-                yield refusal
-                return
-            yield first
+        asked = _asgi.call(self._engine.app, path, request.body, request.content_type, headers)
+        async with contextlib.aclosing(say_errors(request.route, asked)) as parts:
             async for part in parts:
                 yield part
 
     def stream(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> AsyncGenerator[Tensors]:
         """Completes a text."""
-        return generate_text(self, inputs, parameters)
+        return generate_text(self, inputs, outputs, parameters)
 
     async def predict(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> Tensors:
-        """Vectors of texts, one for each row.
+        """Vectors, scores or texts, one for each row.
 
         Raises:
-            InvalidRequest: A text is no UTF-8, or too long.
+            InvalidRequest: A text is no UTF-8 or too long, or a recording is none.
         """
-        try:
-            texts = [text.decode() for text in inputs["text_input"]]
-        except UnicodeDecodeError:
-            raise InvalidRequest('input "text_input": expected UTF-8') from None
-        return {"embedding": await self._embed(texts)}
+        if self._predictor is None:
+            raise NotImplementedError  # its signature is decoupled
+        return await self._predictor.predict(inputs)
 
-    async def _embed(self, texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        body = orjson.dumps({"model": self.name, "input": texts})
-        parts = [part async for part in self.answer(OpenAIRequest("embeddings", body))]
+    async def _ask(self, request: OpenAIRequest) -> Any:
+        """The document that answers a call of its own."""
+        parts = [part async for part in self.answer(request)]
         document = orjson.loads(b"".join(part.data for part in parts))
         if parts[0].status != 200:
             kind = InvalidRequest if parts[0].status < 500 else InternalError
             raise kind(str(document["error"]["message"]))
-        return np.array([one["embedding"] for one in document["data"]], np.float32)
+        return document
 
     def check_health(self) -> None:
         """The engine's processes are there.
@@ -219,6 +203,7 @@ class VLLMFramework(Framework):
 
     options = VLLMOptions
     requires = "vllm"
+    install = INSTALL
     distribution = "vllm"
 
     def load(self, path: Path, options: VLLMOptions) -> VLLMModel:
@@ -230,13 +215,12 @@ class VLLMFramework(Framework):
         return load_vllm(path, options)
 
     def workers(self, path: Path, options: VLLMOptions) -> int:
-        """Tensor times pipeline times data parallel."""
-        return math.prod(int(options.engine.get(name, 1)) for name in _PARALLEL)
+        """The product of all that the engine is parallel in."""
+        return count_workers(options.engine)
 
     def runs_code(self, options: Mapping[str, Any]) -> bool:
-        """Where ``trust_remote_code`` is asked for."""
-        engine = options.get("engine")
-        return isinstance(engine, Mapping) and bool(engine.get("trust_remote_code"))
+        """Where ``trust_remote_code`` is asked for, or an engine argument names code."""
+        return names_code(options.get("engine"))
 
 
 def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:

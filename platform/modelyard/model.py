@@ -173,6 +173,9 @@ class Framework(ABC):
     requires: ClassVar[str] = ""
     """The extra that brings its library, for the message when it is missing."""
 
+    install: ClassVar[str] = ""
+    """The command that brings what the extra cannot, for the same message; empty where the extra is all."""
+
     distribution: ClassVar[str] = ""
     """The package that holds its library, of which ``runtime.version`` chooses the version; empty where none does."""
 
@@ -368,4 +371,5 @@ def load_model(framework_name: str, root: Path | str, options: Mapping[str, Any]
         advice = (
             f': pip install "modelyard[{framework.requires}]"' if framework.requires else ", which is not installed"
         )
+        advice += f", and then {framework.install}" if framework.install else ""
         raise ModelLoadError(f'framework "{framework_name}" needs the module "{exc.name}"{advice}') from exc

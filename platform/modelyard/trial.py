@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _COPIES_AT_ONCE: Final = 64
 """To one revision; further ones are dropped."""
-_HURRY_S: Final = 1.0
+_HURRY_S: Final = 0.1
 """A client that waits for less, of its own will, says nothing against a model that has not answered by then."""
 _LARGEST_COPY: Final = 16 * 1024 * 1024
 """Bytes of a stream's answers that are kept to compare them; a longer stream is not copied."""

@@ -18,13 +18,14 @@ from modelyard.errors import ModelFailed, Overloaded, Unsupported
 from modelyard.inference import InferenceRequest
 from modelyard.model import describe
 from modelyard.openai import EVENTS, OpenAIModel, OpenAIRequest, Part
-from modelyard.protocol.openai import PATHS, to_affinity
+from modelyard.protocol.openai import PATHS, is_openai_path, to_affinity
 from modelyard.routing import ModelRoute, RevisionRoute, RouteTable
 from modelyard.serve.http import make_app
 from modelyard.serve.openai import OpenAIHandlers
 from modelyard.serve.runners import Runners
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors, to_bytes_array
+from modelyard_deployments._openai_multipart import decode_form
 
 CHAT = "/v1/chat/completions"
 TEXT = Signature((TensorSpec("x", "BYTES", (1,)),), (TensorSpec("y", "BYTES", (1,)),), batch_axis=False)
@@ -157,6 +158,9 @@ def test_calls_whose_prompts_begin_alike_have_one_affinity():
     other = {"messages": [system, {"role": "user", "content": "bye"}]}
     assert to_affinity(turn) == to_affinity(later) != to_affinity(other)
     assert to_affinity({"prompt": "a" * 3000}) == to_affinity({"prompt": "a" * 4000}) != to_affinity({"prompt": "b"})
+    tokens = list(range(600))
+    assert to_affinity({"prompt": tokens}) == to_affinity({"prompt": tokens[:550]}) == to_affinity({"prompt": [tokens]})
+    assert to_affinity({"prompt": tokens}) != to_affinity({"prompt": [*tokens[:499], 7]})
     assert to_affinity({"input": "a", "instructions": "x"}) != to_affinity({"input": "a", "instructions": "y"})
     assert [to_affinity(one) for one in ({}, {"messages": []}, {"messages": 7}, {"prompt": ""})] == [0, 0, 0, 0]
 
@@ -279,10 +283,41 @@ async def test_a_form_with_a_file_is_passed_on_whole(make_edge):
     assert request.content_type.startswith("multipart/form-data; boundary=")
 
 
+@pytest.mark.parametrize("name", ["parrot:1", "parrot:stable"])
+async def test_a_revision_is_named_in_a_form_too(make_edge, name):
+    edge = make_edge()
+    content = b'RIFF\r\nname="model"\r\n\r\n--parrot:1\r\n--'
+    fields = {"language": "en", "model": name, "prompt": f"model {name}"}
+    reply = await edge.client.post("/v1/audio/transcriptions", data=fields, files={"file": ("model", content)})
+    assert reply.json() == {"text": "heard"}
+    (request,) = edge.parrot.requests
+    form = decode_form(request)
+    assert form.fields == {"language": ["en"], "model": ["parrot"], "prompt": [f"model {name}"]}
+    assert form.files == {"file": content}
+
+
+async def test_a_body_that_is_no_form_is_415(make_edge):
+    reply = await make_edge().client.post("/v1/audio/transcriptions", json={"model": "parrot"})
+    assert (reply.status_code, _error(reply)["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images/generations", "/v1/moderations", "/v1/audio/speech", "/v1/responses/resp_1", "/v1/files"]
+)
+async def test_what_there_is_not_is_told_in_openais_shape(make_edge, path):
+    for method in ("GET", "POST"):
+        reply = await make_edge().client.request(method, path)
+        assert (reply.status_code, _error(reply)["code"]) == (404, "route_not_found")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/parrot:nonsense", "/v1/", "/v2/files", "/files"])
+def test_other_protocols_keep_their_shape(path):
+    assert not is_openai_path(path)
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        ("application/json", b'{"model": "parrot"}'),
         ("multipart/form-data", b"x"),
         ("multipart/form-data; boundary=a", b"x"),
     ],
@@ -308,5 +343,5 @@ async def test_every_path_answers_in_openais_shape(make_edge):
     client = make_edge().client
     for path in sorted(PATHS):
         reply = await client.post(path, content=b"{}")
-        assert (path, reply.status_code) == (path, 400)
+        assert (path, reply.status_code) == (path, 415 if "/audio/" in path else 400)
         _error(reply)

@@ -77,7 +77,7 @@ class Admin:
         return await self.status(name)
 
     unregister = load = unload = pause = resume = status
-    set_traffic = set_label = rollout = promote = rollback = change
+    set_traffic = set_label = rollout = abort = promote = rollback = change
 
     async def revisions(self, name: str) -> tuple[Revision, ...]:
         await self.status(name)

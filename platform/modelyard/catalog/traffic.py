@@ -121,13 +121,13 @@ def find_previous(connection: Connection, model: ModelRecord) -> int | None:
     """
     table = schema.revisions
     current = model.active
-    if model.traffic.get(current.number, 0) < ALL and model.labels.get(STABLE) is not None:
-        return model.labels[STABLE]
-    query = select(table.c.number).where(table.c.model == model.name, table.c.number != current.number)
+    query = select(table.c.number).where(table.c.model == model.name)
     if model.is_versioned:
         query = query.where(table.c.number.in_(list(model.traffic)))
-    if current.promoted_at is not None:
-        query = query.where(table.c.promoted_at < current.promoted_at)
+    if model.traffic.get(current.number, 0) >= ALL:
+        query = query.where(table.c.number != current.number)
+        if current.promoted_at is not None:
+            query = query.where(table.c.promoted_at < current.promoted_at)
     return connection.execute(
         query.where(table.c.promoted_at.is_not(None)).order_by(table.c.promoted_at.desc())
     ).scalar()

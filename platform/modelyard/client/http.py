@@ -96,7 +96,8 @@ class HttpTransport:
     async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
         """``POST /platform/v1/models?dry_run=true``."""
         params = {"dry_run": "true", **_expecting(expected_generation)}
-        return _to_plan(await self._call("POST", _MODELS, content=orjson.dumps(dict(spec)), params=params))
+        content = orjson.dumps(dict(spec))
+        return _to_plan(await self._call("POST", _MODELS, changes_nothing=True, content=content, params=params))
 
     async def spec(self, name: str) -> dict[str, Any]:
         """``GET /platform/v1/models/{name}/spec``."""
@@ -220,12 +221,20 @@ class HttpTransport:
         return _decode_infer(reply)
 
     async def _call(
-        self, method: str, path: str, timeout_s: float | None = None, *, actor: str = "", **parts: Any
+        self,
+        method: str,
+        path: str,
+        timeout_s: float | None = None,
+        *,
+        actor: str = "",
+        changes_nothing: bool = False,
+        **parts: Any,
     ) -> Any:
         headers = {b"content-type": b"application/json"}
         if actor:
             headers[_ACTOR] = actor.encode("latin-1", "replace")  # as servers read headers
-        reply = await self._send(method, path, timeout_s, changes_nothing=method == "GET", headers=headers, **parts)
+        may_repeat = changes_nothing or method == "GET"
+        reply = await self._send(method, path, timeout_s, changes_nothing=may_repeat, headers=headers, **parts)
         return check_reply(reply.status_code, _to_document(reply))
 
     async def _send(

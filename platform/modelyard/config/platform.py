@@ -119,6 +119,12 @@ class ControllerConfig(Section):
         description="Seconds between two comparisons of what should run with what runs; a change through the platform "
         "is acted on at once.",
     )
+    place_timeout_s: Number = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds from its start after which declared models that no node has room for no longer keep the "
+        "platform from being ready. As long as a node may take to come, where an upgrade is to wait for nodes.",
+    )
     version_poll_interval_s: Number = Field(
         default=1.0,
         gt=0,

@@ -8,9 +8,11 @@ Source: OpenAI API reference.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any, Final
 
 from modelyard.errors import InvalidRequest, ModelNotFound, ModelyardError
@@ -28,11 +30,24 @@ BARE: Final = ("tokenize", "detokenize", "rerank", "score")
 PATHS: Final = frozenset(f"{prefix}/{route}" for prefix in PREFIXES for route in ROUTES) | {f"/{name}" for name in BARE}
 """Where calls go, and errors have OpenAI's shape."""
 
+_RESOURCES: Final = re.compile(
+    "/v1/(?:agents|assistants|audio|batches|chat|chatkit|completions|containers|conversations|detokenize|embeddings|evals|"
+    "files|fine_tuning|images|live|moderations|organization|projects|realtime|rerank|responses|safety|score|skills|threads|"
+    "tokenize|uploads|vector_stores|videos)(?:/|$)"
+)
+"""What OpenAI's clients look for below ``/v1``, here or not; ``/v1/models`` is the v1 protocol's. Source: OpenAI API
+reference."""
+
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 """A comment that clients skip. Source: HTML standard, "Server-sent events", "Authoring notes"."""
 
 _BEGINNING: Final = 2000
 """Characters; two conversations that begin with as many alike share most of what a replica remembers."""
+
+_BEGINNING_TOKENS: Final = 500
+"""As many characters, about, of a prompt that is tokens."""
+
+_MODEL_FIELD: Final = re.compile(rb';\s*name="?model"?\s*(?:;|\r|$)', re.IGNORECASE)
 
 _TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -77,9 +92,12 @@ def to_affinity(document: Mapping[str, Any]) -> int:
     """Equal for calls whose prompts begin alike, so that one replica computes that beginning once; 0 without one.
 
     The beginning is that of a conversation, its first two messages: the system's and what the user asked first, which
-    are the same in every later turn. Of a text it is the first characters.
+    are the same in every later turn. Of a text it is the first characters, of tokens the first of them.
     """
     begin = document.get("messages") or document.get("prompt") or document.get("input")
+    tokens = begin[0] if isinstance(begin, list) and begin and isinstance(begin[0], list) else begin
+    if isinstance(tokens, list) and tokens and isinstance(tokens[0], int):
+        return zlib.crc32(dump_json(tokens[:_BEGINNING_TOKENS])) or 1
     if isinstance(begin, list):
         begin = begin[:2]
     if not isinstance(begin, str | list) or not begin:
@@ -94,6 +112,27 @@ def rename(addressee: Addressee, name: str) -> bytes:
     return dump_json(addressee.document | {"model": name})
 
 
+def rename_in_form(body: bytes, content_type: str, name: str) -> bytes:
+    """The form, for the model's own name in place of the one that the client used; all else passes as it is.
+
+    Args:
+        body: A form that has been read already, so a good one.
+        content_type: With its boundary.
+        name: The model's own.
+
+    Source: RFC 7578, section 4.2; RFC 2046, section 5.1.1.
+    """
+    message = Message()
+    message["content-type"] = content_type
+    delimiter = b"\r\n--" + str(message.get_param("boundary")).encode("latin-1")
+    pieces = (b"\r\n" + body).split(delimiter)  # the line break before a boundary belongs to it
+    for index, piece in enumerate(pieces):
+        head, separator, _ = piece.partition(b"\r\n\r\n")
+        if separator and _MODEL_FIELD.search(head):
+            pieces[index] = head + separator + name.encode()
+    return delimiter.join(pieces).removeprefix(b"\r\n")
+
+
 def to_model(name: str, created_s: int) -> dict[str, Any]:
     """OpenAI's model object.
 
@@ -105,8 +144,8 @@ def to_model(name: str, created_s: int) -> dict[str, Any]:
 
 
 def is_openai_path(path: str) -> bool:
-    """Whether errors there have OpenAI's shape."""
-    return path in PATHS or path.startswith("/openai/")
+    """Whether errors there have OpenAI's shape: where calls go, and where clients look for what there is not here."""
+    return path in PATHS or path.startswith("/openai/") or _RESOURCES.match(path) is not None
 
 
 def to_error(error: ModelyardError) -> dict[str, Any]:

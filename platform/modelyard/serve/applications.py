@@ -53,7 +53,8 @@ def may_sleep(model: ModelRecord) -> bool:
     scaling = model.spec.get("autoscaling")
     if not isinstance(scaling, Mapping):
         return False
-    bounds = [scaling, *(scaling.get("schedule") or ())]
+    schedule = scaling.get("schedule")
+    bounds = [scaling, *(schedule if isinstance(schedule, list) else ())]
     return any(isinstance(one, Mapping) and one.get("min_replicas") == 0 for one in bounds)
 
 

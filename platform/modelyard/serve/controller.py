@@ -62,7 +62,7 @@ _LONG_POLL_S: Final = 20.0
 _FIRST_LOOK_S: Final = 10.0
 _EVENTS_S: Final = 0.5
 _TRY_AGAIN_S: Final = 5.0
-_READERS: Final = 4
+_READERS: Final = 16
 _UNFIT_S: Final = 60.0
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
 
@@ -111,6 +111,7 @@ class Controller:
         self._table = RouteTable(epoch=uuid.uuid4().hex)
         self._leaving: dict[str, float] = {}
         self._clock = time.monotonic
+        self._began = self._clock()
         self._is_settled = False
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # of a traffic that moves, nobody is told before the ingress replicas are
@@ -334,7 +335,7 @@ class Controller:
     def _is_ready(self, name: str, number: int) -> bool:
         plan = self._find_plan(name)
         state = plan.find(number) if plan is not None else None
-        return state is not None and state.state is ModelState.READY
+        return state is not None and state.can_answer
 
     def _changed(self, record: ModelRecord) -> ModelStatus:
         self._wake.set()
@@ -410,7 +411,7 @@ class Controller:
                 moved = self._rollouts.advance(model, look.plan) if model.is_rolling_out else model
                 if moved is not model:
                     looks[model.name] = self._look(moved, applications_of)
-            before, self._plans = self._plans, {name: look.plan for name, look in looks.items()}
+            self._plans = {name: look.plan for name, look in looks.items()}
             changed = [
                 deployment
                 for look in looks.values()
@@ -435,10 +436,17 @@ class Controller:
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(self._await_environments(targets), observed)
-        self._news.tell(before, self._plans)
+        self._tell_news()
         return bool(targets or deleted) or any(
-            not _is_settled(look.plan) or look.plan.serving is None for look in looks.values()
+            not _is_settled(look.plan, may_lack_place=False) or look.plan.serving is None for look in looks.values()
         )
+
+    def _tell_news(self) -> None:
+        try:
+            self._news.tell(self._plans)
+        except Exception:
+            # Nothing waits for it, and the next round tells what this one could not.
+            logger.exception("the history cannot be written")
 
     def _is_unfit(self, deployment: RevisionDeployment) -> bool:
         """It could not be deployed a while ago, and has not changed since."""
@@ -519,6 +527,7 @@ class Controller:
             with contextlib.suppress(Conflict):  # wanted again since this round began
                 self._catalog.purge_model(name)
                 self._knowledge.forget(name)
+                self._unfit = {one: kept for one, kept in self._unfit.items() if one.rpartition("@")[0] != name}
 
     def _begin_again(self, again: set[str], observed: Mapping[str, Observed]) -> dict[str, Observed]:
         """Forgets why these applications could not be loaded, and takes down what is left of the last attempt."""
@@ -542,6 +551,7 @@ class Controller:
         self._rollouts.forget(set(observed))
         used = {application_name(model.name, one.number) for model in models for one in model.revisions}
         self._read = {name: one for name, one in self._read.items() if name in used}
+        self._unfit = {name: one for name, one in self._unfit.items() if name in used}
         self._knowledge.forget_unused(used | observed.keys())
 
     def _await_environments(
@@ -612,7 +622,7 @@ class Controller:
             seen = observed[name]
             has_loaded = name in known.described and name not in known.failures
             is_asleep = has_loaded and not seen.running
-            if is_asleep and seen.wanted:
+            if is_asleep and seen.wanted and not (seen.place or seen.misfit):
                 self._leaving[name] = now  # it wakes, for requests that wait for it
                 continue
             # Taken away in the middle of it, an attempt that fails is an error in Serve that nobody asks for any more.
@@ -636,8 +646,9 @@ class Controller:
         members = [member for route in routes.values() for member in route.published_members()]
         adapters = [adapter for route in routes.values() for adapter in route.published_adapters()]
         routes = {one.name: one for one in reversed([*members, *adapters])} | routes
+        is_late = self._clock() - self._began > self._config.controller.place_timeout_s
         is_settled = all(
-            _is_settled(looks[model.name].plan)
+            _is_settled(looks[model.name].plan, may_lack_place=is_late)
             for model in models
             if model.owner is Owner.DECLARED and model.wanted is Wanted.SERVING
         )
@@ -655,7 +666,7 @@ class Controller:
         status = model_status(record, self._plans.get(record.name), self._knowledge.described)
         if status.rollout is not None:
             plan = self._plans.get(record.name)
-            status = replace(status, rollout=self._rollouts.show(record.name, status.rollout, plan))
+            status = replace(status, rollout=self._rollouts.show(record, status.rollout, plan))
         if status.shadow is not None:
             status = replace(status, shadow=self._rollouts.show_shadow(record.name, status.shadow))
         if record.name in self._registrations.left_out and record.owner is not Owner.DECLARED and not status.reason:
@@ -685,6 +696,6 @@ def _run_many(targets: Sequence[serve.RunTarget]) -> None:
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _is_settled(plan: ModelPlan) -> bool:
-    """Nothing of it is on its way; what waits for room may wait for ever."""
-    return all(one.state in _SETTLED or one.has_no_place for one in (plan.newest, *plan.others))
+def _is_settled(plan: ModelPlan, *, may_lack_place: bool) -> bool:
+    """Nothing of it is on its way, except that some of it may wait for a node that perhaps never comes."""
+    return all(one.state in _SETTLED or (may_lack_place and one.has_no_place) for one in (plan.newest, *plan.others))

@@ -53,8 +53,8 @@ class Knowledge:
         self._loop = loop
         self._loading: dict[str, float] = {}
         self._ran: dict[str, float] = {}
-        self._asked: dict[str, tuple[float, Future[Description]]] = {}
-        self._confirmed: set[str] = set()
+        self._asked: dict[str, tuple[float, str, Future[Description]]] = {}
+        self._confirmed: dict[str, str] = {}
 
     def take(self, applications: Mapping[str, Observed], now: float = 0.0) -> dict[str, Observed]:
         """Learns from what Serve says.
@@ -134,21 +134,29 @@ class Knowledge:
             is_new = seen is not None and name not in self.described and name not in self._pools.residents
             if is_new and (kept := find_description(name, digest)) is not None:
                 self.described[name] = kept
-        self._confirmed &= self.described.keys()
-        known = {name for name in self._confirmed if not self.described[name].may_change}
+        known = {
+            name
+            for name, description in self.described.items()
+            if not description.may_change and self._confirmed.get(name) == digests.get(name, "")
+        }
         open_ = [name for name, seen in observed.items() if seen.running and name not in known and not seen.is_deleting]
         self._describe_residents([name for name in open_ if name in self._pools.residents], digests)
         now = time.monotonic()
         for name in open_:
             if name not in self._asked and name not in self._pools.residents and not is_pool(name):
-                self._asked[name] = now, asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
+                asked = asyncio.run_coroutine_threadsafe(_ask_description(name), self._loop)
+                self._asked[name] = now, digests.get(name, ""), asked
         is_first = not self._asked.keys() <= self.described.keys()
-        wait([future for _, future in self._asked.values()], _ANSWER_S if is_first else 0.0)
-        for name, (since, future) in list(self._asked.items()):
-            if not future.done() and now - since < _DESCRIBE_TIMEOUT_S and name in open_:
+        wait([future for _, _, future in self._asked.values()], _ANSWER_S if is_first else 0.0)
+        for name, (since, digest, future) in list(self._asked.items()):
+            is_open = name in open_ and digests.get(name, "") == digest
+            if is_open and not future.done() and now - since < _DESCRIBE_TIMEOUT_S:
                 continue  # whoever answers slowly holds up nobody else: another round takes it
             del self._asked[name]
-            self._take_description(name, future, digests.get(name, ""))
+            if is_open:
+                self._take_description(name, future, digest)
+            else:
+                future.cancel()
 
     def _take_description(self, name: str, future: Future[Description], digest: str) -> None:
         try:
@@ -157,7 +165,7 @@ class Knowledge:
             future.cancel()
             logger.info("%s does not describe itself yet: %s", name, type(exc).__name__)
             return
-        self._confirmed.add(name)
+        self._confirmed[name] = digest
         if self.described.get(name) != description:
             self.described[name] = description
             keep_description(name, digest, description)

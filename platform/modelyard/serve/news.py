@@ -21,7 +21,7 @@ METRIC: Final = "modelyard_model_failed"
 
 
 class News:
-    """Tells what is new.
+    """Tells what is new since it last did.
 
     Args:
         catalog: Where the history is written.
@@ -29,16 +29,17 @@ class News:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._told: Mapping[str, ModelPlan] = {}
         self._failed: set[tuple[str, int]] = set()
         self._gauge = Gauge(METRIC, "1 for a revision that cannot be loaded.", ("model", "revision"))
 
-    def tell(self, before: Mapping[str, ModelPlan], after: Mapping[str, ModelPlan]) -> None:
-        """Compares two rounds. A model that the last one did not know has no news yet: nobody knows how it was.
+    def tell(self, after: Mapping[str, ModelPlan]) -> None:
+        """Tells what a round has found. Of a model that is new here there is none yet: nobody knows how it was.
 
         Args:
-            before: Plans of the last round, by model.
-            after: Plans of this one.
+            after: Its plans, by model.
         """
+        before = self._told
         failed = {
             (name, one.number) for name, plan in after.items() for one in _list(plan) if one.state is ModelState.FAILED
         }
@@ -54,6 +55,7 @@ class News:
         ]
         if events:
             self._catalog.add_events(events)
+        self._told = after
 
 
 def _list(plan: ModelPlan) -> tuple[RevisionState, ...]:

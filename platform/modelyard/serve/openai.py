@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from modelyard.dataplane import DataPlane
-from modelyard.errors import InternalError, InvalidRequest, ModelFailed, ModelNotFound
+from modelyard.errors import InternalError, InvalidRequest, ModelFailed, ModelNotFound, UnsupportedMediaType
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.openai import (
     EVENTS,
@@ -40,6 +40,7 @@ from modelyard.protocol.openai import (
     decode_addressee,
     encode_error_event,
     rename,
+    rename_in_form,
     to_affinity,
     to_model,
 )
@@ -115,6 +116,7 @@ class OpenAIHandlers:
 
         Raises:
             InvalidRequest: Its body is damaged or names no model, or the model does not answer such calls.
+            UnsupportedMediaType: Its body is of another type.
             ModelNotFound: There is no such model.
             ModelNotReady: It cannot answer now.
         """
@@ -126,7 +128,7 @@ class OpenAIHandlers:
             name, is_stream = await _decode_form(content_type, body)
             revision = find_revision(self._plane.table, name, request)
             if name != revision.model:
-                raise InvalidRequest(f'model: audio is for the model as it is, got "{name}"')
+                body = rename_in_form(body, content_type, revision.model)
         else:
             content_type = JSON
             body = await request.body()
@@ -209,10 +211,11 @@ async def _decode_form(content_type: str, body: bytes) -> tuple[str, bool]:
     """The model's name and whether the call streams, from a form with a file.
 
     Raises:
-        InvalidRequest: It is no form, or names no model.
+        UnsupportedMediaType: It is no form.
+        InvalidRequest: It is a damaged one, or names no model.
     """
     if content_type.partition(";")[0].strip().lower() != _FORM:
-        raise InvalidRequest(f'content type: expected {_FORM}, got "{content_type[:80]}"')
+        raise UnsupportedMediaType(f'content type: expected {_FORM}, got "{content_type[:80]}"')
 
     async def chunks() -> AsyncGenerator[bytes]:
         yield body

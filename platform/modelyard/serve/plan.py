@@ -36,6 +36,7 @@ class RevisionState:
         wanted: Replicas there should be.
         replicas: Names of those that can answer.
         has_no_place: No node has room for a replica now: that may last.
+        is_held: Its last replica has just ended, and requests wait for the next one.
     """
 
     number: int
@@ -45,6 +46,12 @@ class RevisionState:
     wanted: int = 0
     replicas: tuple[str, ...] = ()
     has_no_place: bool = False
+    is_held: bool = False
+
+    @property
+    def can_answer(self) -> bool:
+        """It is ready, and not only expected back."""
+        return self.state is ModelState.READY and not self.is_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +234,8 @@ def _hold(state: RevisionState, observed: Observed | None) -> RevisionState:
     is_coming = observed is not None and not observed.is_deleting and not observed.running
     if not is_coming or state.state not in (ModelState.LOADING, ModelState.PENDING):
         return state
-    return replace(state, state=ModelState.READY, reason=state.reason if state.has_no_place else _RETURNS)
+    reason = state.reason if state.has_no_place else _RETURNS
+    return replace(state, state=ModelState.READY, reason=reason, is_held=True)
 
 
 def _most(weights: Mapping[int, float], states: Mapping[int, RevisionState]) -> RevisionState | None:

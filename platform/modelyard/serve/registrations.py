@@ -328,7 +328,8 @@ class Registrations:
 def _served_content(record: ModelRecord) -> Mapping[str, Any]:
     """What makes the revision that has the traffic, where another one was registered after it."""
     latest = record.latest
-    if record.is_versioned or latest is None or not record.revisions or record.active.number == latest.number:
+    is_open = record.is_versioned or record.is_rolling_out or latest is None or not record.revisions
+    if is_open or latest is None or record.active.number == latest.number:
         return {}
     return {"warmup": [], "shared": False} | {
         key: value for key, value in record.active.content.items() if key != "artifact"

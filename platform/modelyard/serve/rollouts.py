@@ -206,7 +206,7 @@ class Rollouts:
         now = datetime.now(UTC)
         decided = decide(
             rollout,
-            is_ready=state.state is ModelState.READY,
+            is_ready=state.can_answer,
             failure=state.reason if state.state is ModelState.FAILED else "",
             seen=self._count(model.name, rollout, is_now=True),
             elapsed_s=(now - datetime.fromisoformat(rollout.since)).total_seconds() if rollout.since else 0.0,
@@ -224,7 +224,7 @@ class Rollouts:
         logger.info('model "%s": revision %d %s %s', model.name, decided.to, what, decided.reason)
         return moved
 
-    def show(self, model: str, rollout: Rollout, plan: ModelPlan | None) -> Rollout:
+    def show(self, model: ModelRecord, rollout: Rollout, plan: ModelPlan | None) -> Rollout:
         """The rollout with its numbers as they are now, and with why it cannot begin.
 
         Args:
@@ -232,10 +232,11 @@ class Rollouts:
             rollout: As the catalog has it.
             plan: Of the last round; None before the first.
         """
-        state = plan.find(rollout.to) if plan is not None else None
+        is_current = plan is not None and plan.generation == model.generation  # else it may be tried again by now
+        state = plan.find(rollout.to) if plan is not None and is_current else None
         if rollout.state is RolloutState.WAITING and state is not None and state.state is ModelState.FAILED:
             return replace(rollout, reason=f"its revision has failed: {state.reason}")
-        return replace(rollout, measured=measure(self._count(model, rollout))) if rollout.is_watched else rollout
+        return replace(rollout, measured=measure(self._count(model.name, rollout))) if rollout.is_watched else rollout
 
     def show_shadow(self, model: str, shadow: Shadow) -> Shadow:
         """The shadow with what this controller has heard of its copies."""

@@ -406,7 +406,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="It answers what it has accepted first; then it is not found any more.",
         answers={202: "Model"},
         parameters=("Message",),
-        faults=(ModelNotFound, Conflict),
+        faults=(InvalidRequest, TooLarge, ModelNotFound, Conflict),
     ),
     Operation(
         method="POST",
@@ -462,7 +462,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Take a label away",
         answers={200: "Model"},
         parameters=("Message",),
-        faults=(InvalidConfig, ModelNotFound, Conflict, TooLarge),
+        faults=(InvalidRequest, InvalidConfig, ModelNotFound, Conflict, TooLarge),
     ),
     Operation(
         method="POST",

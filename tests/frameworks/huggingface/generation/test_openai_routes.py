@@ -58,6 +58,11 @@ async def test_chat(ask: Ask) -> None:
     assert reply["usage"]["total_tokens"] == 45
 
 
+async def test_what_changes_no_answer_is_taken(ask: Ask) -> None:
+    said = {"store": True, "service_tier": "flex", "user": "u", "metadata": {"a": "b"}, "prompt_cache_key": "k"}
+    assert (await ask("chat/completions", **GREEDY, **said))["choices"][0]["message"]["content"] == SENTENCE
+
+
 async def test_a_stream_says_the_same(ask: Ask) -> None:
     events = await ask("chat/completions", **GREEDY, stream=True, stream_options={"include_usage": True})
     assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

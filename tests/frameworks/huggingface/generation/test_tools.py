@@ -42,6 +42,10 @@ TEXTS = {
     "none": ("2 < 3, and <tool is no call", ["2 < 3, and <tool is no call"]),
     "broken": ("<tool_call>{nonsense}</tool_call>", ["<tool_call>{nonsense}</tool_call>"]),
     "other JSON": ('{"name": "g", "arguments": {}}', ['{"name": "g", "arguments": {}}']),
+    "an answer in JSON": ('{"city": "Rome", "name": "f"}', ['{"city": "Rome", "name": "f"}']),
+    "a link": ("[Rome](https://rome.it) is a city", ["[Rome](https://rome.it) is a city"]),
+    "words behind": (f"{CALL} is a call", [f"{CALL} is a call"]),
+    "tagged behind JSON": (f'{{"a": 1}}<tool_call>{CALL}</tool_call>', ['{"a": 1}', WANTED]),
     "nothing": ("", []),
 }
 
@@ -59,6 +63,20 @@ def test_calls_are_found_in_any_chunks(name: str, sizes: list[int]) -> None:
 
 def test_words_are_shown_at_once() -> None:
     assert CallReader(["f"]).add("The answer") == ["The answer"]
+
+
+@pytest.mark.parametrize("text", ['{"city', "[R", "[1", "{ x", '{"name": "g', '{"name": 1', '["f'])
+def test_brackets_are_shown_as_soon_as_they_begin_no_call(text: str) -> None:
+    reader = CallReader(["f", "find"])
+    assert reader.add(text[:1]) == []
+    assert reader.add(text[1:]) == [text]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"na', '{ "name" : "fi', '[{"name": "f", "argu', '{"type": "function", "name"', "[ {", "{"]
+)
+def test_what_may_be_a_call_is_held_back(text: str) -> None:
+    assert CallReader(["f", "find"]).add(text) == []
 
 
 def test_of_a_named_function_the_arguments_come_as_they_are() -> None:

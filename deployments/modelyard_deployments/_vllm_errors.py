@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of vLLM's server, whole replies and events, in OpenAI's words, as every other model says them.
+
+vLLM has the status as ``code`` and names of its own as ``type``; a stream that fails ends with ``[DONE]`` all the same.
+
+Source: vLLM ``entrypoints/serve/exception_handling``; the OpenAI API reference, "Errors".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+import orjson
+
+from modelyard.openai import EVENTS, Part
+from modelyard_deployments._openai_protocol import encode, encode_event, name_mistake
+
+_EVENT: Final = b"data: "
+_ERROR_EVENT: Final = b'data: {"error"'
+_END: Final = b"\n\n"
+_PROMPTS: Final = {"chat/completions": "messages", "responses": "input", "embeddings": "input"}
+"""Which member of the body the prompt is; ``prompt`` where it is not said."""
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_CODES: Final = {404: "not_found", 429: "overloaded", 501: "unsupported", 503: "model_not_ready"}
+_SERVER_ERROR: Final = 500
+_TOO_LONG: Final = "This model's maximum context length"
+_MISTAKES: Final = re.compile(
+    r"\d+ validation errors?:\s+\{'type': '(\w+)'.*?'msg': (['\"])(.*?)\2, 'input'", re.DOTALL
+)
+"""Pydantic's, as vLLM tells them: the first one."""
+_DETAILS: Final = re.compile(r" \(parameter=[^()]*\)$")
+
+
+async def say_errors(route: str, parts: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
+    """The parts of a reply; closing it closes them.
+
+    A stream that begins with an error, to which vLLM gives the status 200, is a reply with the error's own status.
+
+    Args:
+        route: What was asked.
+        parts: As vLLM's server sends them.
+    """
+    has_begun = False
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            if part.status >= 400:
+                data = b"".join([part.data, *[rest.data async for rest in parts]])
+                yield encode(to_error(_to_document(data), part.status, route), part.status)
+                return
+            before, error = _split_events(part) if _ERROR_EVENT in part.data else (part.data, None)
+            if before:
+                yield Part(before, part.status, part.content_type)
+            if error is not None:
+                status = _find_status(error)
+                document = to_error(error, status, route)
+                yield encode_event(document) if has_begun or before else encode(document, status)
+                return
+            has_begun = True
+
+
+def to_error(error: dict[str, Any], status: int, route: str) -> dict[str, Any]:
+    """OpenAI's error object.
+
+    Args:
+        error: vLLM's, without what is around it.
+        status: Of the reply, or what it would be.
+        route: What was asked.
+    """
+    message, param = str(error.get("message", "")), error.get("param")
+    param = param.removeprefix("body.") if isinstance(param, str) else None
+    if status >= _SERVER_ERROR or status in _TYPES:
+        code = _CODES.get(status, "internal" if status >= _SERVER_ERROR else "invalid_value")
+    elif message.startswith(_TOO_LONG):
+        code, param = "context_length_exceeded", _PROMPTS.get(route, "prompt")
+    elif status == 404:
+        code = "model_not_found" if param == "model" else "not_found"
+    elif (found := _MISTAKES.match(message)) is not None:
+        mistake = name_mistake(found[1], found[3], "" if param == "body" else param or "")
+        message, param, code = str(mistake), mistake.param, mistake.code
+    else:
+        code = "invalid_value"
+    kind = _TYPES.get(status, "server_error" if status >= _SERVER_ERROR else "invalid_request_error")
+    return {"error": {"message": _DETAILS.sub("", message), "type": kind, "param": param, "code": code}}
+
+
+def _find_status(error: dict[str, Any]) -> int:
+    status = error.get("code")
+    return status if isinstance(status, int) and 400 <= status < 600 else 400
+
+
+def _to_document(data: bytes) -> dict[str, Any]:
+    """The error in a reply's body."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {"message": data.decode(errors="replace")}
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {"message": data.decode(errors="replace")}
+
+
+def _split_events(part: Part) -> tuple[bytes, dict[str, Any] | None]:
+    """The events before the first error, and the error; of what is no stream, everything."""
+    if part.content_type.partition(";")[0] != EVENTS.partition(";")[0]:
+        return part.data, None
+    before = b""
+    for event in part.data.split(_END):
+        if event.startswith(_ERROR_EVENT):
+            return before, _to_document(event.removeprefix(_EVENT))
+        before += event + _END if event else b""
+    return part.data, None

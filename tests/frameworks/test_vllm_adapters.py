@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters come, change and go with their folders; what they are called in the engine and in answers."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vllm: python -m modelyard_deployments.vllm install"
+)
+
+
+class Engine:
+    """Loads what has no file ``broken``, and keeps as many as it has room for."""
+
+    def __init__(self, room: int) -> None:
+        self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_cpu_loras=room))
+        self.loaded: dict[int, str] = {}
+
+    async def add_lora(self, request: Any) -> None:
+        if request.lora_int_id in self.loaded:
+            return
+        if (Path(request.lora_path) / "broken").exists():
+            raise ValueError("no adapter")
+        self.loaded[request.lora_int_id] = request.lora_name
+
+
+class Table:
+    """As ``OpenAIServingModels`` has it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine_client = engine
+        self.lora_requests: dict[str, Any] = {}
+        numbers = count(1)
+        self.lora_id_counter = SimpleNamespace(inc=lambda _: next(numbers))
+
+    def model_name(self, lora_request: Any = None) -> str:
+        return "base" if lora_request is None else str(lora_request.lora_name)
+
+
+def put(folder: Path, name: str, weights: str, broken: bool = False) -> None:
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / name).mkdir()
+    (folder / name / "adapter_config.json").write_text("{}")
+    (folder / name / "adapter_model.safetensors").write_text(weights)
+    if broken:
+        (folder / name / "broken").touch()
+
+
+def follow(folder: Path, *changes: Callable[[], None], room: int = 2) -> list[dict[str, Any]]:
+    """The table after each change."""
+    from modelyard_deployments._vllm_adapters import Adapters, Folder
+
+    table = Table(Engine(room))
+    adapters = Adapters(Folder(folder), table)
+    seen = []
+    for change in changes:
+        change()
+        asyncio.run(adapters._follow())
+        assert adapters.names == tuple(sorted(table.lora_requests))
+        assert all(table.model_name(request) == name for name, request in table.lora_requests.items())
+        loaded = {name: (one.lora_name, one.lora_int_id) for name, one in table.lora_requests.items()}
+        seen.append({"loaded": loaded, "base": table.model_name()})
+    return seen
+
+
+def scenarios(folder: Path) -> dict[str, Any]:
+    """Everything at once, in the process that imports vLLM."""
+    from vllm.v1.core.kv_cache_utils import _gen_lora_extra_hash_keys
+
+    def keys(name: str) -> list[str]:
+        return _gen_lora_extra_hash_keys(SimpleNamespace(lora_request=SimpleNamespace(lora_name=name)))  # type: ignore[arg-type]
+
+    places = [folder / name for name in "abc"]
+    for place in places:
+        place.mkdir()
+    first, second, third = places
+    replaced = follow(
+        first,
+        lambda: put(first, "pirate", "old"),
+        lambda: put(first, "pirate", "newer"),
+        lambda: shutil.rmtree(first / "pirate"),
+        lambda: put(first, "pirate", "third one"),
+    )
+    names = [one["loaded"]["pirate"][0] for one in replaced if one["loaded"]]
+    return {
+        "replaced": replaced,
+        "keys": [keys(name) for name in names],
+        "broken": follow(second, lambda: put(second, "a", "x"), lambda: put(second, "a", "y", broken=True)),
+        "full": follow(
+            third,
+            lambda: (put(third, "a", "x"), put(third, "b", "x"))[0],
+            lambda: put(third, "a", "y", broken=True),
+            room=1,
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What :func:`scenarios` gives, in a process of its own: vLLM is no guest in that of other tests."""
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"}
+    command = [sys.executable, "-P", __file__, str(tmp_path_factory.mktemp("adapters"))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_a_replaced_adapter_finds_nothing_of_the_one_before_it_in_the_cache(seen: dict[str, Any]) -> None:
+    old, new, gone, again = (one["loaded"] for one in seen["replaced"])
+    assert gone == {}
+    assert len({one["pirate"][1] for one in (old, new, again)}) == 3
+    assert len({tuple(key) for key in seen["keys"]}) == 3
+
+
+def test_answers_have_the_adapters_own_name(seen: dict[str, Any]) -> None:
+    assert all(one["base"] == "base" for one in seen["replaced"])
+
+
+def test_one_that_cannot_be_loaded_leaves_the_one_before_it(seen: dict[str, Any]) -> None:
+    before, after = seen["broken"]
+    assert before == after
+
+
+def test_but_only_where_that_one_is_sure_to_stay_in_memory(seen: dict[str, Any]) -> None:
+    before, after = (one["loaded"].keys() for one in seen["full"])
+    assert (set(before), set(after)) == ({"a", "b"}, {"b"})
+
+
+if __name__ == "__main__":
+    print(json.dumps(scenarios(Path(sys.argv[1]))))  # noqa: T201  # to the test
