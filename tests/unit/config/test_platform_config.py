@@ -131,10 +131,8 @@ def test_every_problem_is_reported_at_once() -> None:
 
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
     (problem,) = _problems({"controller": {"zzz": 1}})
-    assert (
-        problem == "controller.zzz: unknown key; expected one of num_cpus, place_timeout_s, "
-        "reconcile_interval_s, version_poll_interval_s"
-    )
+    known = "num_cpus, place_timeout_s, reconcile_interval_s, version_poll_interval_s"
+    assert problem == f"controller.zzz: unknown key; expected one of {known}"
 
 
 def test_framework_options_are_checked_against_the_framework() -> None:
