@@ -131,7 +131,7 @@ def test_every_problem_is_reported_at_once() -> None:
 
 def test_a_key_that_resembles_nothing_gets_the_list() -> None:
     (problem,) = _problems({"controller": {"zzz": 1}})
-    known = "num_cpus, place_timeout_s, reconcile_interval_s, version_poll_interval_s"
+    known = "num_cpus, reconcile_interval_s, place_timeout_s, version_poll_interval_s"
     assert problem == f"controller.zzz: unknown key; expected one of {known}"
 
 
