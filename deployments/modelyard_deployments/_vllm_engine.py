@@ -196,7 +196,8 @@ def _find_importer(name: str) -> Callable[[str], None]:
     from vllm.tool_parsers import ToolParserManager
 
     run = (ReasoningParserManager.import_reasoning_parser, ToolParserManager.import_tool_parser)
-    return dict(zip(PLUGINS, run, strict=True))[name]
+    found: Callable[[str], None] = dict(zip(PLUGINS, run, strict=True))[name]
+    return found
 
 
 def _bundles() -> list[dict[str, float]]:

@@ -57,7 +57,7 @@ def main() -> int:
                 time.sleep(2)
                 report = load.take()
                 failures = report.failures.total()
-                lost = lost or bool(failures or ended)
+                lost = lost or bool(failures or ended or not report.requests)
                 numbers = f"{report.requests:>13}{report.resent:>13}{failures:>13}"
                 times = f"{report.worst_s:>11.2f} s{report.gap_s:>11.2f} s{took_s:>11.0f} s"
                 print(f"{name:18}{numbers}{times}{ended}", flush=True)

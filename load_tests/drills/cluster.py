@@ -133,13 +133,17 @@ class Cluster:
         for node in reversed(self._leaving):
             self.delete(node)
         for node in self._leaving:
-            node.wait(_GRACE_S)
+            self.wait(node, _GRACE_S)
         self._leaving = []
 
     def delete(self, node: Node) -> None:
-        """As its pod is deleted: it is asked to end, and moves its replicas elsewhere first."""
-        self.lost.add(node.http_port)
+        """As its pod is deleted: it is asked to end, moves its replicas elsewhere first, and answers what it has."""
         node.terminate()
+
+    def wait(self, node: Node, timeout_s: float) -> None:
+        """Until a node has ended; connections to it may break from then on, and not before."""
+        node.wait(timeout_s)
+        self.lost.add(node.http_port)
 
     def kill(self, node: Node) -> None:
         """As its machine dies."""

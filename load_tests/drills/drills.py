@@ -17,6 +17,7 @@ from load_tests.drills.cluster import Cluster
 MODEL: Final = "iris-sklearn"
 ROW: Final = [5.1, 3.5, 1.4, 0.2]
 _WHOLE_S: Final = 240.0
+_REPLICA: Final = f"ray::ServeReplica:{MODEL}@"
 
 Drill = Callable[[Cluster], None]
 
@@ -25,7 +26,7 @@ def delete_worker(cluster: Cluster) -> None:
     """A worker's pod is deleted: SIGTERM, then gone; the group starts another."""
     worker = cluster.workers[0]
     cluster.delete(worker)
-    worker.wait(150)
+    cluster.wait(worker, 150)
     worker.start()
     _until_whole(cluster)
 
@@ -46,10 +47,11 @@ def kill_head(cluster: Cluster) -> None:
     cluster.head.start()
     cluster.until(lambda: cluster.application() == "RUNNING", 240, "the platform under the new head")
     _until_whole(cluster)
-    victim = next(iter(_processes(cluster, f"ray::ServeReplica:{MODEL}@")))
-    os.kill(victim, signal.SIGKILL)
-    time.sleep(2)
-    _until_whole(cluster)  # Serve's controller works again: it replaces what dies
+    before = _processes(cluster, _REPLICA)
+    os.kill(next(iter(before)), signal.SIGKILL)
+    # Serve's controller works again: it replaces what dies.
+    cluster.until(lambda: set(_processes(cluster, _REPLICA)) - set(before), 120, "another replica")
+    _until_whole(cluster)
     with cluster.client() as platform:
         platform.register("after-head", framework="sklearn", uri="models/iris-sklearn", wait=True, timeout_s=120)
         platform.unregister("after-head", wait=True)
@@ -196,7 +198,12 @@ def check_overlay(text: str) -> str:
 
 def _until_whole(cluster: Cluster) -> None:
     replicas = _find_model(yaml.safe_load(cluster.text)).get("autoscaling", {}).get("min_replicas", 1)
-    cluster.until(lambda: cluster.is_whole(MODEL, replicas), _WHOLE_S, f"{MODEL} to be whole")
+
+    def is_whole() -> bool:
+        has_nodes = cluster.count_nodes() >= len(cluster.nodes)
+        return has_nodes and len(_processes(cluster, _REPLICA)) >= replicas and cluster.is_whole(MODEL, replicas)
+
+    cluster.until(is_whole, _WHOLE_S, f"every node and {MODEL} to be whole")
 
 
 def _find_model(document: Any) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def test_settings_that_are_named_are_some_of_ray() -> None:
 
 
 def test_the_head_moves_by_a_change_that_makes_a_new_cluster() -> None:
-    (found,) = re.findall(r"patch rayservice modelyard --type merge\s+\\\n\s+-p '(.*?)'", PAGE)
+    (found,) = re.findall(r"patch rayservice modelyard --type merge\s+\\\n\s+-p '(.*)'\n", PAGE)
+    found = found.replace("""'"$(date +%s)"'""", "1700000000")  # as the shell has it
     service = find("overlays/cpu", "RayService")
     head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["metadata"]
     head["annotations"] = json.loads(found)["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["metadata"][

@@ -330,10 +330,14 @@ def test_a_budget_is_a_number_of_pods_that_stay(folder: str) -> None:
         selector = budget["spec"]["selector"]["matchLabels"]
         pairs = zip(labels(folder), groups(folder), strict=True)
         ((name, group),) = [found for own, found in pairs if selector.items() <= own.items()]
-        least = group.get("minReplicas", 1) * group.get("numOfHosts", 1)
-        # Of the ingress one pod may go; of a head, of the last GPU and of a model over several pods none may.
-        assert budget["spec"]["minAvailable"] == (least - 1 if name == "cpu" else max(least, 1))
-        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        least, hosts = group.get("minReplicas", 1), group.get("numOfHosts", 1)
+        stay, policy = budget["spec"]["minAvailable"], budget["spec"]["unhealthyPodEvictionPolicy"]
+        if hosts > 1:  # of a model over several pods none may go, nor any that is not ready: it has workers alone
+            assert (stay, policy) == (group["maxReplicas"] * hosts, "IfHealthyBudget")
+        elif name == "head":  # none may, nor one of two
+            assert (stay, policy) == (2, "AlwaysAllow")
+        else:  # of the ingress one may go, of the last GPU none
+            assert (stay, policy) == (least - 1 if name == "cpu" else max(least, 1), "AlwaysAllow")
 
 
 @pytest.mark.parametrize("folder", [name for name in SERVICES if name != "overlays/dev"])

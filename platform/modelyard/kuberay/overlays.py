@@ -19,6 +19,8 @@ from modelyard.errors import InvalidConfig
 _PACKAGED: Final = Path(__file__).with_name("manifests")
 FOLDER: Final = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "kuberay"
 """In an installed package, or in a checkout."""
+_ENVIRONMENT: Final = "modelyard-ray"
+"""The ConfigMap that pods have as their environment."""
 
 
 def overlay_names() -> tuple[str, ...]:
@@ -45,7 +47,8 @@ def load_service(overlay: str) -> dict[str, Any]:
 def image_name(overlay: str) -> str:
     """Of the image that the overlay's pods run, without a tag."""
     own = (_load(folder / "kustomization.yaml").get("images") for folder in _folders(FOLDER / "overlays" / overlay))
-    return str([images for images in own if images][-1][0]["newName"])
+    image = [images for images in own if images][-1][0]
+    return str(image.get("newName", image["name"]))
 
 
 def load_environment(overlay: str) -> dict[str, str]:
@@ -54,7 +57,7 @@ def load_environment(overlay: str) -> dict[str, str]:
     lines = [line for line in lines if line and not line.startswith("#")]
     for folder in _folders(FOLDER / "overlays" / overlay):
         for generator in _load(folder / "kustomization.yaml").get("configMapGenerator", ()):
-            lines += generator.get("literals", ())
+            lines += generator.get("literals", ()) if generator.get("name") == _ENVIRONMENT else ()
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
@@ -62,8 +65,9 @@ def _patch_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Those for the RayService, each with the label that it has to have, or none."""
     for each in _folders(folder):
         for patch in _load(each / "kustomization.yaml").get("patches", ()):
-            if "path" in patch and patch["target"]["kind"] == "RayService":
-                yield each / patch["path"], patch["target"].get("labelSelector", "")
+            target = patch.get("target", {})
+            if "path" in patch and target.get("kind") == "RayService":
+                yield each / patch["path"], target.get("labelSelector", "")
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -24,6 +24,8 @@ from modelyard.version import __version__
 
 _INGRESS: Final = "Ingress"
 _REQUEST_MARGIN_S: Final = 60
+PLACE_TIMEOUT_S: Final = 900
+"""How long a cluster waits for nodes of models that have no place: an upgrade would switch to it without them."""
 _DRAIN: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 _REPLACEMENT_S: Final = 50
 """What another replica has to be there before this one stops, with the time that the ingress stops earlier."""
@@ -123,6 +125,9 @@ def _to_cluster(document: Mapping[str, Any], workers: Sequence[Group]) -> tuple[
     found = [item for item in file["applications"] if item.get("import_path") == IMPORT_PATH]
     if len(found) != 1:
         raise InvalidConfig((f"applications: expected one with import_path: {IMPORT_PATH}, got {len(found)}",))
+    if workers:
+        arguments = found[0].setdefault("args", {})
+        arguments["controller"] = {"place_timeout_s": PLACE_TIMEOUT_S, **arguments.get("controller", {})}
     (application,) = found
     args = application.setdefault("args", {})
     if workers:

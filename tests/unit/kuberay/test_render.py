@@ -67,6 +67,15 @@ def test_each_type_of_accelerator_has_a_group_that_starts_from_none() -> None:
     assert [text.split(": ")[0] for text in rendered.warnings] == ["--node-selector", "--node-selector"]
 
 
+@pytest.mark.parametrize(
+    ("overlay", "wanted", "found"), [("cpu", {}, 900), ("cpu", {"place_timeout_s": 60}, 60), ("dev", {}, None)]
+)
+def test_a_cluster_that_can_grow_waits_for_nodes(overlay: str, wanted: dict[str, int], found: int | None) -> None:
+    rendered = render(file_of(model(num_cpus=0.1), controller=wanted), Choices(overlay=overlay))
+    arguments = served(rendered)["applications"][0]["args"]
+    assert arguments["controller"].get("place_timeout_s") == found
+
+
 def test_a_group_of_gpus_that_nobody_needs_is_not_made() -> None:
     assert list(bounds(render(file_of(model(num_cpus=1)), Choices(overlay="gpu")))) == ["cpu"]
 
