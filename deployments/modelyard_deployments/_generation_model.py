@@ -80,7 +80,7 @@ class GenerationModel(OpenAIModel):
         Raises:
             InvalidRequest: The text is not UTF-8 or too long, or a parameter is wrong.
         """
-        async with aclosing(self.stream(inputs, outputs, {**parameters, "stream": False})) as answers:
+        async with aclosing(generate_text(self, inputs, outputs, parameters, self._complete, False)) as answers:
             return await anext(answers)
 
     def stream(self, inputs: Tensors, outputs: tuple[str, ...], parameters: Parameters) -> AsyncGenerator[Tensors]:
@@ -89,7 +89,11 @@ class GenerationModel(OpenAIModel):
         Raises:
             InvalidRequest: As for ``predict``.
         """
-        return generate_text(self, inputs, outputs, parameters, self._runtime.default_max_tokens)
+        return generate_text(self, inputs, outputs, parameters, self._complete)
+
+    def _complete(self, request: OpenAIRequest) -> AsyncGenerator[Part]:
+        runtime = self._runtime
+        return refusing(answer_completions(runtime, request, runtime.default_max_tokens))
 
     def check_health(self) -> None:
         """Raises where nothing will be generated any more."""

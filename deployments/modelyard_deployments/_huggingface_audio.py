@@ -6,10 +6,12 @@ transformers' own pipeline cuts long recordings and joins what was heard.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import threading
 import wave
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -182,14 +184,19 @@ class SpeechRecognition(Model):
         """The ``text`` of a recording, and with times its ``chunks``.
 
         Raises:
-            InvalidRequest: The model does not know the language, or none at all.
+            InvalidRequest: The model does not know the language, or none at all, or it is too long for words.
         """
+        if settings.by_word and len(samples) > self._most_samples:
+            raise InvalidRequest(  # the attentions of all its parts would be kept until the end: gigabytes
+                f"file: expected at most {_WHISPER_S:g} s where the time of each word is asked for, got "
+                f"{len(samples) / self.rate:.1f} s: ask for segments, or send it in parts"
+            )
         if settings.language and not self.is_whisper:
             raise InvalidRequest(
                 f'language: the model knows one language and no names of any, got "{settings.language}"'
             )
         try:
-            with self._lock:
+            with self._lock, _keeping_attention(self._pipeline.model.config):
                 recording = {"raw": samples, "sampling_rate": self.rate}
                 heard: dict[str, Any] = self._pipeline(recording, **self._to_arguments(settings, len(samples)))
         except ValueError as exc:
@@ -210,6 +217,20 @@ class SpeechRecognition(Model):
         generation = {"language": settings.language} if settings.language else {}
         generation |= {"task": "translate"} if settings.translates else {}
         return wanted | ({"generate_kwargs": generation} if generation else {})
+
+
+@contextlib.contextmanager
+def _keeping_attention(config: Any) -> Iterator[None]:
+    """Word times make transformers change how the model attends, slowly, and never back.
+
+    Source: transformers ``WhisperGenerationMixin._set_return_outputs``.
+    """
+    before = config._attn_implementation
+    try:
+        yield
+    finally:
+        if config._attn_implementation != before:
+            config._attn_implementation = before
 
 
 def _silence(rate: int) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What generates text: vLLM where it is installed and has the architecture, else transformers.
 
-Options that only one of the two has decide for it. Nothing is imported for it: the controller asks, too, and stays free
-of both.
+Engine arguments that only one of the two has decide for it. Nothing is imported for it: the controller asks, too, and
+stays free of both.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ class Wanted:
     Attributes:
         name: Which of the two; ``auto`` is either.
         option: Which option says so.
+        beside: Options that were given and that vLLM, where it is picked, does not use.
     """
 
     name: Backend
     option: str = "backend"
+    beside: tuple[str, ...] = ()
 
 
 def find_wanted(backend: Backend, given: Collection[str], engine: Mapping[str, Any]) -> Wanted:
@@ -55,14 +57,14 @@ def find_wanted(backend: Backend, given: Collection[str], engine: Mapping[str, A
     Raises:
         ValueError: They do not go together, or an argument is none that the backend has; with the nearest there is.
     """
-    ours = [name for name in _OF_TRANSFORMERS if name in given]
-    ours += [f"engine.{name}" for name in engine if name in SETTINGS - SHARED]
+    beside = tuple(name for name in _OF_TRANSFORMERS if name in given)
+    ours = [f"engine.{name}" for name in engine if name in SETTINGS - SHARED]
     theirs = [f"engine.{name}" for name in engine if name not in SETTINGS]
     if backend == "transformers":
         problems = find_setting_problems(engine)
     elif backend == "vllm":
         problems = find_problems(engine)
-        problems += [f"{name}: vLLM has no such option, it goes by resources" for name in ours if name in given]
+        problems += [f"{name}: vLLM has no such option, it goes by resources" for name in beside]
     else:
         rest = {name: value for name, value in engine.items() if name not in SETTINGS}
         problems = find_problems(rest, SETTINGS)
@@ -75,8 +77,8 @@ def find_wanted(backend: Backend, given: Collection[str], engine: Mapping[str, A
     if problems:
         raise ValueError("; ".join(problems))
     if backend == "auto" and (ours or theirs):
-        return Wanted("transformers", ours[0]) if ours else Wanted("vllm", theirs[0])
-    return Wanted(backend)
+        return Wanted("transformers", ours[0]) if ours else Wanted("vllm", theirs[0], beside)
+    return Wanted(backend, beside=beside)
 
 
 def pick_backend(wanted: Wanted, architectures: Sequence[str]) -> Pick:
@@ -91,13 +93,16 @@ def pick_backend(wanted: Wanted, architectures: Sequence[str]) -> Pick:
     """
     if wanted.name == "transformers":
         return Pick("transformers", f"the option {wanted.option} says so")
+    unused = f"; not used: {', '.join(wanted.beside)}, as it goes by resources" if wanted.beside else ""
     against = _find_reason_against_vllm(architectures)
     if wanted.name == "vllm":
         if against:
             advice = "" if find_architectures() else f': pip install "modelyard[vllm]", and then {INSTALL}'
             raise ModelLoadError(f"option {wanted.option}: vLLM cannot serve this model: {against}{advice}")
-        return Pick("vllm", f"the option {wanted.option} says so")
-    return Pick("transformers", against) if against else Pick("vllm", "it is installed and has the architecture")
+        return Pick("vllm", f"the option {wanted.option} says so{unused}")
+    if against:
+        return Pick("transformers", against)
+    return Pick("vllm", f"it is installed and has the architecture{unused}")
 
 
 def looks_generative(config: Mapping[str, Any]) -> bool:

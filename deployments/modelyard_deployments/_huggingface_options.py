@@ -26,8 +26,8 @@ class HuggingFaceOptions(Options):
     )
     backend: Backend = Field(
         default="auto",
-        description="What generates text: `auto` is vLLM where it is installed and has the architecture, and no option "
-        "is given that only transformers has.",
+        description="What generates text: `auto` is vLLM where it is installed and has the architecture, and no "
+        "argument of `engine` is given that only transformers has.",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Numbers to compute in; `auto` is float32 on a CPU and as saved on a GPU."

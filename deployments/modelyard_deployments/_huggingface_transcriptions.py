@@ -70,12 +70,13 @@ class SpeechModel(SpeechRecognition, OpenAIModel):
         language = form.get("language") or None
         tells_language = kind == "verbose_json" and language is None and self.is_multilingual
         by_word = self.is_whisper and "word" in grains
-        is_both = by_word and "segment" in grains
-        settings = Settings(language, translates, kind in _TIMED, by_word and not is_both, tells_language)
+        settings = Settings(language, translates, kind in _TIMED, by_word, tells_language and not by_word)
         heard = words = await loop.run_in_executor(self._thread, self.hear, samples, settings)
-        if is_both:  # sentences and words are two ways of hearing
-            again = replace(settings, by_word=True, tells_language=False)
-            words = await loop.run_in_executor(self._thread, self.hear, samples, again)
+        if by_word and ("segment" in grains or tells_language):
+            # Sentences and words are two ways of hearing, and the language is told with sentences only: before words
+            # the pipeline puts a token of it that has no time, and shifts them all.
+            again = replace(settings, by_word=False, tells_language=tells_language)
+            heard = await loop.run_in_executor(self._thread, self.hear, samples, again)
         seconds = len(samples) / self.rate
         if kind != "verbose_json":
             yield self._encode(kind, heard, seconds)

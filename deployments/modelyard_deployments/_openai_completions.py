@@ -25,8 +25,15 @@ _DEFAULT_MAX_TOKENS = 16
 """Source: the OpenAI API reference."""
 
 
-async def answer_completions(runtime: Runtime, request: OpenAIRequest) -> AsyncGenerator[Part]:
+async def answer_completions(
+    runtime: Runtime, request: OpenAIRequest, default_max_tokens: int = _DEFAULT_MAX_TOKENS
+) -> AsyncGenerator[Part]:
     """The reply, whole or as events.
+
+    Args:
+        runtime: What generates.
+        request: The call.
+        default_max_tokens: Length of an answer where the request says none, or the room behind its prompt.
 
     Raises:
         Refusal: The request is wrong.
@@ -38,7 +45,8 @@ async def answer_completions(runtime: Runtime, request: OpenAIRequest) -> AsyncG
             "echo",
         )
     grammar = await check_grammar(runtime, lambda: to_grammar(body), name_form(body))
-    asks = [_to_ask(runtime, body, prompt, grammar) for prompt in await _to_prompts(runtime, body)]
+    prompts = await _to_prompts(runtime, body)
+    asks = [_to_ask(runtime, body, prompt, grammar, default_max_tokens) for prompt in prompts]
     completion = _Completion(runtime, body, to_id("cmpl", request), sum(len(ask.prompt) for ask in asks))
     answers = _start(runtime, asks)
     if body.stream:
@@ -82,9 +90,10 @@ async def _to_prompts(runtime: Runtime, body: CompletionRequest) -> list[list[in
     return prompts
 
 
-def _to_ask(runtime: Runtime, body: CompletionRequest, prompt: Sequence[int], grammar: str) -> Ask:
-    asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    max_tokens = runtime.prompts.check_length(prompt, asked, "prompt")
+def _to_ask(runtime: Runtime, body: CompletionRequest, prompt: Sequence[int], grammar: str, default: int) -> Ask:
+    max_tokens = runtime.prompts.check_length(prompt, body.max_tokens, "prompt")
+    if body.max_tokens is None:
+        max_tokens = min(default, max_tokens)
     count = max(body.best_of or 1, body.n or 1)
     is_contest = count > (body.n or 1)
     sampling = to_sampling(

@@ -160,6 +160,8 @@ class CallReader:
         self._held = ""
         self._has_called = False
         self._is_bare: bool | None = True if is_required else None
+        self._has_begun = False  # as a call does, and what follows shows only at its end whether it is one
+        self._is_whole = False
 
     def add(self, text: str) -> list[Found]:
         """What is certain once this has come."""
@@ -167,7 +169,7 @@ class CallReader:
         if self._is_bare is None and (start := self._held.lstrip()):
             self._is_bare = start[0] in "{["
         if self._is_bare and not self._is_required:
-            self._is_bare = _may_be_bare(self._held.lstrip(), self._names)
+            self._is_bare = self._may_be_bare(text)
         return [] if self._is_bare in (None, True) else self._read()
 
     def flush(self) -> list[Found]:
@@ -181,6 +183,29 @@ class CallReader:
         if calls is None:
             return [held] if held.strip() or (held and not self._has_called) else []
         return [*([before] if before.strip() else []), *calls]
+
+    def _may_be_bare(self, text: str) -> bool:
+        """Whether a text that begins with a bracket, and ends with this piece, may still become bare calls.
+
+        Each piece is looked at once: what is held grows with every token.
+        """
+        if self._is_whole:
+            return not text.strip()
+        if not self._has_begun:
+            text = self._held.lstrip()
+            begins = _begins_bare(text, self._names)
+            if not begins:
+                return begins is None
+            self._has_begun = True
+        if "}" not in text and "]" not in text:
+            return True
+        held = self._held.lstrip()
+        try:
+            _, end = json.JSONDecoder().raw_decode(held)
+        except ValueError:  # mostly because there is more to come
+            return True
+        self._is_whole = True
+        return not held[end:].strip()
 
     def _read(self) -> list[Found]:
         found: list[Found] = []
@@ -203,33 +228,31 @@ class CallReader:
         return [*found, shown]
 
 
-def _may_be_bare(text: str, names: frozenset[str]) -> bool:
-    """Whether a text that begins with a bracket may still become bare calls, as far as it has come."""
+def _begins_bare(text: str, names: frozenset[str]) -> bool | None:
+    """Whether a text that begins with a bracket begins as bare calls do; None while too little of it has come."""
     inside = text[1:].lstrip() if text[0] == "[" else text
     if not inside:
-        return True
+        return None
     member = inside[1:].lstrip()
     if inside[0] != "{" or (member and member[0] != '"'):
         return False
     key, is_whole, rest = member[1:].partition('"')
     if not is_whole:
-        return any(one.startswith(key) for one in _KEYS)
-    if key not in _KEYS or (key == "name" and not _may_be_name(rest.lstrip(), names)):
+        return None if any(one.startswith(key) for one in _KEYS) else False
+    if key not in _KEYS:
         return False
-    try:
-        _, end = json.JSONDecoder().raw_decode(text)
-    except ValueError:  # mostly because there is more to come
-        return True
-    return not text[end:].strip()
+    return _begins_name(rest.lstrip(), names) if key == "name" else True
 
 
-def _may_be_name(rest: str, names: frozenset[str]) -> bool:
-    """Whether what is behind ``"name"`` may become the name of a function."""
+def _begins_name(rest: str, names: frozenset[str]) -> bool | None:
+    """Whether what is behind ``"name"`` is the name of a function; None while it may become one."""
     value = rest[1:].lstrip()
     if (rest and rest[0] != ":") or (value and value[0] != '"'):
         return False
     name, is_whole, _ = value[1:].partition('"')
-    return name in names if is_whole else any(one.startswith(name) for one in names)
+    if is_whole:
+        return name in names
+    return None if any(one.startswith(name) for one in names) else False
 
 
 def _overlap(text: str) -> int:

@@ -7,7 +7,7 @@ The names of the tensors are those of Triton's vLLM backend.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +29,6 @@ TEXT_SIGNATURE: Final = Signature(
 """Of every language model; whatever else a client sends beside ``text_input`` is a sampling parameter."""
 
 _STREAM: Final = "stream"
-_LENGTH: Final = "max_tokens"
 _SAMPLING: Final = "sampling_parameters"
 """JSON text with sampling parameters. Source: Triton's vLLM backend, "Sending your first inference"."""
 _EXCLUDE: Final = "exclude_input_in_output"
@@ -44,16 +43,18 @@ async def generate_text(
     inputs: Tensors,
     outputs: Collection[str],
     parameters: Parameters,
-    default_max_tokens: int | None = None,
+    complete: Callable[[OpenAIRequest], AsyncGenerator[Part]] | None = None,
+    can_stream: bool = True,
 ) -> AsyncGenerator[Tensors]:
     """Completes a text: the whole of it in one answer, or with the parameter ``stream`` piece by piece.
 
     Args:
-        model: What completes, over its route ``completions``.
+        model: What completes.
         inputs: Of :data:`TEXT_SIGNATURE`.
         outputs: Those that are asked for.
         parameters: Those of OpenAI's completions, ``sampling_parameters`` and ``exclude_input_in_output``.
-        default_max_tokens: Length of an answer where the parameters say none; None leaves it to the route.
+        complete: Its route ``completions``, where that is another here; with another length by default, say.
+        can_stream: False makes one answer of it, whatever the parameters say.
 
     Raises:
         InvalidRequest: What the model does not take.
@@ -61,15 +62,14 @@ async def generate_text(
     """
     text = _read_text(inputs)
     asked, excludes = _to_completion(text, parameters)
-    if default_max_tokens is not None:
-        asked.setdefault(_LENGTH, default_max_tokens)
+    asked[_STREAM] = asked[_STREAM] and can_stream
     asked.setdefault("model", model.name)
-    answer = model.answer(OpenAIRequest("completions", orjson.dumps(asked)))
+    answer = (complete or model.answer)(OpenAIRequest("completions", orjson.dumps(asked)))
     before = "" if excludes else text
     try:
         async for part in answer:
             if part.status != 200:
-                raise _to_error(_find_error(part.data), part.status)
+                raise to_exception(_find_error(part.data), part.status)
             if before and asked[_STREAM]:
                 yield _to_outputs(before, "")
                 before = ""
@@ -115,7 +115,7 @@ def _pieces(part: Part) -> list[tuple[str, str]]:
         if data and data != b"[DONE]" and not data.startswith(b":"):
             document = orjson.loads(data)
             if "error" in document:
-                raise _to_error(document["error"], _SERVER_ERROR)
+                raise to_exception(document["error"], _SERVER_ERROR)
             pieces += [_to_piece(choice) for choice in document["choices"]]
     return pieces
 
@@ -136,7 +136,12 @@ def _find_error(data: bytes) -> Mapping[str, Any]:
     return error if isinstance(error, dict) else {"message": data.decode(errors="replace")}
 
 
-def _to_error(error: Mapping[str, Any], status: int) -> InvalidRequest | Overloaded | InternalError:
+def to_exception(error: Mapping[str, Any], status: int) -> InvalidRequest | Overloaded | InternalError:
+    """The error of an error object, and of the status it came with.
+
+    Returns:
+        A client's mistake, a full queue, or a failure.
+    """
     message = str(error.get("message", ""))
     if status == _OVERLOADED or error.get("type") == "rate_limit_error":
         return Overloaded(message)

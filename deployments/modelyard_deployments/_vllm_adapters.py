@@ -25,7 +25,7 @@ _REMOTE_LOOK_S: Final = 15.0
 _CONFIG: Final = "adapter_config.json"
 """Every adapter has one. Source: PEFT "Checkpoint format"."""
 _MARK: Final = "@"
-"""Between an adapter's name and the stamp of its files, in the name that the engine has for it."""
+"""Between an adapter's name and the number of its loading, in the name that the engine has for it."""
 
 
 class Shelf(Protocol):
@@ -49,6 +49,9 @@ class Shelf(Protocol):
             ModelLoadError: It cannot be fetched, or has changed since.
         """
 
+    def has(self, name: str, stamp: str) -> bool:
+        """Whether the files that :meth:`get` gave then are still there, as they were."""
+
 
 class Folder:
     """On this node, or on a volume that every node has.
@@ -71,6 +74,13 @@ class Folder:
         """See :class:`Shelf`."""
         return self._path / name
 
+    def has(self, name: str, stamp: str) -> bool:
+        """See :class:`Shelf`."""
+        try:
+            return _stamp(self._path / name) == stamp
+        except OSError:
+            return False
+
 
 class Store:
     """In an object store or on the hub; copies are kept while they are in use.
@@ -84,7 +94,7 @@ class Store:
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
         self._remote = Remote(uri)
-        self._copies: dict[str, list[Copy]] = {}
+        self._copies: dict[str, dict[str, Copy]] = {}
 
     def find(self) -> dict[str, str]:
         """See :class:`Shelf`."""
@@ -99,8 +109,13 @@ class Store:
         """See :class:`Shelf`."""
         copy = fetch(f"{self._uri}/{name}", stamp)
         # The one before it stays: requests that run have it, and all have where the new one cannot be loaded.
-        self._copies[name] = [*self._copies.get(name, ())[-1:], copy]
+        before = [(known, one) for known, one in self._copies.get(name, {}).items() if known != stamp]
+        self._copies[name] = {**dict(before[-1:]), stamp: copy}
         return copy.path
+
+    def has(self, name: str, stamp: str) -> bool:
+        """See :class:`Shelf`."""
+        return stamp in self._copies.get(name, {})
 
 
 def open_shelf(place: str) -> Shelf:
@@ -123,8 +138,8 @@ def open_shelf(place: str) -> Shelf:
 class Adapters:
     """Keeps the adapters of an engine equal to the folders there are.
 
-    The engine knows each state of an adapter by a name and a number of its own: what it remembers of
-    prompts it finds by that name, and a replaced adapter must not answer from what the one before it left there.
+    The engine knows each loading of an adapter by a name and a number of its own, which never come back: it finds
+    weights by the number and what it remembers of prompts by the name, and files that look the same need not be.
 
     Args:
         shelf: Where they are.
@@ -134,8 +149,8 @@ class Adapters:
     def __init__(self, shelf: Shelf, models: Any) -> None:
         self._shelf = shelf
         self._models = models
-        self._models.model_name = _name_without_stamp(models.model_name)
-        self._numbers: dict[str, int] = {}
+        self._models.model_name = _name_without_number(models.model_name)
+        self._loaded: dict[str, str] = {}
         self._seen: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -166,6 +181,7 @@ class Adapters:
         found = await asyncio.to_thread(self._shelf.find)
         for name in set(self.names) - found.keys():
             del self._models.lora_requests[name]
+        self._loaded = {name: stamp for name, stamp in self._loaded.items() if name in found}
         self._seen = {name: stamp for name, stamp in self._seen.items() if name in found}
         for name, stamp in sorted(found.items()):
             if self._seen.get(name) == stamp:
@@ -182,41 +198,34 @@ class Adapters:
         """Puts it in the place of the one before it, once the engine has it."""
         from vllm.lora.request import LoRARequest
 
-        known_as = f"{name}{_MARK}{stamp}"
-        if known_as not in self._numbers:  # the same files again: the same name and number, or one batch mixes them up
-            self._numbers[known_as] = self._models.lora_id_counter.inc(1)
-        request = LoRARequest(lora_name=known_as, lora_int_id=self._numbers[known_as], lora_path=str(path))
+        number = self._models.lora_id_counter.inc(1)
+        request = LoRARequest(lora_name=f"{name}{_MARK}{number}", lora_int_id=number, lora_path=str(path))
         try:
             await self._models.engine_client.add_lora(request)
         except Exception as exc:  # noqa: BLE001  # vLLM and its workers raise anything about files that are no adapter
-            is_kept = name in self.names and await self._keep(name)
-            rest = "; the one before it answers on" if is_kept else ""
-            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, rest)
+            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, await self._settle(name))
             return
-        self._models.lora_requests[name] = request
+        self._models.lora_requests[name], self._loaded[name] = request, stamp
 
-    async def _keep(self, name: str) -> bool:
-        """Whether the adapter that is loaded can answer on although its files are others now.
+    async def _settle(self, name: str) -> str:
+        """What becomes of an adapter that cannot be replaced: without its own files it is gone.
 
-        Only from memory: one that has to be read again in the middle of a batch, and cannot, ends the engine.
+        The engine reads an adapter again that it has no memory for, and ends where it cannot.
         """
-        table, client = self._models.lora_requests, self._models.engine_client
-        try:
-            if len(table) <= client.vllm_config.lora_config.max_cpu_loras:
-                await client.add_lora(table[name])  # it is there, or is read again, which fails as it failed just now
-                return True
-        except Exception as exc:  # noqa: BLE001  # as in _load
-            logger.debug('adapter "%s" is not in memory any more: %s', name, exc)
-        del table[name]
-        return False
+        if name not in self._models.lora_requests:
+            return ""
+        if await asyncio.to_thread(self._shelf.has, name, self._loaded[name]):
+            return "; the one before it answers on"
+        del self._models.lora_requests[name], self._loaded[name]
+        return "; the one before it answers no longer, since its files are gone"
 
 
-def _name_without_stamp(name_of: Callable[..., str]) -> Callable[..., str]:
+def _name_without_number(name_of: Callable[..., str]) -> Callable[..., str]:
     """As vLLM's ``model_name``, which answers have as their ``model``, with an adapter's own name."""
 
     def name(lora_request: Any = None) -> str:
         known_as = name_of(lora_request)
-        return known_as if lora_request is None else known_as.rpartition(_MARK)[0]
+        return known_as if lora_request is None else known_as.rpartition(_MARK)[0] or known_as
 
     return name
 

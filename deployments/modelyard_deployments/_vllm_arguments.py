@@ -70,20 +70,19 @@ _CODE: Final = frozenset(
     {
         *PLUGINS,
         "trust_remote_code",
-        "ec_connector_module_path",
         "encoder_cache_manager_cls",
         "inductor_passes",
-        "kv_connector_module_path",
         "logits_processors",
         "middleware",
         "model_class_overrides",
         "scheduler_cls",
-        "spec_module_path",
         "worker_cls",
         "worker_extension_cls",
     }
 )
 """Arguments, and members of them, with which vLLM imports what they name."""
+_MODULE: Final = "module_path"
+"""How names of further ones end: connectors', their cache policies' and their further tiers'."""
 _SPECULATIVE: Final = "speculative_config"
 _COMPILATION: Final = "compilation_config"
 
@@ -139,7 +138,7 @@ def find_problems(engine: Mapping[str, Any], others: frozenset[str] = frozenset(
     problems = [problem for name in engine if (problem := find_problem(name, others))]
     for name in PARALLEL:
         value = engine.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_count(value):
             problems.append(f"{name}: expected a whole number from 1 on, got {_show(value)}")
     transfer = engine.get(TRANSFER)
     if transfer is not None and not isinstance(transfer, dict):
@@ -155,9 +154,16 @@ def find_problems(engine: Mapping[str, Any], others: frozenset[str] = frozenset(
     return problems
 
 
+def _is_count(value: object) -> bool:
+    """A whole number from 1 on, perhaps as text, as it comes from a template."""
+    if isinstance(value, str):
+        return value.isascii() and value.isdecimal() and int(value) > 0
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def count_workers(engine: Mapping[str, Any]) -> int:
     """Processes of one engine with a part of the model each: the product of what it is parallel in."""
-    return math.prod(engine.get(name, 1) for name in PARALLEL)
+    return math.prod(int(engine.get(name, 1)) for name in PARALLEL)
 
 
 def names_code(engine: object) -> bool:
@@ -170,22 +176,27 @@ def names_code(engine: object) -> bool:
 def _names_code(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(
-            (bool(one) and key in _CODE and one != _DEFAULT_WORKER) or _names_code(one) for key, one in value.items()
+            (bool(one) and _is_code(key) and one != _DEFAULT_WORKER) or _names_code(one) for key, one in value.items()
         )
     return isinstance(value, list | tuple) and any(map(_names_code, value))
 
 
-def _names_custom(engine: Mapping[str, Any]) -> bool:
-    """A class of one's own by a member that mostly names something of vLLM's.
+def _is_code(key: object) -> bool:
+    return isinstance(key, str) and (key in _CODE or key.endswith(_MODULE))
 
-    Source: vLLM ``SpeculativeConfig._is_custom_proposer_path``, ``CompilationConfig.init_backend``.
+
+def _names_custom(engine: Mapping[str, Any]) -> bool:
+    """A class of one's own by a member that mostly names something of vLLM's, or what was compiled elsewhere.
+
+    Source: vLLM ``SpeculativeConfig._is_custom_proposer_path``, ``CompilationConfig.init_backend`` and ``cache_dir``,
+    a folder of pickles and Python files.
     """
     speculative, compilation = engine.get(_SPECULATIVE), engine.get(_COMPILATION)
     found = []
     if isinstance(speculative, Mapping):
         found += [speculative.get("method") == "custom_class", _is_qualified(speculative.get("model"))]
     if isinstance(compilation, Mapping):
-        found.append(_is_qualified(compilation.get("backend")))
+        found += ["." in str(compilation.get("backend", "")), bool(compilation.get("cache_dir"))]
     return any(found) or _is_qualified(engine.get("spec_model")) or engine.get("spec_method") == "custom_class"
 
 

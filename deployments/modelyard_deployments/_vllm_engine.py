@@ -9,13 +9,13 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from modelyard.errors import ModelLoadError
 from modelyard.openai import Meter
-from modelyard_deployments._vllm_arguments import PLUGINS
+from modelyard_deployments._vllm_arguments import PARALLEL, PLUGINS
 from modelyard_deployments._vllm_install import INSTALL
 from modelyard_deployments._vllm_meter import StatLogger
 
@@ -42,6 +42,8 @@ _TRANSFER_PORT: Final = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 _TRANSFER_PORTS: Final = range(20_000, 29_900)
 _REASON: Final = 300
 _SETTLE_S: Final = 1.0
+_PARSERS: Final = ("reasoning_parser", "tool_call_parser")
+"""What names the parsers of :data:`PLUGINS`."""
 
 
 def prepare_environment() -> None:
@@ -61,7 +63,7 @@ class Engine:
 
     def __init__(self, path: Path, arguments: Mapping[str, Any], has_adapters: bool) -> None:
         self._path = path
-        self._arguments = dict(arguments)
+        self._arguments = {name: int(value) if name in PARALLEL else value for name, value in arguments.items()}
         if has_adapters:
             self._arguments["enable_lora"] = True
         self._server: Any = None
@@ -87,6 +89,7 @@ class Engine:
         self._arguments.setdefault("use_tqdm_on_load", False)
         self._arguments.setdefault("gpu_memory_utilization", _memory_share(bundles) if bundles else _CPU_SHARE)
         try:
+            check_plugins(self._arguments, bool(bundles))
             import_plugins(self._path, self._arguments)
             self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
@@ -175,29 +178,49 @@ def check_platform(has_gpus: bool, is_for_cpus: bool) -> None:
         )
 
 
+def check_plugins(arguments: Mapping[str, Any], has_gpus: bool) -> None:
+    """Refuses what ``ray.serve.llm`` has no way for.
+
+    Raises:
+        ValueError: The replica has GPUs, and the arguments a reasoning parser of the model's own.
+    """
+    if has_gpus and arguments.get(PLUGINS[0]):
+        raise ValueError(
+            f"{PLUGINS[0]}: expected none on GPUs: there the engine is configured in another of Ray's workers, which "
+            "does not run the file; use a reasoning_parser of vLLM's own, or install the parser with vLLM as a plug-in"
+        )
+
+
 def import_plugins(folder: Path, arguments: dict[str, Any]) -> None:
     """Runs the model's own parsers, which vLLM's launcher would do; their arguments become whole paths.
 
     Raises:
-        ValueError: There is no such file in the folder.
+        ValueError: There is no such file in the folder, or the parser that is asked for is not in it.
     """
-    for name in PLUGINS:
+    for name, parser in zip(PLUGINS, _PARSERS, strict=True):
         if not arguments.get(name):
             continue
         file = (folder / arguments[name]).resolve()
         if not file.is_file() or not file.is_relative_to(folder.resolve()):
             raise ValueError(f'{name}: expected a Python file in the model\'s folder, got "{arguments[name]}"')
+        known = _run_plugin(name, str(file))
+        if (asked := arguments.get(parser)) and asked not in known:  # vLLM only logs what is wrong with the file
+            raise ValueError(f'{parser}: {arguments[name]} registers no "{asked}", and vLLM has none; see the log')
         arguments[name] = str(file)
-        _find_importer(name)(arguments[name])
 
 
-def _find_importer(name: str) -> Callable[[str], None]:
+def _run_plugin(name: str, file: str) -> list[str]:
+    """The parsers that there are then."""
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
-    run = (ReasoningParserManager.import_reasoning_parser, ToolParserManager.import_tool_parser)
-    found: Callable[[str], None] = dict(zip(PLUGINS, run, strict=True))[name]
-    return found
+    if name == PLUGINS[0]:
+        ReasoningParserManager.import_reasoning_parser(file)
+        known: list[str] = ReasoningParserManager.list_registered()
+    else:
+        ToolParserManager.import_tool_parser(file)
+        known = ToolParserManager.list_registered()
+    return known
 
 
 def _bundles() -> list[dict[str, float]]:

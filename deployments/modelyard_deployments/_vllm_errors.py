@@ -26,11 +26,15 @@ _PROMPTS: Final = {"chat/completions": "messages", "responses": "input", "embedd
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES: Final = {404: "not_found", 429: "overloaded", 501: "unsupported", 503: "model_not_ready"}
 _SERVER_ERROR: Final = 500
+_UNAVAILABLE: Final = 503
 _TOO_LONG: Final = "This model's maximum context length"
 _MISTAKES: Final = re.compile(
     r"\d+ validation errors?:\s+\{'type': '(\w+)'.*?'msg': (['\"])(.*?)\2, 'input'", re.DOTALL
 )
 """Pydantic's, as vLLM tells them: the first one."""
+_FULL: Final = ("The engine is currently busy", "The engine has reached its prefill token backlog limit")
+"""What vLLM says, with the status 503, where its queue is full. Source: vLLM ``exceptions.GracefulHTTPError``."""
+_OVERLOADED: Final = 429
 _DETAILS: Final = re.compile(r" \(parameter=[^()]*\)$")
 
 
@@ -47,14 +51,16 @@ async def say_errors(route: str, parts: AsyncGenerator[Part]) -> AsyncGenerator[
     async with contextlib.aclosing(parts):
         async for part in parts:
             if part.status >= 400:
-                data = b"".join([part.data, *[rest.data async for rest in parts]])
-                yield encode(to_error(_to_document(data), part.status, route), part.status)
+                found = _to_document(b"".join([part.data, *[rest.data async for rest in parts]]))
+                status = _find_status(found, part.status)
+                yield encode(to_error(found, status, route), status)
                 return
             before, error = _split_events(part) if _ERROR_EVENT in part.data else (part.data, None)
             if before:
                 yield Part(before, part.status, part.content_type)
             if error is not None:
-                status = _find_status(error)
+                code = error.get("code")
+                status = _find_status(error, code if isinstance(code, int) and 400 <= code < 600 else 400)
                 document = to_error(error, status, route)
                 yield encode_event(document) if has_begun or before else encode(document, status)
                 return
@@ -70,7 +76,7 @@ def to_error(error: dict[str, Any], status: int, route: str) -> dict[str, Any]:
         route: What was asked.
     """
     message, param = str(error.get("message", "")), error.get("param")
-    param = param.removeprefix("body.") if isinstance(param, str) else None
+    param = (_to_param(param) or None) if isinstance(param, str) else None
     if status >= _SERVER_ERROR or status in _TYPES:
         code = _CODES.get(status, "internal" if status >= _SERVER_ERROR else "invalid_value")
     elif message.startswith(_TOO_LONG):
@@ -86,9 +92,15 @@ def to_error(error: dict[str, Any], status: int, route: str) -> dict[str, Any]:
     return {"error": {"message": _DETAILS.sub("", message), "type": kind, "param": param, "code": code}}
 
 
-def _find_status(error: dict[str, Any]) -> int:
-    status = error.get("code")
-    return status if isinstance(status, int) and 400 <= status < 600 else 400
+def _to_param(place: str) -> str:
+    """Where a mistake is, without the names of pydantic's classes, which are parts of its path in a union."""
+    return ".".join(part for part in place.removeprefix("body.").split(".") if not part[:1].isupper())
+
+
+def _find_status(error: dict[str, Any], status: int) -> int:
+    """That of an error: a full queue is no model that is still loading, as another 503 is."""
+    is_full = status == _UNAVAILABLE and str(error.get("message", "")).startswith(_FULL)
+    return _OVERLOADED if is_full else status
 
 
 def _to_document(data: bytes) -> dict[str, Any]:

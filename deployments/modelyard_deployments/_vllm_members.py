@@ -73,8 +73,10 @@ def _flatten(annotation: Any) -> Iterator[Any]:
 def _members(kind: Any) -> Iterator[tuple[str, Any]]:
     """Names of a class's members, with what they are."""
     if issubclass(kind, BaseModel):
+        by_name = kind.model_config.get("populate_by_name") or kind.model_config.get("validate_by_name")
         for name, field in kind.model_fields.items():
-            yield name, field.annotation
+            if by_name or not field.alias:
+                yield name, field.annotation
             if field.alias:
                 yield field.alias, field.annotation
         return

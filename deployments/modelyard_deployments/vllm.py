@@ -16,14 +16,14 @@ from typing import Any, Final
 import orjson
 from pydantic import Field, field_validator
 
-from modelyard.errors import InternalError, InvalidRequest, ModelLoadError
+from modelyard.errors import InvalidRequest, ModelLoadError
 from modelyard.model import Framework, Options
 from modelyard.openai import ROUTES, OpenAIModel, OpenAIRequest, Part
 from modelyard.signature import Signature
 from modelyard.tensor import Parameters, Tensors
 from modelyard_deployments import _asgi
 from modelyard_deployments._openai_protocol import refusing
-from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text
+from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text, to_exception
 from modelyard_deployments._vllm_adapters import Adapters, Shelf, open_shelf
 from modelyard_deployments._vllm_arguments import TRANSFER, count_workers, find_problems, names_code
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
@@ -174,8 +174,7 @@ class VLLMModel(OpenAIModel):
         parts = [part async for part in self.answer(request)]
         document = orjson.loads(b"".join(part.data for part in parts))
         if parts[0].status != 200:
-            kind = InvalidRequest if parts[0].status < 500 else InternalError
-            raise kind(str(document["error"]["message"]))
+            raise to_exception(document["error"], parts[0].status)
         return document
 
     def check_health(self) -> None:

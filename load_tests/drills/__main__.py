@@ -44,7 +44,7 @@ def main() -> int:
         )
         heads = ("requests", "sent again", "failures", "slowest", "longest gap", "took")
         print(f"{'drill':18}" + "".join(f"{head:>13}" for head in heads), flush=True)
-        with Load(cluster.answering, MODEL, ROW, options.clients, lost=cluster.lost) as load:
+        with Load(cluster.answering, MODEL, ROW, options.clients, may_break=cluster.may_break) as load:
             for name in options.drills or DRILLS:
                 cluster.lost.clear()
                 load.take()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import subprocess
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 _INHERITED = ("HOME", "LANG", "USER", "VIRTUAL_ENV")
 _GRACE_S = 150.0
 """Of a pod that is deleted."""
+_CUT_S = 2.0
 _KEPT_S = 30.0
 """How long the old cluster goes on after a switch. KubeRay's own is 60 s."""
 
@@ -42,12 +44,14 @@ class Cluster:
     Attributes:
         text: The platform file.
         lost: Ports of the nodes that were ended; connections to all others have to hold.
+        killed: When a node was last killed. For a moment the others' proxies may cut answers that came from there.
     """
 
     def __init__(self, folder: Path, overlay: str, workers: int) -> None:
         self._folder = folder
         self.text = platform_text(overlay)
         self.lost: set[int] = set()
+        self.killed = -math.inf
         redis, postgres = secrets.token_hex(8), secrets.token_hex(8)
         for name in ("redis", "postgres"):
             (folder / name).mkdir()
@@ -145,9 +149,14 @@ class Cluster:
         node.wait(timeout_s)
         self.lost.add(node.http_port)
 
+    def may_break(self, port: int) -> bool:
+        """Whether a connection to this port may break: its process was ended, or one behind it a moment ago."""
+        return port in self.lost or time.monotonic() - self.killed < _CUT_S
+
     def kill(self, node: Node) -> None:
         """As its machine dies."""
         self.lost.add(node.http_port)
+        self.killed = time.monotonic()
         node.kill()
         node.wait(30)
 

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
@@ -53,7 +53,7 @@ class Load:
         row: One instance.
         clients: How many.
         pause_s: Between two requests of one client.
-        lost: Ports of what the drill has ended; whoever does adds them.
+        may_break: Whether a connection to a port may: what it leads to was ended by the drill.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Load:
         row: list[float],
         clients: int = 4,
         pause_s: float = 0.02,
-        lost: Container[int] = (),
+        may_break: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        self._lost = lost
+        self._may_break = may_break
         self._find_ports = find_ports
         self._ports = find_ports()
         self._path = f"/v1/models/{model}:predict"
@@ -128,7 +128,7 @@ class Load:
                 text = reply.read()
             except (OSError, http.client.HTTPException) as exc:
                 kept.pop(port).close()
-                if not (may_close and isinstance(exc, _CLOSED)) and port not in self._lost:
+                if not (may_close and isinstance(exc, _CLOSED)) and not self._may_break(port):
                     return attempt, f"{port} was not to break: {type(exc).__name__}: {exc}"
                 failure = f"no connection after {_TRIES} attempts: {type(exc).__name__}"
                 self._stop.wait(_PAUSE_S)

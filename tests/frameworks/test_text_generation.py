@@ -55,8 +55,8 @@ async def generate(
     model: Writer, text: bytes = b"The capital is", outputs: tuple[str, ...] = ("text_output",), **parameters: Any
 ) -> list[tuple[str, str]]:
     inputs = {"text_input": np.array([text], object)}
-    default = parameters.pop("default", None)
-    answers = [one async for one in generate_text(model, inputs, outputs, parameters, default)]
+    can_stream = parameters.pop("can_stream", True)
+    answers = [one async for one in generate_text(model, inputs, outputs, parameters, can_stream=can_stream)]
     return [(one["text_output"][0].decode(), one["finish_reason"][0].decode()) for one in answers]
 
 
@@ -68,15 +68,14 @@ async def test_what_is_asked_is_a_completion() -> None:
 
 
 async def test_sampling_parameters_are_parameters() -> None:
-    await generate(WHOLE, sampling_parameters='{"max_tokens": 4, "stop": ["a"]}', max_tokens=3, default=7)
+    await generate(WHOLE, sampling_parameters='{"max_tokens": 4, "stop": ["a"]}', max_tokens=3)
     assert (WHOLE.asked["max_tokens"], WHOLE.asked["stop"]) == (4, ["a"])
     assert "sampling_parameters" not in WHOLE.asked
 
 
-async def test_a_length_of_the_models_own_is_for_requests_that_say_none() -> None:
-    await generate(WHOLE, default=7)
-    assert WHOLE.asked["max_tokens"] == 7
-    await generate(WHOLE)
+async def test_whoever_takes_one_answer_gets_one() -> None:
+    await generate(WHOLE, sampling_parameters='{"stream": true}', can_stream=False)
+    assert WHOLE.asked["stream"] is False
     assert "max_tokens" not in WHOLE.asked
 
 

@@ -16,7 +16,7 @@ from modelyard.errors import InvalidConfig, ModelLoadError
 from modelyard.model import check_options, get_framework, load_model
 from modelyard_deployments._generation_settings import SETTINGS, SHARED
 from modelyard_deployments._vllm_arguments import OURS, find_architectures, find_arguments, find_problem
-from modelyard_deployments._vllm_engine import check_platform, import_plugins
+from modelyard_deployments._vllm_engine import check_platform, check_plugins, import_plugins
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm: python -m modelyard_deployments.vllm install"
@@ -89,10 +89,12 @@ def test_known_arguments_are_taken() -> None:
 
 def test_workers_are_the_product_of_all_that_is_parallel(tmp_path: Path) -> None:
     framework = get_framework("vllm")
-    engine = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 3}
+    engine: dict[str, Any] = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "data_parallel_size": 3}
     assert framework.workers(tmp_path, check_options(framework, {"engine": engine})) == 24
     engine["prefill_context_parallel_size"] = 2
     assert framework.workers(tmp_path, check_options(framework, {"engine": engine})) == 48
+    engine["data_parallel_size"] = "1"  # as it comes from a template
+    assert framework.workers(tmp_path, check_options(framework, {"engine": engine})) == 16
     assert framework.workers(tmp_path, check_options(framework, {})) == 1
 
 
@@ -129,7 +131,11 @@ def test_code_of_the_folder_runs_only_where_it_is_asked_for() -> None:
         ({"speculative_config": {"model": "/models/draft-1.5b"}}, False),
         ({"compilation_config": {"inductor_passes": {"a": "my.module.run"}}}, True),
         ({"compilation_config": {"backend": "my.module.compile"}}, True),
+        ({"compilation_config": {"backend": "my.module:compile.it"}}, True),
         ({"compilation_config": {"backend": "inductor"}}, False),
+        ({"compilation_config": {"cache_dir": "/tmp/cache"}}, True),
+        ({"kv_transfer_config": {"kv_connector_extra_config": {"cache_policy_module_path": "my.module"}}}, True),
+        ({"kv_transfer_config": {"kv_connector_extra_config": {"secondary_tiers": [{"module_path": "m"}]}}}, True),
         ({"tensor_parallel_size": 2, "dtype": "bfloat16"}, False),
     ],
 )
@@ -173,11 +179,24 @@ def test_parsers_of_the_models_folder_are_run(tmp_path: Path) -> None:
         "from modelyard_deployments._vllm_engine import import_plugins\n"
         "arguments = {'tool_parser_plugin': 'ours.py', 'reasoning_parser_plugin': '', 'seed': 1}\n"
         f"import_plugins(Path({str(tmp_path)!r}), arguments)\n"
-        "print(arguments['tool_parser_plugin'])"
+        "print(arguments['tool_parser_plugin'])\n"
+        "try:\n"
+        "    arguments = {'tool_parser_plugin': 'ours.py', 'tool_call_parser': 'mine'}\n"
+        f"    import_plugins(Path({str(tmp_path)!r}), arguments)\n"
+        "except ValueError:\n"
+        "    print('refused')\n"
+        f"import_plugins(Path({str(tmp_path)!r}), {{'tool_parser_plugin': 'ours.py', 'tool_call_parser': 'hermes'}})"
     )
-    assert ask_vllm(code) == {"parser", str(tmp_path / "ours.py")}
+    assert ask_vllm(code) == {"parser", str(tmp_path / "ours.py"), "refused"}
     with pytest.raises(ValueError, match="expected a Python file in the model's folder"):
         import_plugins(tmp_path, {"reasoning_parser_plugin": "none.py"})
+
+
+def test_a_reasoning_parser_of_the_folder_and_gpus_do_not_go_together() -> None:
+    check_plugins({"reasoning_parser_plugin": "ours.py"}, has_gpus=False)
+    check_plugins({"tool_parser_plugin": "ours.py"}, has_gpus=True)
+    with pytest.raises(ValueError, match="reasoning_parser_plugin: expected none on GPUs"):
+        check_plugins({"reasoning_parser_plugin": "ours.py"}, has_gpus=True)
 
 
 def test_a_missing_vllm_is_told_with_both_commands(tmp_path: Path) -> None:

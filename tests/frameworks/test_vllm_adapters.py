@@ -24,10 +24,9 @@ pytestmark = pytest.mark.skipif(
 
 
 class Engine:
-    """Loads what has no file ``broken``, and keeps as many as it has room for."""
+    """Loads what has no file ``broken``."""
 
-    def __init__(self, room: int) -> None:
-        self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_cpu_loras=room))
+    def __init__(self) -> None:
         self.loaded: dict[int, str] = {}
 
     async def add_lora(self, request: Any) -> None:
@@ -60,12 +59,18 @@ def put(folder: Path, name: str, weights: str, broken: bool = False) -> None:
         (folder / name / "broken").touch()
 
 
-def follow(folder: Path, *changes: Callable[[], None], room: int = 2) -> list[dict[str, Any]]:
+def follow(folder: Path, *changes: Callable[[], Any], keeps: bool = False) -> list[dict[str, Any]]:
     """The table after each change."""
     from modelyard_deployments._vllm_adapters import Adapters, Folder
 
-    table = Table(Engine(room))
-    adapters = Adapters(Folder(folder), table)
+    class Keeping(Folder):
+        """As a store, whose copies stay."""
+
+        def has(self, name: str, stamp: str) -> bool:
+            return True
+
+    table = Table(Engine())
+    adapters = Adapters(Keeping(folder) if keeps else Folder(folder), table)
     seen = []
     for change in changes:
         change()
@@ -77,6 +82,15 @@ def follow(folder: Path, *changes: Callable[[], None], room: int = 2) -> list[di
     return seen
 
 
+def table_name(known_as: str) -> str:
+    """What answers have as their model where the engine has an adapter of another's making."""
+    from modelyard_deployments._vllm_adapters import Adapters, Folder
+
+    table = Table(Engine())
+    Adapters(Folder(Path()), table)
+    return table.model_name(SimpleNamespace(lora_name=known_as))
+
+
 def scenarios(folder: Path) -> dict[str, Any]:
     """Everything at once, in the process that imports vLLM."""
     from vllm.v1.core.kv_cache_utils import _gen_lora_extra_hash_keys
@@ -84,10 +98,10 @@ def scenarios(folder: Path) -> dict[str, Any]:
     def keys(name: str) -> list[str]:
         return _gen_lora_extra_hash_keys(SimpleNamespace(lora_request=SimpleNamespace(lora_name=name)))  # type: ignore[arg-type]
 
-    places = [folder / name for name in "abc"]
+    places = [folder / name for name in "abcd"]
     for place in places:
         place.mkdir()
-    first, second, third = places
+    first, second, third, fourth = places
     replaced = follow(
         first,
         lambda: put(first, "pirate", "old"),
@@ -100,12 +114,14 @@ def scenarios(folder: Path) -> dict[str, Any]:
         "replaced": replaced,
         "keys": [keys(name) for name in names],
         "broken": follow(second, lambda: put(second, "a", "x"), lambda: put(second, "a", "y", broken=True)),
-        "full": follow(
-            third,
-            lambda: (put(third, "a", "x"), put(third, "b", "x"))[0],
-            lambda: put(third, "a", "y", broken=True),
-            room=1,
+        "kept": follow(third, lambda: put(third, "a", "x"), lambda: put(third, "a", "y", broken=True), keeps=True),
+        "back": follow(
+            fourth,
+            lambda: put(fourth, "a", "x"),
+            lambda: shutil.move(fourth / "a", folder / "aside"),
+            lambda: shutil.move(folder / "aside", fourth / "a"),
         ),
+        "own": table_name("adapter"),
     }
 
 
@@ -129,14 +145,24 @@ def test_answers_have_the_adapters_own_name(seen: dict[str, Any]) -> None:
     assert all(one["base"] == "base" for one in seen["replaced"])
 
 
-def test_one_that_cannot_be_loaded_leaves_the_one_before_it(seen: dict[str, Any]) -> None:
-    before, after = seen["broken"]
+def test_one_that_cannot_be_loaded_leaves_the_one_before_it_where_its_files_are_kept(seen: dict[str, Any]) -> None:
+    before, after = seen["kept"]
     assert before == after
 
 
-def test_but_only_where_that_one_is_sure_to_stay_in_memory(seen: dict[str, Any]) -> None:
-    before, after = (one["loaded"].keys() for one in seen["full"])
-    assert (set(before), set(after)) == ({"a", "b"}, {"b"})
+def test_and_ends_it_where_they_have_been_written_over(seen: dict[str, Any]) -> None:
+    before, after = (one["loaded"] for one in seen["broken"])
+    assert (before.keys(), after) == ({"a"}, {})
+
+
+def test_files_that_come_back_are_loaded_anew(seen: dict[str, Any]) -> None:
+    before, gone, again = (one["loaded"] for one in seen["back"])
+    assert gone == {}
+    assert before["a"] != again["a"]
+
+
+def test_a_name_of_anothers_making_is_answered_as_it_is(seen: dict[str, Any]) -> None:
+    assert seen["own"] == "adapter"
 
 
 if __name__ == "__main__":

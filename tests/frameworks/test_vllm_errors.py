@@ -70,6 +70,16 @@ async def said(*parts: Part, route: str = "chat/completions") -> list[Part]:
             ("The model `x` does not exist.", "invalid_request_error", "model", "model_not_found"),
         ),
         (error("full", "x", 429), ("full", "rate_limit_error", None, "overloaded")),
+        (
+            error(TYPE, "Bad Request", param="body.EmbeddingCompletionRequest.input"),
+            (
+                "input: Input should be a valid number, unable to parse string as a number",
+                "invalid_request_error",
+                "input",
+                "invalid_type",
+            ),
+        ),
+        (error("loading", "x", 503), ("loading", "server_error", None, "model_not_ready")),
         (error("broken", "InternalServerError", 500), ("broken", "server_error", None, "internal")),
         (error("no", "NotImplementedError", 501), ("no", "server_error", None, "unsupported")),
         ({"detail": "odd"}, ('{"detail": "odd"}', "invalid_request_error", None, "invalid_value")),
@@ -92,6 +102,14 @@ async def test_the_prompt_is_what_the_route_calls_it() -> None:
 async def test_a_stream_that_begins_with_an_error_is_a_reply() -> None:
     (part,) = await said(Part(event(error("no", code=404)), 200, EVENTS), Part(b"data: [DONE]\n\n", 200, EVENTS))
     assert (part.status, json.loads(part.data)["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_full_queue_is_429() -> None:
+    document = error("The engine is currently busy and cannot accept new requests.", "Service Unavailable", 503)
+    for part in (Part(json.dumps(document).encode(), 503), Part(event(document), 200, EVENTS)):
+        (answer,) = await said(part)
+        found = json.loads(answer.data)["error"]
+        assert (answer.status, found["type"], found["code"]) == (429, "rate_limit_error", "overloaded")
 
 
 @pytest.mark.parametrize("together", [False, True])

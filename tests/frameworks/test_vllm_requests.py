@@ -91,6 +91,7 @@ def check(document: dict[str, Any]) -> None:
         ({"response_format": {"typ": "json_schema"}}, "response_format.typ", "type"),
         ({"response_format": {"json_schema": {"nam": "x"}}}, "response_format.json_schema.nam", "name"),
         ({"tools": [{"function": {"name": "f"}}, {"function": {"nam": "f"}}]}, "tools[1].function.nam", "name"),
+        ({"response_format": {"json_schema": {"json_schema": 1}}}, "response_format.json_schema.json_schema", "schema"),
         ({"tool_choice": {"functio": {}}}, "tool_choice.functio", "function"),
         ({"structured_outputs": {"regx": "a"}}, "structured_outputs.regx", "regex"),
     ],

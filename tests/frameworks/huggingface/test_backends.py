@@ -64,7 +64,9 @@ def test_vllm_places_workers_and_transformers_none(tmp_path: Path) -> None:
     assert _workers(tmp_path) == 1
     assert _workers(tmp_path, engine={"tensor_parallel_size": 2, "pipeline_parallel_size": 3}) == 6
     assert _workers(tmp_path, engine={"data_parallel_size": 2}) == 2
-    assert _workers(tmp_path, engine={"max_running": 2}) == _workers(tmp_path, threads=2) == 0
+    assert _workers(tmp_path, engine={"tensor_parallel_size": "2"}) == 2
+    assert _workers(tmp_path, engine={"max_running": 2}) == 0
+    assert _workers(tmp_path, threads=2) == 1
     assert _workers(tmp_path, backend="transformers") == 0
     assert _workers(tmp_path, task="text-classification") == 0
 
@@ -88,8 +90,9 @@ def test_a_predictive_model_has_no_other_backend(load: Any) -> None:
         ({}, ("auto", "backend")),
         ({"engine": {"max_model_len": 5, "chat_template": "x"}, "device": "auto"}, ("auto", "backend")),
         ({"engine": {"max_running": 5, "max_model_len": 5}}, ("transformers", "engine.max_running")),
-        ({"threads": 2}, ("transformers", "threads")),
-        ({"device": "cuda"}, ("transformers", "device")),
+        ({"threads": 2}, ("auto", "backend")),
+        ({"device": "cuda"}, ("auto", "backend")),
+        ({"threads": 2, "engine": {"enforce_eager": True}}, ("vllm", "engine.enforce_eager")),
         ({"engine": {"tensor_parallel_size": 2}}, ("vllm", "engine.tensor_parallel_size")),
         ({"backend": "transformers", "engine": {"max_running": 5}}, ("transformers", "backend")),
     ],
@@ -107,7 +110,6 @@ def test_options_of_one_backend_choose_it(options: dict[str, Any], wanted: tuple
         ({"engine": {"max_runing": 5}}, 'no backend has the engine argument "max_runing": did you mean "max_running"?'),
         ({"engine": {"max_modellen": 5}}, 'did you mean "max_model_len"?'),
         ({"engine": {"max_running": 5, "enforce_eager": True}}, "expected those of one backend"),
-        ({"threads": 2, "engine": {"enforce_eager": True}}, "threads of transformers and engine.enforce_eager of vLLM"),
         ({"backend": "vllm", "threads": 2}, "threads: vLLM has no such option, it goes by resources"),
         ({"backend": "vllm", "device": "cpu"}, "device: vLLM has no such option, it goes by resources"),
         ({"backend": "vllm", "engine": {"max_model_length": 5}}, 'vLLM has no engine argument "max_model_length"'),
@@ -122,6 +124,14 @@ def test_an_engines_arguments_are_checked_before_deployment(options: dict[str, A
     with pytest.raises(InvalidConfig, match="options: ") as caught:
         check_options(FRAMEWORK, options)
     assert said in str(caught.value)
+
+
+@needs_vllm
+def test_options_that_vllm_does_not_use_are_named() -> None:
+    checked = check_options(FRAMEWORK, {"device": "cuda", "threads": 2})
+    assert isinstance(checked, HuggingFaceOptions)
+    pick = pick_backend(checked.wanted, ("LlamaForCausalLM",))
+    assert (pick.name, pick.reason.partition("; ")[2]) == ("vllm", "not used: device, threads, as it goes by resources")
 
 
 @needs_vllm

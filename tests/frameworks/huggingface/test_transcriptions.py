@@ -208,6 +208,27 @@ async def test_whisper_says_which_language_it_heard(whisper: Path, load: Any, re
     assert verbose["language"] in ("english", "german")
 
 
+@pytest.mark.filterwarnings(r"ignore:std\(\)")
+async def test_words_have_their_own_times_where_the_language_is_found_out(
+    whisper: Path, load: Any, record: Any
+) -> None:
+    model, file = load(whisper), record(0.5)
+    attention = model._pipeline.model.config._attn_implementation
+    fields = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    status, data = await ask(model, file, **fields)
+    assert (status, json.loads(data)["language"] in ("english", "german")) == (200, True)
+    assert model._pipeline.model.config._attn_implementation == attention
+    samples = np.frombuffer(file[44:], "<i2").astype(np.float32) / 2**15
+    wanted = model._pipeline({"raw": samples, "sampling_rate": 16_000}, return_timestamps="word")["chunks"]
+    assert [one["start"] for one in json.loads(data)["words"]] == [one["timestamp"][0] for one in wanted]
+
+
+async def test_words_of_long_recordings_are_refused(whisper: Path, load: Any, record: Any) -> None:
+    fields = {"response_format": "verbose_json", "timestamp_granularities[]": ["word", "segment"]}
+    status, data = await ask(load(whisper), record(31), language="en", **fields)
+    assert (status, "at most 30 s" in json.loads(data)["error"]["message"]) == (400, True)
+
+
 async def test_an_unknown_language_is_the_clients_mistake(whisper: Path, load: Any, record: Any) -> None:
     status, data = await ask(load(whisper), record(0.2), language="klingon")
     assert (status, "klingon" in json.loads(data)["error"]["message"]) == (400, True)

@@ -45,6 +45,14 @@ async def test_generate_stream_answers_in_pieces(model: GenerationModel) -> None
     assert [said(one) for one in answers] == [" Paris", ".", "\n"]
 
 
+async def test_a_length_that_nobody_asked_for_is_what_room_the_prompt_leaves(model: GenerationModel) -> None:
+    inputs, asked = model.signature.bind(text(b" x" * 1020)), {"temperature": 0, "ignore_eos": True}
+    whole = await model.predict(inputs, ("text_output",), {**asked, "sampling_parameters": '{"stream": true}'})
+    assert whole["finish_reason"].tolist() == [b"length"]
+    with pytest.raises(InvalidRequest, match="1024 tokens"):
+        await model.predict(inputs, ("text_output",), {**asked, "max_tokens": 16})
+
+
 @pytest.mark.parametrize(
     ("value", "parameters", "message"),
     [

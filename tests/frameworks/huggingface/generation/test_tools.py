@@ -79,6 +79,21 @@ def test_what_may_be_a_call_is_held_back(text: str) -> None:
     assert CallReader(["f", "find"]).add(text) == []
 
 
+def test_a_long_call_is_not_read_anew_with_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_whole, times = json.JSONDecoder.raw_decode, []
+
+    def raw_decode(decoder: json.JSONDecoder, text: str, idx: int = 0) -> tuple[object, int]:
+        times.append(len(text))
+        return read_whole(decoder, text, idx)
+
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", raw_decode)
+    reader = CallReader(["f"])
+    for piece in ['{"name": "f", ', '"arguments": {"x": "', *["word "] * 200, '"}', "}", "\n"]:
+        assert reader.add(piece) == []
+    assert len(times) == 2
+    assert len(seen(reader.flush())) == 1
+
+
 def test_of_a_named_function_the_arguments_come_as_they_are() -> None:
     reader = NamedReader("f")
     first, more = [*reader.add('{"x"'), *reader.add(": 1}")]
