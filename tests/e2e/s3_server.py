@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 KEYS = ("the-access-key", "the-secret-key")
+_held: dict[int, socket.socket] = {}
 
 
 def s3_settings(port: int) -> dict[str, str]:
-    """Environment variables with which clients find it."""
+    """Environment variables with which clients find it. The port is kept from others until it is first served on."""
+    _held[port] = socket.socket()
+    _held[port].bind(("127.0.0.1", port))
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": KEYS[0],
@@ -46,6 +49,8 @@ def serving_s3(folder: Path, port: int) -> Iterator[None]:
         "off",
         str(folder),
     ]
+    if (held := _held.pop(port, None)) is not None:
+        held.close()
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # ours
         try:
