@@ -160,6 +160,7 @@ def test_no_request_fails_whatever_changes(busy: PlatformProcess) -> None:
                 alone.goes_on("its only replica killed")
             client.unregister("alone", wait=True)
             load.retry = BEHIND_A_PROXY
+            load.goes_on("clients that know of the proxy")  # until none asks that began before
             kill_one(busy, "platform", "Ingress")
             load.goes_on("a killed ingress replica")
             load.retry = BROKEN
