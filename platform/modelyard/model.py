@@ -141,7 +141,7 @@ class Model(PeerCalls, ABC):
         Raises:
             InvalidRequest: As for ``predict``, also after the first answer.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # asked only of models whose signature is decoupled, and those have it
 
     def report_load(self) -> Mapping[str, float]:  # most models have nothing of their own to follow
         """Numbers that scaling may follow, by name (``autoscaling.target_metrics``); they add up over replicas.
@@ -234,7 +234,7 @@ class Framework(ABC):
         Raises:
             ModelLoadError: Nothing answers there, or not what was expected.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # asked only of frameworks with ``schemes`` or without artifacts, and those have it
 
 
 def runs_elsewhere(framework: Framework, uri: str) -> bool:
