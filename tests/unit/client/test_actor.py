@@ -5,24 +5,16 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from modelyard import AsyncPlatform, Platform
-from modelyard.catalog import Catalog
 from modelyard.client.actor import find_actor
 from modelyard.errors import InvalidRequest, Unsupported
 from modelyard.inference import InferenceRequest
 from modelyard.testing.platform import FakePlatform
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakePlatform]:
-    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
-        yield FakePlatform(catalog)
 
 
 @pytest.fixture

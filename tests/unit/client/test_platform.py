@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -17,7 +16,7 @@ import pytest
 
 from modelyard import AsyncPlatform, ModelSpec, Platform
 from modelyard.admin import ModelState, ModelStatus
-from modelyard.catalog import Catalog, ModelEntry, Owner
+from modelyard.catalog import ModelEntry, Owner
 from modelyard.client import ApiError, HttpTransport, PlatformUnreachable
 from modelyard.client.aio import open_transport
 from modelyard.errors import (
@@ -30,12 +29,6 @@ from modelyard.errors import (
     ModelyardError,
 )
 from modelyard.testing.platform import FakePlatform
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakePlatform]:
-    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
-        yield FakePlatform(catalog)
 
 
 @pytest.fixture

@@ -5,25 +5,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from modelyard import AsyncPlatform, Platform
 from modelyard.admin import ModelState, ModelStatus
-from modelyard.catalog import Catalog
 from modelyard.client import ApiError, HttpTransport, RolledBack
 from modelyard.errors import Conflict, DeadlineExceeded, Forbidden, InvalidConfig, ModelNotFound
 from modelyard.outcomes import Outcomes
 from modelyard.rollout import Gates, Rollout, RolloutState
 from modelyard.testing.platform import FakePlatform
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakePlatform]:
-    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
-        yield FakePlatform(catalog)
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from modelyard import ModelSpec, Platform
 from modelyard.admin import Action, Plan
-from modelyard.catalog import Catalog, ModelEntry, Owner
+from modelyard.catalog import ModelEntry, Owner
 from modelyard.client import ApiError, HttpTransport
 from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
 from modelyard.testing.platform import FakePlatform
@@ -20,12 +19,6 @@ SPECS = (
     {"name": "a", "framework": "sklearn", "uri": "models/a"},
     {"name": "b", "framework": "sklearn", "uri": "models/b", "batching": {"max_batch_size": 8}, "sticky": "cookie:x"},
 )
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakePlatform]:
-    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
-        yield FakePlatform(catalog)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,6 @@ import pytest
 
 from modelyard import AsyncPlatform, Platform
 from modelyard.admin import ModelState, ModelStatus
-from modelyard.catalog import Catalog
 from modelyard.client import HttpTransport, RolledBack
 from modelyard.errors import Conflict, ModelNotReady
 from modelyard.rollout import RolloutState
@@ -26,12 +24,6 @@ ROLLOUTS: dict[str, dict[str, Any]] = {
     "dark": {"rollout": {"steps": []}},
 }
 FAILED = 'model "iris" is not ready: revision 2 failed and gets no traffic: no such file'
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakePlatform]:
-    with Catalog(f"sqlite:///{tmp_path}/catalog.db") as catalog:
-        yield FakePlatform(catalog)
 
 
 @pytest.fixture
