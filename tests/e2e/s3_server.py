@@ -11,14 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from load_tests.processes import free_ports
+
 KEYS = ("the-access-key", "the-secret-key")
-_held: dict[int, socket.socket] = {}
+_kept: dict[int, socket.socket] = {}
+
+
+def keep_port() -> int:
+    """A port that nobody else is given until it is first served on: a platform is told of it long before."""
+    (port,) = free_ports(1)
+    _kept[port] = socket.socket()
+    _kept[port].bind(("127.0.0.1", port))
+    return port
 
 
 def s3_settings(port: int) -> dict[str, str]:
-    """Environment variables with which clients find it. The port is kept from others until it is first served on."""
-    _held[port] = socket.socket()
-    _held[port].bind(("127.0.0.1", port))
+    """Environment variables with which clients find it."""
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": KEYS[0],
@@ -49,8 +57,8 @@ def serving_s3(folder: Path, port: int) -> Iterator[None]:
         "off",
         str(folder),
     ]
-    if (held := _held.pop(port, None)) is not None:
-        held.close()
+    if (kept := _kept.pop(port, None)) is not None:
+        kept.close()
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)  # ours
         try:

@@ -28,8 +28,8 @@ import tritonclient.grpc
 import tritonclient.http
 import yaml
 from conftest import KNOWN_OUTPUT
-from platform_process import ROOT, PlatformProcess, free_ports, running, wait_until
-from s3_server import s3_settings, serving_s3
+from platform_process import ROOT, PlatformProcess, running, wait_until
+from s3_server import keep_port, s3_settings, serving_s3
 from safetensors.numpy import save_file
 from shared_platform.test_readme import COLUMNS, ROWS_OF_TABLE, localise
 from tritonclient.utils import InferenceServerException
@@ -84,7 +84,7 @@ def llm() -> Iterator[PlatformProcess]:
         [sys.executable, "-m", "modelyard_deployments.examples", "models", "smollm2", "minilm"], cwd=folder, check=True
     )
     (folder / "buckets" / "adapters").mkdir(parents=True)
-    (port,) = free_ports(1)
+    port = keep_port()
     process = PlatformProcess(folder, DOCUMENT, settings=s3_settings(port))
     process.models[VLLM]["options"]["adapters"] = "s3://adapters/smollm2"
     if HAS_NIXL:

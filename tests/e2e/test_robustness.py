@@ -24,8 +24,8 @@ import tritonclient.http
 from conftest import KNOWN_OUTPUT
 from load import Load
 from made_models import write_constant, write_sleeper
-from platform_process import BIN, PlatformProcess, base_document, free_ports, running, wait_until
-from s3_server import s3_settings, serving_s3
+from platform_process import BIN, PlatformProcess, base_document, running, wait_until
+from s3_server import keep_port, s3_settings, serving_s3
 
 from modelyard.admin import ModelState
 from modelyard.client import Platform
@@ -51,8 +51,7 @@ def second(make_folder: Callable[[], Path]) -> Iterator[PlatformProcess]:
     steps = [{"ensemble": [{"model": "iris-sklearn"}]}]
     panel = {"name": "panel", "framework": "pipeline", "options": {"steps": steps}, "resources": {"num_cpus": 0.1}}
     document["applications"][0]["args"]["models"].insert(0, panel)
-    (port,) = free_ports(1)
-    with running(PlatformProcess(make_folder(), document, settings=s3_settings(port))) as process:
+    with running(PlatformProcess(make_folder(), document, settings=s3_settings(keep_port()))) as process:
         yield process
         assert process.stop() == 0
 

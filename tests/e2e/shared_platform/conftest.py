@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from conftest import CUSTOM, KNOWN_OUTPUT
-from platform_process import PlatformProcess, base_document, free_ports, running
-from s3_server import s3_settings
+from platform_process import PlatformProcess, base_document, running
+from s3_server import keep_port, s3_settings
 
 MAX_BODY_BYTES = 1_000_000
 
@@ -27,8 +27,7 @@ def platform(make_folder: object) -> Iterator[PlatformProcess]:
     arguments["security"] = {"model_roots": [".", "s3://models"]}
     folder = make_folder()  # type: ignore[operator]
     shutil.copy(CUSTOM.with_name("my_policies.py"), folder)
-    (port,) = free_ports(1)
-    with running(PlatformProcess(folder, document, settings=s3_settings(port))) as process:
+    with running(PlatformProcess(folder, document, settings=s3_settings(keep_port()))) as process:
         yield process
         assert process.stop() == 0
         assert process.unexplained(KNOWN_OUTPUT) == []
