@@ -31,7 +31,7 @@ def from_schema(schema: Mapping[str, Any] | bool) -> str:
 
     try:
         return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_flexible": False}))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidRequest(f"the JSON schema cannot be enforced: {exc}") from exc
 
 

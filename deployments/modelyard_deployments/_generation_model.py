@@ -69,7 +69,7 @@ class GenerationModel(OpenAIModel):
         if request.route == "completions":
             return refusing(answer_completions(runtime, request))
         if request.route == "responses":
-            return refusing(answer_responses(runtime, request))
+            return refusing(answer_responses(runtime, request), request.route)
         if request.route == "tokenize":
             return refusing(answer_tokenize(runtime.tokenizer, runtime.prompts, request))
         return refusing(answer_detokenize(runtime.tokenizer, runtime.prompts, request))

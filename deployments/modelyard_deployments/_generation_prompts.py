@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from modelyard_deployments._openai_protocol import Refusal
+from modelyard_deployments._openai_protocol import Refusal, read_text
 from modelyard_deployments._openai_requests import AssistantMessage, Content, Message, RefusalPart, TextPart, Tool
 from modelyard_deployments._openai_tools import describe_tools, explain_tools, write_call
 
@@ -178,7 +177,7 @@ def _to_template(message: Message, knows_tools: bool) -> dict[str, Any]:
 
 def _to_function(name: str, arguments: str) -> dict[str, Any]:
     try:
-        return {"name": name, "arguments": json.loads(arguments or "{}")}
+        return {"name": name, "arguments": read_text(arguments or "{}")}
     except ValueError:
         return {"name": name, "arguments": arguments}
 

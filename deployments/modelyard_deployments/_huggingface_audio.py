@@ -28,6 +28,8 @@ from modelyard_deployments._huggingface_values import read_parameter, to_files, 
 _AUDIO: Final = "audio"
 _HEADS: Final = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"FORM")
 _RIFF: Final = b"RIFF"
+_RATES: Final = range(1000, 768_001)
+"""Samples a second that are read. Others are damage, and converting them would take all the memory there is."""
 _WHISPER_S: Final = 30.0
 """Seconds that a Whisper hears at once."""
 
@@ -50,10 +52,12 @@ def decode_file(where: str, item: bytes, rate: int) -> Array:
     """
     try:
         samples, found = _read_wave(item) if item.startswith(_RIFF) else _read_other(item)
-    except (wave.Error, EOFError, ValueError, RuntimeError, ImportError) as exc:
+    except (wave.Error, EOFError, ValueError, TypeError, RuntimeError, ImportError) as exc:  # TypeError: 40 bits
         raise InvalidRequest(
             f"{where}: expected a WAV file of 8, 16, 24 or 32 bits, got something else: {exc}"
         ) from exc
+    if found not in _RATES:
+        raise InvalidRequest(f"{where}: expected {_RATES[0]} to {_RATES[-1]} samples a second, got {found}")
     if not len(samples):
         raise InvalidRequest(f"{where}: the recording is empty")
     return _resample(where, samples.mean(axis=1), found, rate)
@@ -91,7 +95,10 @@ def _resample(where: str, samples: Array, found: int, rate: int) -> Array:
     except ImportError:
         raise InvalidRequest(f"{where}: expected {rate} samples a second, got {found}; install scipy") from None
     common = math.gcd(found, rate)
-    converted: Array = resample_poly(samples, rate // common, found // common).astype(np.float32)
+    try:
+        converted: Array = resample_poly(samples, rate // common, found // common).astype(np.float32)
+    except (ValueError, MemoryError) as exc:
+        raise InvalidRequest(f"{where}: {found} samples a second cannot be made {rate}: {exc}") from exc
     return converted
 
 

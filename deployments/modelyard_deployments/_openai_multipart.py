@@ -6,17 +6,15 @@ Source: RFC 7578, and RFC 2046 5.1.1 for boundaries.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from typing import Final
 
-from modelyard.openai import OpenAIRequest
+from modelyard.openai import OpenAIRequest, read_disposition
 from modelyard_deployments._openai_protocol import Refusal
 
 _MULTIPART: Final = "multipart/form-data"
-_NAME: Final = re.compile(rb'name="((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,11 @@ class Form:
         return self.fields.get(name, [None])[-1]
 
 
+def is_form(content_type: str) -> bool:
+    """Whether a body of that type is one."""
+    return content_type.partition(";")[0].strip().lower() == _MULTIPART
+
+
 def decode_form(request: OpenAIRequest) -> Form:
     """The form in a body.
 
@@ -45,11 +48,11 @@ def decode_form(request: OpenAIRequest) -> Form:
     boundary = _find_boundary(request.content_type)
     form = Form({}, {})
     for head, content in _split(request.body, boundary):
-        found = _NAME.search(head)
-        if found is None:
+        options = read_disposition(head)
+        if b"name" not in options:
             raise Refusal("the body: expected a name for each part of the form", code="invalid_form")
-        name = found[1].decode(errors="replace")
-        if b"filename" in head.lower():
+        name = options[b"name"].decode(errors="replace")
+        if b"filename" in options:
             form.files[name] = content
             continue
         try:

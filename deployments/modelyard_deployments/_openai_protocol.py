@@ -19,7 +19,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelyard.errors import InvalidRequest
-from modelyard.openai import EVENTS, JSON, OpenAIRequest, Part
+from modelyard.openai import EVENTS, JSON, OpenAIRequest, Part, encode_error_event
 
 DONE: Final = b"data: [DONE]\n\n"
 _CODES: Final = {
@@ -135,6 +135,18 @@ def _to_param(where: tuple[int | str, ...], kind: str, document: Any) -> str:
     return path
 
 
+def read_text(text: str) -> Any:
+    """What a JSON text within a body, or within an answer, says.
+
+    Raises:
+        ValueError: It is none, or nested more deeply than can be read.
+    """
+    try:
+        return json.loads(text)  # not orjson, which makes fractions of large integers
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def encode(document: object, status: int = 200) -> Part:
     """A whole reply."""
     return Part(orjson.dumps(document), status, JSON)
@@ -183,23 +195,28 @@ def to_id(prefix: str, request: OpenAIRequest) -> str:
     return f"{prefix}-{request.id or uuid.uuid4().hex}"
 
 
-async def refusing(parts: AsyncGenerator[Part]) -> AsyncGenerator[Part]:
+async def refusing(parts: AsyncGenerator[Part], route: str = "") -> AsyncGenerator[Part]:
     """The parts; a client's mistake becomes a reply of status 400, or the last event where some have left.
 
     Closing it closes ``parts``.
+
+    Args:
+        parts: Of the reply.
+        route: What was asked, where its streams end in a way of their own.
     """
-    has_begun = False
+    sent: bytes | None = None
     try:
         async for part in parts:
-            has_begun = True
+            sent = part.data
             yield part
     except Refusal as exc:
-        yield _refuse(exc, has_begun)
+        yield _refuse(exc, route, sent)
     except InvalidRequest as exc:  # the vocabulary's own, from code that v1 and v2 use as well
-        yield _refuse(Refusal(str(exc)), has_begun)
+        yield _refuse(Refusal(str(exc)), route, sent)
     finally:
         await parts.aclose()
 
 
-def _refuse(refusal: Refusal, has_begun: bool) -> Part:
-    return encode_event(to_error(refusal)) if has_begun else encode(to_error(refusal), 400)
+def _refuse(refusal: Refusal, route: str, sent: bytes | None) -> Part:
+    reply = encode(to_error(refusal), 400)
+    return reply if sent is None else Part(encode_error_event(route, reply.data, sent), 200, EVENTS)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from modelyard_deployments._generation_answers import TextRules
 from modelyard_deployments._generation_grammar import ANY_OBJECT, from_choice, from_lark, from_regex, from_schema
 from modelyard_deployments._generation_runtime import Runtime
 from modelyard_deployments._generation_sampling import Sampling
-from modelyard_deployments._openai_protocol import Refusal
+from modelyard_deployments._openai_protocol import Refusal, read_text
 from modelyard_deployments._openai_requests import ResponseFormat, Sampled, SchemaFormat, StructuredOutputs
 
 
@@ -113,7 +112,7 @@ def _to_schema(schema: dict[str, Any] | str) -> dict[str, Any]:
     if isinstance(schema, dict):
         return schema
     try:
-        document = json.loads(schema)
+        document = read_text(schema)
     except ValueError as exc:
         raise Refusal(f"structured_outputs.json: no JSON: {exc}", "structured_outputs.json", "invalid_schema") from exc
     if not isinstance(document, dict):

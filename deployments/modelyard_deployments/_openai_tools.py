@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
+from modelyard_deployments._openai_protocol import read_text
 from modelyard_deployments._openai_requests import Tool
 
 _OPEN: Final = "<tool_call>"
@@ -202,7 +203,7 @@ class CallReader:
         held = self._held.lstrip()
         try:
             _, end = json.JSONDecoder().raw_decode(held)
-        except ValueError:  # mostly because there is more to come
+        except (ValueError, RecursionError):  # mostly because there is more to come
             return True
         self._is_whole = True
         return not held[end:].strip()
@@ -264,10 +265,10 @@ def _overlap(text: str) -> int:
 def _to_calls(text: str, names: frozenset[str] | None) -> list[Call] | None:
     """The calls in a JSON text; None where it is none, or calls what is none of the names."""
     try:
-        document = json.loads(text)
-    except ValueError:
+        document = read_text(text)
+        calls = [_to_call(one, names) for one in (document if isinstance(document, list) else [document])]
+    except (ValueError, RecursionError):  # writing what could just be read may be too deep
         return None
-    calls = [_to_call(one, names) for one in (document if isinstance(document, list) else [document])]
     valid = [call for call in calls if call is not None]
     return valid if valid and len(valid) == len(calls) else None
 

@@ -6,7 +6,7 @@ The names of the tensors are those of Triton's vLLM backend.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -64,7 +64,7 @@ async def generate_text(
     asked, excludes = _to_completion(text, parameters)
     asked[_STREAM] = asked[_STREAM] and can_stream
     asked.setdefault("model", model.name)
-    answer = (complete or model.answer)(OpenAIRequest("completions", orjson.dumps(asked)))
+    answer = (complete or model.answer)(OpenAIRequest("completions", _to_body(asked)))
     before = "" if excludes else text
     try:
         async for part in answer:
@@ -91,18 +91,34 @@ def _read_text(inputs: Tensors) -> str:
 def _to_completion(text: str, parameters: Parameters) -> tuple[dict[str, Any], bool]:
     """The body of the call, and whether the answer is the output without the text before it."""
     asked: dict[str, Any] = dict(parameters)
-    try:
-        sampling = json.loads(asked.pop(_SAMPLING, "{}"))
-    except (TypeError, ValueError) as exc:
-        raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object: {exc}') from None
-    if not isinstance(sampling, dict):
-        raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object')
-    asked |= sampling
+    for name, value in parameters.items():
+        if isinstance(value, float) and not math.isfinite(value):  # in JSON it would be nothing at all
+            raise InvalidRequest(f'parameter "{name}": expected a finite number, got {value}')
+    asked |= _read_sampling(asked.pop(_SAMPLING, "{}"))
     excludes = asked.pop(_EXCLUDE, True)
     for name, value in ((_STREAM, asked.get(_STREAM, False)), (_EXCLUDE, excludes)):
         if not isinstance(value, bool):
             raise InvalidRequest(f'parameter "{name}": expected true or false, got {value!r}')
     return {_STREAM: False, **asked, "prompt": text}, excludes
+
+
+def _read_sampling(text: object) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object as text, got {text!r}')
+    try:
+        sampling = orjson.loads(text)  # refuses NaN, and what is nested too deeply
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object: {exc}') from None
+    if not isinstance(sampling, dict):
+        raise InvalidRequest(f'parameter "{_SAMPLING}": expected a JSON object')
+    return sampling
+
+
+def _to_body(asked: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(asked)
+    except TypeError as exc:
+        raise InvalidRequest(f"the parameters cannot be written as JSON: {exc}") from None
 
 
 def _pieces(part: Part) -> list[tuple[str, str]]:

@@ -2,26 +2,31 @@
 """LoRA adapters of an engine: each folder within one folder is an adapter, and its name the name it answers to.
 
 Adapters are added and removed by adding and removing folders, while the engine runs; every replica sees to it itself.
-The folder is on the node, or in a store.
+The folder is on the node, or in a store. The engine is given copies: it reads an adapter again that it had no memory
+for, at any time while requests need it, and ends where it cannot.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from modelyard.errors import ModelLoadError
-from modelyard.store.cache import Copy, fetch
+from modelyard.store.cache import Copy, fetch, keep
 from modelyard.store.remote import Remote, below, digest_of, is_remote
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 2.0
 _REMOTE_LOOK_S: Final = 15.0
+_LINGER_S: Final = 3600.0
+"""How long the files of an adapter that is no more are kept for requests that still need them."""
 _CONFIG: Final = "adapter_config.json"
 """Every adapter has one. Source: PEFT "Checkpoint format"."""
 _MARK: Final = "@"
@@ -42,15 +47,12 @@ class Shelf(Protocol):
             ModelLoadError: Likewise.
         """
 
-    def get(self, name: str, stamp: str) -> Path:
-        """The adapter's folder on this node, as it was found.
+    def get(self, name: str, stamp: str) -> Copy:
+        """A copy on this node of the adapter's folder as it was found.
 
         Raises:
             ModelLoadError: It cannot be fetched, or has changed since.
         """
-
-    def has(self, name: str, stamp: str) -> bool:
-        """Whether the files that :meth:`get` gave then are still there, as they were."""
 
 
 class Folder:
@@ -67,23 +69,20 @@ class Folder:
 
     def find(self) -> dict[str, str]:
         """See :class:`Shelf`: times and sizes change while files are being copied, too."""
-        folders = (path for path in sorted(self._path.iterdir()) if not path.name.startswith("."))
-        return {path.name: _stamp(path) for path in folders if (path / _CONFIG).is_file()}
+        found = {}
+        for path in sorted(self._path.iterdir()):
+            if not path.name.startswith(".") and (path / _CONFIG).is_file():
+                with contextlib.suppress(FileNotFoundError):  # it goes just now
+                    found[path.name] = _stamp(path)
+        return found
 
-    def get(self, name: str, stamp: str) -> Path:  # it is here
+    def get(self, name: str, stamp: str) -> Copy:
         """See :class:`Shelf`."""
-        return self._path / name
-
-    def has(self, name: str, stamp: str) -> bool:
-        """See :class:`Shelf`."""
-        try:
-            return _stamp(self._path / name) == stamp
-        except OSError:
-            return False
+        return keep((self._path / name).absolute(), _stamp, stamp)
 
 
 class Store:
-    """In an object store or on the hub; copies are kept while they are in use.
+    """In an object store or on the hub.
 
     Args:
         uri: What holds a folder for each adapter.
@@ -94,28 +93,17 @@ class Store:
     def __init__(self, uri: str) -> None:
         self._uri = uri.rstrip("/")
         self._remote = Remote(uri)
-        self._copies: dict[str, dict[str, Copy]] = {}
 
     def find(self) -> dict[str, str]:
         """See :class:`Shelf`."""
         files = self._remote.list()
         names = {file.name.removesuffix(f"/{_CONFIG}") for file in files if file.name.endswith(f"/{_CONFIG}")}
         names = {name for name in names if "/" not in name and not name.startswith(".")}
-        found = {name: digest_of(below(files, name)) for name in names}
-        self._copies = {name: copy for name, copy in self._copies.items() if name in found}
-        return found
+        return {name: digest_of(below(files, name)) for name in names}
 
-    def get(self, name: str, stamp: str) -> Path:
+    def get(self, name: str, stamp: str) -> Copy:
         """See :class:`Shelf`."""
-        copy = fetch(f"{self._uri}/{name}", stamp)
-        # The one before it stays: requests that run have it, and all have where the new one cannot be loaded.
-        before = [(known, one) for known, one in self._copies.get(name, {}).items() if known != stamp]
-        self._copies[name] = {**dict(before[-1:]), stamp: copy}
-        return copy.path
-
-    def has(self, name: str, stamp: str) -> bool:
-        """See :class:`Shelf`."""
-        return stamp in self._copies.get(name, {})
+        return fetch(f"{self._uri}/{name}", stamp)
 
 
 def open_shelf(place: str) -> Shelf:
@@ -150,7 +138,8 @@ class Adapters:
         self._shelf = shelf
         self._models = models
         self._models.model_name = _name_without_number(models.model_name)
-        self._loaded: dict[str, str] = {}
+        self._copies: dict[str, Copy] = {}
+        self._gone: list[tuple[float, Copy]] = []
         self._seen: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -167,7 +156,8 @@ class Adapters:
     def stop(self) -> None:
         """Follows no longer; from any thread."""
         if self._task is not None:
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+            with contextlib.suppress(RuntimeError):  # its loop has ended, and it with that
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     async def _follow_forever(self) -> None:
         while True:
@@ -181,43 +171,43 @@ class Adapters:
         found = await asyncio.to_thread(self._shelf.find)
         for name in set(self.names) - found.keys():
             del self._models.lora_requests[name]
-        self._loaded = {name: stamp for name, stamp in self._loaded.items() if name in found}
+            self._let_go(name)
+        self._gone = [(at, copy) for at, copy in self._gone if time.monotonic() - at < _LINGER_S]
         self._seen = {name: stamp for name, stamp in self._seen.items() if name in found}
         for name, stamp in sorted(found.items()):
             if self._seen.get(name) == stamp:
                 continue
+            if self._models.is_base_model(name):
+                logger.error('adapter "%s" has the name of its model, which answers to it: give it another', name)
+                self._seen[name] = stamp
+                continue
             try:  # first, so that the one that is loaded answers meanwhile
-                path = await asyncio.to_thread(self._shelf.get, name, stamp)
+                copy = await asyncio.to_thread(self._shelf.get, name, stamp)
             except ModelLoadError as exc:
                 logger.error('adapter "%s" cannot be fetched: %s', name, exc)
                 continue  # the next look tries again
-            await self._load(name, stamp, path)
+            await self._load(name, copy)
             self._seen[name] = stamp
 
-    async def _load(self, name: str, stamp: str, path: Path) -> None:
+    async def _load(self, name: str, copy: Copy) -> None:
         """Puts it in the place of the one before it, once the engine has it."""
         from vllm.lora.request import LoRARequest
 
         number = self._models.lora_id_counter.inc(1)
-        request = LoRARequest(lora_name=f"{name}{_MARK}{number}", lora_int_id=number, lora_path=str(path))
+        request = LoRARequest(lora_name=f"{name}{_MARK}{number}", lora_int_id=number, lora_path=str(copy.path))
         try:
             await self._models.engine_client.add_lora(request)
         except Exception as exc:  # noqa: BLE001  # vLLM and its workers raise anything about files that are no adapter
-            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, await self._settle(name))
+            still = "; the one before it answers on" if name in self._copies else ""
+            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, still)
             return
-        self._models.lora_requests[name], self._loaded[name] = request, stamp
+        self._let_go(name)
+        self._models.lora_requests[name], self._copies[name] = request, copy
 
-    async def _settle(self, name: str) -> str:
-        """What becomes of an adapter that cannot be replaced: without its own files it is gone.
-
-        The engine reads an adapter again that it has no memory for, and ends where it cannot.
-        """
-        if name not in self._models.lora_requests:
-            return ""
-        if await asyncio.to_thread(self._shelf.has, name, self._loaded[name]):
-            return "; the one before it answers on"
-        del self._models.lora_requests[name], self._loaded[name]
-        return "; the one before it answers no longer, since its files are gone"
+    def _let_go(self, name: str) -> None:
+        """Of an adapter that takes no more requests, the files stay for those that it has."""
+        if (copy := self._copies.pop(name, None)) is not None:
+            self._gone.append((time.monotonic(), copy))
 
 
 def _name_without_number(name_of: Callable[..., str]) -> Callable[..., str]:
@@ -231,7 +221,11 @@ def _name_without_number(name_of: Callable[..., str]) -> Callable[..., str]:
 
 
 def _stamp(folder: Path) -> str:
-    """Changes with the name, time or size of any file."""
-    files = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
-    words = [f"{name} {one.st_mtime_ns} {one.st_size}" for name, one in files]
+    """Changes with any of its files; one that cannot be read, as a link to nothing, counts by its name alone."""
+    words = []
+    for path in sorted(folder.iterdir()):
+        words.append(path.name)
+        with contextlib.suppress(OSError):
+            one = path.stat()
+            words.append(f"{one.st_dev} {one.st_ino} {one.st_ctime_ns} {one.st_mtime_ns} {one.st_size}")
     return hashlib.blake2b("\n".join(words).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

@@ -71,6 +71,7 @@ _CODE: Final = frozenset(
         *PLUGINS,
         "trust_remote_code",
         "encoder_cache_manager_cls",
+        "inductor_compile_config",
         "inductor_passes",
         "logits_processors",
         "middleware",
@@ -84,6 +85,11 @@ _CODE: Final = frozenset(
 _MODULE: Final = "module_path"
 """How names of further ones end: connectors', their cache policies' and their further tiers'."""
 _SPECULATIVE: Final = "speculative_config"
+_FOLDERS: Final = ("tokenizer", "hf_config_path", "spec_model")
+"""Arguments that name a folder beside the model's, of which ``trust_remote_code`` runs the code too."""
+_FOLDERS_TO_SPECULATE: Final = ("model", "tokenizer")
+_NO_FOLDERS: Final = frozenset({"ngram", "[ngram]"})
+"""What vLLM takes in place of a folder for speculation without a model."""
 _COMPILATION: Final = "compilation_config"
 
 
@@ -171,6 +177,16 @@ def names_code(engine: object) -> bool:
     if not isinstance(engine, Mapping):
         return False
     return _names_code(engine) or _names_custom(engine)
+
+
+def find_code_folders(engine: object) -> tuple[str, ...]:
+    """Folders beside the model's that engine arguments name, and that may hold code that runs with it."""
+    if not isinstance(engine, Mapping):
+        return ()
+    speculative = engine.get(_SPECULATIVE)
+    named = [engine.get(name) for name in _FOLDERS]
+    named += [speculative.get(name) for name in _FOLDERS_TO_SPECULATE] if isinstance(speculative, Mapping) else []
+    return tuple(one for one in named if isinstance(one, str) and one and one not in _NO_FOLDERS)
 
 
 def _names_code(value: object) -> bool:

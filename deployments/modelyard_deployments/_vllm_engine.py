@@ -94,7 +94,7 @@ class Engine:
             self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
             self._app = await self._server.engine.build_asgi_app()
-            self._logger = StatLogger(meter)
+            self._logger = StatLogger(meter, keeps_cache=bool(self._arguments.get("kv_transfer_config")))
             self._client.logger_manager.stat_loggers.append(self._logger)
             self._settling = asyncio.create_task(self._settle())
             # A client's mistake in a conversation is the client's reply, and no traceback in the log.
@@ -145,7 +145,8 @@ class Engine:
     def close(self) -> None:
         """Ends its processes."""
         if self._settling is not None:
-            self._settling.get_loop().call_soon_threadsafe(self._settling.cancel)
+            with contextlib.suppress(RuntimeError):  # its loop has ended, and it with that
+                self._settling.get_loop().call_soon_threadsafe(self._settling.cancel)
         if self._client is not None:
             self._client.shutdown()
 

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import orjson
 
-from modelyard.openai import EVENTS, Part
-from modelyard_deployments._openai_protocol import encode, encode_event, name_mistake
+from modelyard.errors import Overloaded, Unavailable
+from modelyard.openai import EVENTS, Part, encode_error_event
+from modelyard_deployments._openai_protocol import encode, name_mistake
 
 _EVENT: Final = b"data: "
 _ERROR_EVENT: Final = b'data: {"error"'
@@ -24,7 +25,7 @@ _END: Final = b"\n\n"
 _PROMPTS: Final = {"chat/completions": "messages", "responses": "input", "embeddings": "input"}
 """Which member of the body the prompt is; ``prompt`` where it is not said."""
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CODES: Final = {404: "not_found", 429: "overloaded", 501: "unsupported", 503: "model_not_ready"}
+_CODES: Final = {404: "not_found", 429: Overloaded.code, 501: "unsupported", 503: Unavailable.code}
 _SERVER_ERROR: Final = 500
 _UNAVAILABLE: Final = 503
 _TOO_LONG: Final = "This model's maximum context length"
@@ -35,6 +36,11 @@ _MISTAKES: Final = re.compile(
 _FULL: Final = ("The engine is currently busy", "The engine has reached its prefill token backlog limit")
 """What vLLM says, with the status 503, where its queue is full. Source: vLLM ``exceptions.GracefulHTTPError``."""
 _OVERLOADED: Final = 429
+_UNPROCESSABLE: Final = 422
+"""A mistake as well: an image that cannot be fetched. Source: vLLM ``exceptions.VLLMUnprocessableEntityError``."""
+_BAD_REQUEST: Final = 400
+_AGAIN: Final[dict[int, type[Overloaded | Unavailable]]] = {_OVERLOADED: Overloaded, _UNAVAILABLE: Unavailable}
+"""After these, trying again helps: the edge says when, and who counts the model's answers knows that it is none."""
 _DETAILS: Final = re.compile(r" \(parameter=[^()]*\)$")
 
 
@@ -46,14 +52,18 @@ async def say_errors(route: str, parts: AsyncGenerator[Part]) -> AsyncGenerator[
     Args:
         route: What was asked.
         parts: As vLLM's server sends them.
+
+    Raises:
+        Overloaded: Its queue is full.
+        Unavailable: It cannot answer now.
     """
-    has_begun = False
+    sent = b""
     async with contextlib.aclosing(parts):
         async for part in parts:
             if part.status >= 400:
                 found = _to_document(b"".join([part.data, *[rest.data async for rest in parts]]))
                 status = _find_status(found, part.status)
-                yield encode(to_error(found, status, route), status)
+                yield _encode(found, status, route)
                 return
             before, error = _split_events(part) if _ERROR_EVENT in part.data else (part.data, None)
             if before:
@@ -61,10 +71,26 @@ async def say_errors(route: str, parts: AsyncGenerator[Part]) -> AsyncGenerator[
             if error is not None:
                 code = error.get("code")
                 status = _find_status(error, code if isinstance(code, int) and 400 <= code < 600 else 400)
-                document = to_error(error, status, route)
-                yield encode_event(document) if has_begun or before else encode(document, status)
+                if sent := before or sent:
+                    event = encode_error_event(route, orjson.dumps(to_error(error, status, route)), sent)
+                    yield Part(event, 200, EVENTS)
+                else:
+                    yield _encode(error, status, route)
                 return
-            has_begun = True
+            sent = part.data
+
+
+def _encode(error: dict[str, Any], status: int, route: str) -> Part:
+    """The reply that is an error.
+
+    Raises:
+        Overloaded: The status is 429.
+        Unavailable: The status is 503.
+    """
+    document = to_error(error, status, route)
+    if (kind := _AGAIN.get(status)) is not None:
+        raise kind(document["error"]["message"])
+    return encode(document, status)
 
 
 def to_error(error: dict[str, Any], status: int, route: str) -> dict[str, Any]:
@@ -99,6 +125,8 @@ def _to_param(place: str) -> str:
 
 def _find_status(error: dict[str, Any], status: int) -> int:
     """That of an error: a full queue is no model that is still loading, as another 503 is."""
+    if status == _UNPROCESSABLE:
+        return _BAD_REQUEST
     is_full = status == _UNAVAILABLE and str(error.get("message", "")).startswith(_FULL)
     return _OVERLOADED if is_full else status
 

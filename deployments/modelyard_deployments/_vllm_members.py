@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
@@ -49,13 +49,13 @@ def check_members(where: str, value: Any, annotation: Any) -> None:
     classes = [kind for kind in kinds if isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))]
     if not isinstance(value, dict) or not classes or dict in kinds or Any in kinds:
         return
-    members = [pair for kind in classes for pair in _members(kind)]
+    members = [pair for kind in classes for pair in list_members(kind)]
     known = {name for name, _ in members}
     for name, inner in value.items():
         if name not in known and f"{where}.{name}" not in _NO_EFFECT:
             raise to_unknown(f"{where}.", str(name), known)
-        for annotation in [annotation for known_as, annotation in members if known_as == name]:
-            check_members(f"{where}.{name}", inner, annotation)
+        if inside := tuple(inside for known_as, inside in members if known_as == name):
+            check_members(f"{where}.{name}", inner, Union[inside])  # noqa: UP007  # whichever of the classes it is
 
 
 def _flatten(annotation: Any) -> Iterator[Any]:
@@ -70,8 +70,8 @@ def _flatten(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _members(kind: Any) -> Iterator[tuple[str, Any]]:
-    """Names of a class's members, with what they are."""
+def list_members(kind: Any) -> Iterator[tuple[str, Any]]:
+    """The names that a class takes its members by, with what they are; a member that has an alias, by that alone."""
     if issubclass(kind, BaseModel):
         by_name = kind.model_config.get("populate_by_name") or kind.model_config.get("validate_by_name")
         for name, field in kind.model_fields.items():

@@ -25,17 +25,23 @@ class StatLogger:
 
     Args:
         meter: Where the steps are told.
+        keeps_cache: Blocks are kept for another engine when their request is over.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, keeps_cache: bool = False) -> None:
         self._meter = meter
+        self._keeps_cache = keeps_cache
         self._states: dict[int, _State] = {}
 
     def settle(self) -> None:
         """Nothing runs any more. vLLM tells of steps only, and where the last requests were cancelled there is none."""
-        if any(state.running or state.waiting or state.cache_usage for state in self._states.values()):
-            self._states = dict.fromkeys(self._states, _State(0, 0, 0.0))
-            self._meter.record(EngineStep())
+        settled = {
+            index: _State(0, 0, state.cache_usage if self._keeps_cache else 0.0)
+            for index, state in self._states.items()
+        }
+        if settled != self._states:
+            self._states = settled
+            self._meter.record(EngineStep(cache_usage=self._cache_usage))
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
@@ -55,7 +61,7 @@ class StatLogger:
             EngineStep(
                 running=sum(state.running for state in states),
                 waiting=sum(state.waiting for state in states),
-                cache_usage=sum(state.cache_usage for state in states) / len(states),
+                cache_usage=self._cache_usage,
                 prompt_tokens=tokens.num_prompt_tokens if tokens else 0,
                 generated_tokens=tokens.num_generation_tokens if tokens else 0,
                 first_token_s=tokens.time_to_first_tokens_iter if tokens else (),
@@ -64,6 +70,10 @@ class StatLogger:
                 prefix_hits=prefix.hits if prefix else 0,
             )
         )
+
+    @property
+    def _cache_usage(self) -> float:
+        return sum(state.cache_usage for state in self._states.values()) / len(self._states)
 
     def record_sleep_state(self, is_awake: int, level: int) -> None:
         """Not told."""

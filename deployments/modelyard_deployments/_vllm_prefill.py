@@ -18,7 +18,7 @@ import orjson
 from modelyard.errors import ModelNotReady
 from modelyard.openai import OpenAIRequest, ask
 from modelyard.peers import get_peers
-from modelyard_deployments._vllm_requests import KEEP, TRANSFER, Requests
+from modelyard_deployments._vllm_requests import GENERATING, KEEP, TRANSFER, Requests
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ NIXL: Final[Mapping[str, Any]] = {
 }
 """How keys and values travel where the user says nothing else."""
 
-_ROUTES: Final = ("chat/completions", "completions")
 _OF_THE_ANSWER: Final = frozenset(
     {
         "ignore_eos",
@@ -139,7 +138,7 @@ class Prefill:
 
 def _decode(request: OpenAIRequest) -> dict[str, Any] | None:
     """The call's body, where another model may read its prompt."""
-    if request.route not in _ROUTES:
+    if request.route not in GENERATING:
         return None
     try:
         document = orjson.loads(request.body)

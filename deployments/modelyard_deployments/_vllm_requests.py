@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from modelyard.openai import JSON, ROUTES, OpenAIRequest
 from modelyard.peers import get_origin
+from modelyard_deployments._openai_multipart import decode_form, is_form
 from modelyard_deployments._openai_protocol import Refusal
-from modelyard_deployments._vllm_members import check_members, to_unknown
+from modelyard_deployments._vllm_members import check_members, list_members, to_unknown
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 """Source: OpenAI API reference, "Create chat completion"."""
@@ -36,8 +37,8 @@ _EXTRA: Final = "vllm_xargs"
 _NO_EFFECT: Final = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 """Parameters of OpenAI's that change no answer: taken, whatever the server does with them."""
 
-
-_GENERATING: Final = ("chat/completions", "completions")
+GENERATING: Final = ("chat/completions", "completions")
+"""Routes whose bodies are checked within, and whose prompts another model may read."""
 _NESTED: Final = frozenset({"response_format", "stream_options", "structured_outputs", "tool_choice", "tools"})
 """Parameters of theirs whose members are checked as well."""
 
@@ -67,12 +68,15 @@ class Requests:
         return False
 
     def check(self, request: OpenAIRequest) -> None:
-        """Checks a JSON body.
+        """Checks a JSON body, or the names in a form.
 
         Raises:
             Refusal: It is none, has a parameter that nobody knows, also within another one, or that is for models only,
                 no messages, or a role that there is not.
         """
+        if is_form(request.content_type):
+            form = decode_form(request)
+            self._check_names(request.route, form.fields | form.files)
         if request.content_type != JSON:
             return
         try:
@@ -82,12 +86,20 @@ class Requests:
         if isinstance(document, dict):
             _check_transfer(document)
             self._check_names(request.route, document)
-            for name in _NESTED & document.keys() if request.route in _GENERATING else ():
-                for kind in self._kinds.get(request.route, ()):
-                    if (field := kind.model_fields.get(name)) is not None:
-                        check_members(name, document[name], field.annotation)
+            if request.route in GENERATING:
+                self._check_nested(request.route, document)
             if request.route == "chat/completions":
                 _check_messages(document.get("messages"))
+
+    def _check_nested(self, route: str, document: Mapping[str, Any]) -> None:
+        for name in _NESTED & document.keys():
+            for kind in self._kinds.get(route, ()):
+                if (field := kind.model_fields.get(name)) is None:
+                    continue
+                try:
+                    check_members(name, document[name], field.annotation)
+                except RecursionError:
+                    raise Refusal(f"{name}: it is nested too deeply", name) from None
 
     def _check_names(self, route: str, document: Mapping[str, Any]) -> None:
         known = self._known.get(route)
@@ -125,7 +137,5 @@ def _kinds(dependant: Any) -> Iterator[type[BaseModel]]:
 
 def _names(kinds: Iterable[type[BaseModel]]) -> Iterator[str]:
     for kind in kinds:
-        for name, field in kind.model_fields.items():
+        for name, _ in list_members(kind):
             yield name
-            if field.alias:
-                yield field.alias

@@ -100,10 +100,18 @@ class Transcripts:
 
     async def predict(self, inputs: Tensors) -> Tensors:
         """See :class:`Predictor`."""
-        documents = await asyncio.gather(*(self._ask(_to_form(self._name, one)) for one in inputs["audio"]))
-        texts = np.empty(len(documents), object)
-        texts[:] = [str(document["text"]).strip().encode() for document in documents]
+        try:
+            async with asyncio.TaskGroup() as group:  # where one fails, nobody waits for the others any more
+                tasks = [group.create_task(self._hear(one)) for one in inputs["audio"]]
+        except ExceptionGroup as exc:
+            raise exc.exceptions[0] from None
+        texts = np.empty(len(tasks), object)
+        texts[:] = [task.result() for task in tasks]
         return {"text": texts}
+
+    async def _hear(self, recording: bytes) -> bytes:
+        document = await self._ask(_to_form(self._name, recording))
+        return str(document["text"]).strip().encode()
 
 
 async def make_predictor(name: str, routes: tuple[str, ...], ask: Ask) -> Predictor | None:

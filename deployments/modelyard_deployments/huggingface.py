@@ -32,7 +32,7 @@ from modelyard_deployments._huggingface_sequences import TextToText
 from modelyard_deployments._huggingface_tasks import GENERATIVE, infer_task
 from modelyard_deployments._huggingface_tokens import FillMask, TokenClassification
 from modelyard_deployments._huggingface_transcriptions import SpeechModel
-from modelyard_deployments._vllm_arguments import count_workers, names_code
+from modelyard_deployments._vllm_arguments import count_workers, find_code_folders, names_code
 
 _GGUF: Final = ".gguf"
 
@@ -48,8 +48,15 @@ class HuggingFaceFramework(Framework):
         """Where ``trust_remote_code`` lets it, or an argument of vLLM's engine names code."""
         return bool(options.get("trust_remote_code")) or names_code(options.get("engine"))
 
+    def code_locations(self, uri: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The artifact, and what engine arguments name beside it."""
+        found = super().code_locations(uri, options)
+        return found and (*found, *find_code_folders(options.get("engine")))
+
     def workers(self, path: Path, options: HuggingFaceOptions) -> int:
         """Where vLLM generates, its own."""
+        if options.model_file is not None:
+            path /= options.model_file
         return count_workers(options.engine) if _picks_vllm(path, options) else 0
 
     def load(self, path: Path, options: HuggingFaceOptions) -> Model:

@@ -25,7 +25,7 @@ from modelyard_deployments import _asgi
 from modelyard_deployments._openai_protocol import refusing
 from modelyard_deployments._text_generation import TEXT_SIGNATURE, generate_text, to_exception
 from modelyard_deployments._vllm_adapters import Adapters, Shelf, open_shelf
-from modelyard_deployments._vllm_arguments import TRANSFER, count_workers, find_problems, names_code
+from modelyard_deployments._vllm_arguments import TRANSFER, count_workers, find_code_folders, find_problems, names_code
 from modelyard_deployments._vllm_engine import Engine, prepare_environment
 from modelyard_deployments._vllm_errors import say_errors
 from modelyard_deployments._vllm_install import INSTALL
@@ -143,7 +143,7 @@ class VLLMModel(OpenAIModel):
         path = _path(request.route, self._engine.paths)
         if path is None:
             raise InvalidRequest(f'model "{self.name}" does not answer /v1/{request.route}')
-        return refusing(self._answer(request, path))
+        return refusing(self._answer(request, path), request.route)
 
     async def _answer(self, request: OpenAIRequest, path: str) -> AsyncGenerator[Part]:
         self._requests.check(request)
@@ -220,6 +220,11 @@ class VLLMFramework(Framework):
     def runs_code(self, options: Mapping[str, Any]) -> bool:
         """Where ``trust_remote_code`` is asked for, or an engine argument names code."""
         return names_code(options.get("engine"))
+
+    def code_locations(self, uri: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The artifact, and what engine arguments name beside it."""
+        found = super().code_locations(uri, options)
+        return found and (*found, *find_code_folders(options.get("engine")))
 
 
 def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:

@@ -15,6 +15,7 @@ from pathlib import Path
 from load_tests.drills.cluster import ROOT, Cluster, platform_text
 from load_tests.drills.drills import DRILLS, MODEL, ROW, check_overlay
 from load_tests.drills.load import Load
+from load_tests.drills.nodes import make_bridge
 from modelyard.kuberay import overlay_names
 
 _INSIDE = "MODELYARD_DRILLS"
@@ -32,8 +33,8 @@ def main() -> int:
         if reason := check_overlay(platform_text(options.overlay)):
             parser.error(f"--overlay {options.overlay}: {reason}")
         return _enter()
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    folder = Path(tempfile.mkdtemp(prefix="my-"))
+    make_bridge()
+    folder = Path(tempfile.mkdtemp(prefix="my-", dir="/var/tmp"))  # each node has a /tmp of its own
     folder.chmod(0o755)  # PostgreSQL's user passes through it
     lost = False
     with Cluster(folder, options.overlay, options.workers) as cluster:

@@ -4,17 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
 
-from load_tests.drills.nodes import Node
-
-SPARES: Final = (8, 9)
-"""Their numbers after that of the head."""
 RESOURCE: Final = "spare"
 """What only nodes of this group have."""
 _IDLE_MINUTES: Final = 0.25
@@ -31,23 +26,24 @@ _COMMANDS: Final = (
 _HEAD: Final = "ray.head.default"
 
 
-def write_autoscaling(path: Path, spares: Sequence[Node]) -> Path:
+def write_autoscaling(path: Path, gcs: str) -> Path:
     """Writes what the head's autoscaler reads, and returns where.
 
     Args:
         path: The file.
-        spares: What the nodes of the group are.
+        gcs: Where the head keeps the state.
     """
-    node = {"environments": [spare.own_environment() for spare in spares]}
+    spares = 2
+    node = {"environments": [_make_environment(path.parent, number) for number in range(spares)]}
     document = {
         "cluster_name": "drills",
-        "max_workers": len(spares),
+        "max_workers": spares,
         "idle_timeout_minutes": _IDLE_MINUTES,
         "upscaling_speed": 1.0,
         "provider": {
             "type": "external",
             "module": f"{SpareNodes.__module__}.{SpareNodes.__name__}",
-            "gcs_address": spares[0].gcs,
+            "gcs_address": gcs,
             "launch_multiple": True,
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
@@ -63,13 +59,33 @@ def write_autoscaling(path: Path, spares: Sequence[Node]) -> Path:
                 "resources": {"CPU": 0, RESOURCE: 1, "object_store_memory": 100_000_000},
                 "node_config": node,
                 "min_workers": 0,
-                "max_workers": len(spares),
+                "max_workers": spares,
             },
         },
         "head_node_type": _HEAD,
     }
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+def _make_environment(folder: Path, number: int) -> dict[str, str]:
+    """What one of them has otherwise than the head, in whose network it is: ports, and a folder of temporary files."""
+    temporary = folder / f"spare-{number}"
+    temporary.mkdir(exist_ok=True)
+    first = 20_000 + 1_000 * number
+    ports = {
+        "RAY_SERVE_WORKER_PROXY_HTTP_PORT": 8001 + number,
+        "RAY_SERVE_WORKER_PROXY_GRPC_PORT": 9001 + number,
+        "RAY_SERVE_HAPROXY_STATS_PORT": 8405 + number,
+        "RAY_SERVE_HAPROXY_METRICS_PORT": 9102 + number,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8511 + number,
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 8611 + number,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + 250,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first + 300,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first + 550,
+    }
+    return {"TMPDIR": str(temporary), **{name: str(port) for name, port in ports.items()}}
 
 
 class SpareNodes(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray gives no types

@@ -18,9 +18,9 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from load_tests.drills.autoscaler import SPARES, write_autoscaling
-from load_tests.drills.nodes import Node
-from load_tests.drills.services import POSTGRES_PORT, REDIS_PORT, PostgreSQL, Redis
+from load_tests.drills.autoscaler import write_autoscaling
+from load_tests.drills.nodes import BRIDGE, Node
+from load_tests.drills.services import PostgreSQL, Redis
 from modelyard import Platform
 from modelyard.admin import ModelState
 
@@ -37,20 +37,20 @@ class Cluster:
     """Started in the constructor; ends with the ``with`` block.
 
     Args:
-        folder: An empty one, with a short path: sockets lie in it.
+        folder: An empty one outside /tmp, with a short path: sockets lie in it.
         overlay: Whose platform file and switches it has.
         workers: How many worker nodes.
 
     Attributes:
         text: The platform file.
-        lost: Ports of the nodes that were ended; connections to all others have to hold.
+        lost: Endpoints of the nodes that were ended; connections to all others have to hold.
         killed: When a node was last killed. For a moment the others' proxies may cut answers that came from there.
     """
 
     def __init__(self, folder: Path, overlay: str, workers: int) -> None:
         self._folder = folder
         self.text = platform_text(overlay)
-        self.lost: set[int] = set()
+        self.lost: set[str] = set()
         self.killed = -math.inf
         redis, postgres = secrets.token_hex(8), secrets.token_hex(8)
         for name in ("redis", "postgres"):
@@ -67,23 +67,22 @@ class Cluster:
             **switches,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(POSTGRES_PORT),
+            "PGHOST": BRIDGE,
             "PGUSER": "modelyard",
             "PGPASSWORD": postgres,
         }
-        self._of_heads = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{REDIS_PORT}", "REDIS_PASSWORD": redis}
+        self._of_heads = {"RAY_REDIS_ADDRESS": f"{BRIDGE}:6379", "REDIS_PASSWORD": redis}
         self._take_nodes(0, workers)
         self._serving: Sequence[Node] = ()
         self._leaving: list[Node] = []
 
     def _take_nodes(self, first: int, workers: int) -> None:
-        spares = [Node(first + number, self._folder, self._environment, first) for number in SPARES]
         environment = self._environment | self._of_heads | {"RAY_external_storage_namespace": f"drills-{first}"}
-        autoscaling = write_autoscaling(self._folder / f"autoscaling-{first}.yaml", spares)
-        self.head = Node(first, self._folder, environment, first, autoscaling)
+        self.head = Node(first, self._folder, environment)
+        gcs = f"{self.head.address}:6379"
+        self.head.autoscaling = write_autoscaling(self._folder / f"autoscaling-{first}.yaml", gcs)
         numbers = range(first + 1, first + 1 + workers)
-        self.workers = [Node(number, self._folder, self._environment, first) for number in numbers]
+        self.workers = [Node(number, self._folder, self._environment, gcs) for number in numbers]
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -118,11 +117,8 @@ class Cluster:
         return int(yaml.safe_load(self.text)["applications"][0]["args"]["ingress"]["num_replicas"])
 
     def deploy(self, text: str) -> None:
-        """Sends a Serve file to the head, as KubeRay's operator does; heads on one machine have ports of their own."""
-        document = yaml.safe_load(text)
-        for protocol in ("http_options", "grpc_options"):
-            document[protocol]["port"] += self.head.number
-        self._ask("PUT", "/api/serve/applications/", json=document).raise_for_status()
+        """Sends a Serve file to the head, as KubeRay's operator does."""
+        self._ask("PUT", "/api/serve/applications/", json=yaml.safe_load(text)).raise_for_status()
 
     def replace(self) -> None:
         """Another cluster beside this one, as for a new image; once it is ready it is asked, and this one ends.
@@ -147,15 +143,15 @@ class Cluster:
     def wait(self, node: Node, timeout_s: float) -> None:
         """Until a node has ended; connections to it may break from then on, and not before."""
         node.wait(timeout_s)
-        self.lost.add(node.http_port)
+        self.lost.add(node.endpoint)
 
-    def may_break(self, port: int) -> bool:
-        """Whether a connection to this port may break: its process was ended, or one behind it a moment ago."""
-        return port in self.lost or time.monotonic() - self.killed < _CUT_S
+    def may_break(self, endpoint: str) -> bool:
+        """Whether a connection to it may break: its process was ended, or one behind it a moment ago."""
+        return endpoint in self.lost or time.monotonic() - self.killed < _CUT_S
 
     def kill(self, node: Node) -> None:
         """As its machine dies."""
-        self.lost.add(node.http_port)
+        self.lost.add(node.endpoint)
         self.killed = time.monotonic()
         node.kill()
         node.wait(30)
@@ -168,13 +164,13 @@ class Cluster:
         except (httpx.HTTPError, KeyError, ValueError):
             return ""
 
-    def answering(self) -> list[int]:
-        """Ports of the workers that the Service sends requests to: those whose probe answers 200."""
+    def answering(self) -> list[str]:
+        """Endpoints of the workers that the Service sends requests to: those whose probe answers 200."""
         return _find_answering(self._serving)
 
     def client(self) -> Platform:
         """A client of the platform, by a worker that answers."""
-        return Platform.connect(f"http://127.0.0.1:{self.answering()[0]}", timeout_s=30)
+        return Platform.connect(f"http://{self.answering()[0]}", timeout_s=30)
 
     def is_whole(self, model: str, replicas: int) -> bool:
         """The model has its replicas, and every ingress process answers."""
@@ -226,22 +222,21 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         nodes = [*self._leaving, *self.nodes]
         for node in reversed(nodes):
-            node.kill()
-        for node in nodes:
-            node.wait(30)
+            node.close()
         self.postgres.stop()
         self._redis.stop()
 
 
-def _find_answering(workers: Sequence[Node]) -> list[int]:
-    ports = []
+def _find_answering(workers: Sequence[Node]) -> list[str]:
+    found = []
     for worker in workers:
+        url = f"http://{worker.endpoint}/-/healthz"
         try:
-            if worker.is_running and httpx.get(f"{worker.url}/-/healthz", timeout=2).status_code == httpx.codes.OK:
-                ports.append(worker.http_port)
+            if worker.is_running and httpx.get(url, timeout=2).status_code == httpx.codes.OK:
+                found.append(worker.endpoint)
         except httpx.HTTPError:
             continue
-    return ports
+    return found
 
 
 def platform_text(overlay: str) -> str:

@@ -34,8 +34,9 @@ def delete_worker(cluster: Cluster) -> None:
 def kill_worker(cluster: Cluster) -> None:
     """A worker's machine dies, and another one comes."""
     worker = cluster.workers[1]
+    nodes = cluster.count_nodes()
     cluster.kill(worker)
-    time.sleep(5)
+    cluster.until(lambda: cluster.count_nodes() < nodes, 60, "Ray to miss the node")
     worker.start()
     _until_whole(cluster)
 

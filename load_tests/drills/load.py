@@ -48,26 +48,26 @@ class Load:
     also where it leads to an endpoint that is none any more: so does whoever keeps connections to a Service.
 
     Args:
-        find_ports: Those that answer, as the probes of a Service's endpoints find them; asked every two seconds.
+        find_endpoints: Those that answer, as the probes of a Service find them; asked every two seconds. HOST:PORT.
         model: What to ask.
         row: One instance.
         clients: How many.
         pause_s: Between two requests of one client.
-        may_break: Whether a connection to a port may: what it leads to was ended by the drill.
+        may_break: Whether a connection to an endpoint may: what it leads to was ended by the drill.
     """
 
     def __init__(
         self,
-        find_ports: Callable[[], list[int]],
+        find_endpoints: Callable[[], list[str]],
         model: str,
         row: list[float],
         clients: int = 4,
         pause_s: float = 0.02,
-        may_break: Callable[[int], bool] = lambda _: False,
+        may_break: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._may_break = may_break
-        self._find_ports = find_ports
-        self._ports = find_ports()
+        self._find_endpoints = find_endpoints
+        self._endpoints = find_endpoints()
         self._path = f"/v1/models/{model}:predict"
         self._body = json.dumps({"instances": [row]})
         self._pause_s = pause_s
@@ -87,10 +87,10 @@ class Load:
 
     def _follow(self) -> None:
         while not self._stop.wait(_PROBE_S):
-            self._ports = self._find_ports() or self._ports
+            self._endpoints = self._find_endpoints() or self._endpoints
 
     def _ask_on(self, turn: int) -> None:
-        kept: dict[int, http.client.HTTPConnection] = {}
+        kept: dict[str, http.client.HTTPConnection] = {}
         stays = turn % 2 == 0
         while not self._stop.wait(self._pause_s):
             turn += 1
@@ -112,13 +112,13 @@ class Load:
             report.gap_s = max(report.gap_s, now - self._answered)
             self._answered = now
 
-    def _ask(self, kept: dict[int, http.client.HTTPConnection], turn: int, stays: bool) -> tuple[int, str]:
+    def _ask(self, kept: dict[str, http.client.HTTPConnection], turn: int, stays: bool) -> tuple[int, str]:
         """How often it was sent again, and what was wrong with the answer."""
         failure = ""
         for attempt in range(_TRIES):
-            ports = self._ports
-            port = next(iter(kept)) if stays and kept else ports[(turn + attempt) % len(ports)]
-            connection = kept.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S))
+            found = self._endpoints
+            endpoint = next(iter(kept)) if stays and kept else found[(turn + attempt) % len(found)]
+            connection = kept.setdefault(endpoint, http.client.HTTPConnection(endpoint, timeout=_TIMEOUT_S))
             # Only a connection that was open may be closed already, and only until something of the answer is there.
             may_close = connection.sock is not None
             try:
@@ -127,9 +127,9 @@ class Load:
                 may_close = False
                 text = reply.read()
             except (OSError, http.client.HTTPException) as exc:
-                kept.pop(port).close()
-                if not (may_close and isinstance(exc, _CLOSED)) and not self._may_break(port):
-                    return attempt, f"{port} was not to break: {type(exc).__name__}: {exc}"
+                kept.pop(endpoint).close()
+                if not (may_close and isinstance(exc, _CLOSED)) and not self._may_break(endpoint):
+                    return attempt, f"{endpoint} was not to break: {type(exc).__name__}: {exc}"
                 failure = f"no connection after {_TRIES} attempts: {type(exc).__name__}"
                 self._stop.wait(_PAUSE_S)
                 continue

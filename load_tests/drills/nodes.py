@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray nodes on this machine, each with an address, ports, temporary files and process ids of its own, as pods have."""
+"""Ray nodes on this machine, each with a network, process ids and a /tmp of its own, as pods have."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+BRIDGE: Final = "10.99.0.1"
+"""Where the drill's own processes are for the nodes: the clients, Redis and PostgreSQL."""
+_BRIDGE_NAME: Final = "drills"
 _ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
+_ENTER: Final = 'mount --bind "$0" /tmp && exec "$@"'
+
+
+def make_bridge() -> None:
+    """What connects the nodes, in the network namespace of this process: nothing leads out of it."""
+    _ip("link", "set", "lo", "up")
+    _ip("link", "add", _BRIDGE_NAME, "type", "bridge")
+    _ip("address", "add", f"{BRIDGE}/24", "dev", _BRIDGE_NAME)
+    _ip("link", "set", _BRIDGE_NAME, "up")
 
 
 @dataclass
@@ -22,94 +35,77 @@ class Node:
 
     Args:
         number: Of its own among all nodes of this machine.
-        folder: Where the platform's relative paths count from.
+        folder: Where the platform's relative paths count from; not in /tmp, which each node has for itself.
         environment: Of all nodes.
-        head: The number of its cluster's head.
+        gcs: Where its cluster's head keeps the state; empty for the head itself.
         autoscaling: For a head, the file from which Ray's autoscaler adds nodes.
     """
 
     number: int
     folder: Path
     environment: Mapping[str, str]
-    head: int
+    gcs: str = ""
     autoscaling: Path | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def address(self) -> str:
-        """Of its own on the loopback interface."""
-        return f"127.0.0.{self.number + 1}"
+        """Of its own on the bridge."""
+        return f"10.99.0.{10 + self.number}"
 
     @property
-    def gcs(self) -> str:
-        """Where its cluster's head keeps the state."""
-        return f"127.0.0.1:{6380 + self.head}"
+    def endpoint(self) -> str:
+        """Where it answers HTTP."""
+        return f"{self.address}:8000"
 
     @property
     def dashboard(self) -> str:
-        """Where its cluster's head takes Serve files."""
-        return f"http://127.0.0.1:{8265 + self.head}"
-
-    @property
-    def http_port(self) -> int:
-        """Where it answers HTTP; pods would all have the same."""
-        return 8000 + self.number
-
-    @property
-    def url(self) -> str:
-        """Where it answers HTTP."""
-        return f"http://127.0.0.1:{self.http_port}"
+        """Where a head takes Serve files."""
+        return f"http://{self.address}:8265"
 
     def start(self) -> None:
         """Begins to start; it is there when Ray says so."""
+        self._make_network()
+        (temporary := self._path("tmp")).mkdir(exist_ok=True)
         command = ["ray", "start", "--block", f"--node-ip-address={self.address}", "--object-store-memory=100000000"]
-        command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
-        if self.number != self.head:
-            command += [f"--address={self.gcs}", "--num-cpus=2", "--dashboard-agent-listen-port=0"]
+        command += ["--metrics-export-port=8080", "--disable-usage-stats"]
+        if self.gcs:
+            command += [f"--address={self.gcs}", "--num-cpus=2"]
         else:
-            command += ["--head", f"--port={self.gcs.rpartition(':')[2]}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
-            command += [f"--dashboard-port={self.dashboard.rpartition(':')[2]}", "--include-dashboard=true"]
-            command += [
-                f"--temp-dir={self.folder / f'ray-{self.number}'}",
-                f"--ray-client-server-port={10001 + self.number}",
-            ]
+            command += ["--head", "--num-cpus=0", "--dashboard-host=0.0.0.0", "--include-dashboard=true"]
             command += [f"--redis-password={self.environment['REDIS_PASSWORD']}"]
             if self.autoscaling is not None:
                 command.append(f"--autoscaling-config={self.autoscaling}")
-        with (self.folder / f"node-{self.number}.log").open("ab") as log:
-            self._process = subprocess.Popen(  # its own process ids: a signal to the first of them ends them all
-                ["unshare", "--pid", "--fork", "--mount-proc", str(_BIN / command[0]), *command[1:]],
+        with self._path("log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("nsenter", f"--net={self._path('net')}"),
+                    # Its own process ids: a signal to the first of them ends them all.
+                    *("unshare", "--pid", "--fork", "--mount-proc"),
+                    *("sh", "-c", _ENTER, str(temporary), str(_BIN / command[0]), *command[1:]),
+                ],
                 cwd=self.folder,
-                env=self.environment | self.own_environment() | {"PYTHONPATH": str(_ROOT)},
+                env={**self.environment, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(_ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def own_environment(self) -> dict[str, str]:
-        """What other nodes have otherwise: ports and the folder of temporary files."""
-        temporary = self.folder / f"tmp-{self.number}"
-        temporary.mkdir(exist_ok=True)
-        first = 20_000 + 600 * self.number
-        ports = {
-            "RAY_SERVE_HAPROXY_STATS_PORT": 8400 + self.number,
-            "RAY_SERVE_HAPROXY_METRICS_PORT": 9100 + self.number,
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500 + self.number,
-            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": 8600 + self.number,
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + 250,
-            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first + 300,
-            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first + 550,
-        }
-        if self.number != self.head:
-            ports["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = self.http_port
-            ports["RAY_SERVE_WORKER_PROXY_GRPC_PORT"] = 9000 + self.number
-        return {
-            **{name: str(port) for name, port in ports.items()},
-            "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
-            "TMPDIR": str(temporary),
-        }
+    def _make_network(self) -> None:
+        """Once: it stays while nothing of the node runs, and refuses connections then, as the kernel of a pod does."""
+        network, link = self._path("net"), f"node-{self.number}"
+        if network.exists():
+            return
+        network.touch()
+        subprocess.run(["unshare", f"--net={network}", "true"], check=True)
+        _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(network))
+        _ip("link", "set", link, "master", _BRIDGE_NAME, "up")
+        for change in ("link set lo up", f"address add {self.address}/24 dev eth0", "link set eth0 up"):
+            subprocess.run(["nsenter", f"--net={network}", "ip", *change.split()], check=True)
+
+    def _path(self, what: str) -> Path:
+        return self.folder / f"node-{self.number}.{what}"
 
     @property
     def is_running(self) -> bool:
@@ -121,7 +117,7 @@ class Node:
         os.kill(self._first(), signal.SIGTERM)
 
     def kill(self) -> None:
-        """As a machine dies: all its processes at once."""
+        """All its processes at once."""
         if self.is_running:
             with suppress(ProcessLookupError):
                 os.kill(self._first(), signal.SIGKILL)
@@ -135,6 +131,13 @@ class Node:
         if self._process is not None:
             self._process.wait(timeout_s)
 
+    def close(self) -> None:
+        """Kills it, and gives its network back."""
+        self.kill()
+        self.wait(30)
+        if (network := self._path("net")).exists():
+            subprocess.run(["umount", str(network)], check=True)
+
     def _first(self) -> int:
         """The process that has number 1 in its namespace."""
         assert self._process is not None  # it was started
@@ -143,12 +146,17 @@ class Node:
 
     def processes(self, title: str) -> set[int]:
         """Process ids, as this process sees them, of those whose title begins so."""
-        marker = f"TMPDIR={self.folder / f'tmp-{self.number}'}\0".encode()
-        found = set()
+        if not (network := self._path("net")).exists():
+            return set()
+        found, own = set(), network.stat().st_ino
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                if entry.name.isdigit() and marker in (entry / "environ").read_bytes() + b"\0":
+                if entry.name.isdigit() and (entry / "ns" / "net").stat().st_ino == own:
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     if command.startswith(title):
                         found.add(int(entry.name))
         return found
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)

@@ -9,8 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-REDIS_PORT = 6379
-POSTGRES_PORT = 5432
+from load_tests.drills.nodes import BRIDGE
 
 
 class Redis:
@@ -25,7 +24,7 @@ class Redis:
         program = shutil.which("redis-server")
         if program is None:
             raise RuntimeError("redis-server is missing: apt-get install redis-server")
-        arguments = ["--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"]
+        arguments = ["--bind", BRIDGE, "--dir", str(folder), "--appendonly", "yes"]
         arguments += ["--requirepass", password]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
@@ -55,12 +54,14 @@ class PostgreSQL:
             shutil.chown(path, "postgres")
         arguments = ["-D", str(self._data), "-U", "modelyard", f"--pwfile={folder / 'password'}", "-A", "scram-sha-256"]
         self._run("initdb", *arguments, "--locale=C", "-E", "UTF8", "--no-sync")
+        with (self._data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host modelyard modelyard {BRIDGE}/24 scram-sha-256\n")
         self.start()
         self._run("createdb", "-h", str(folder), "-U", "modelyard", "modelyard", PGPASSWORD=password)
 
     def start(self) -> None:
         """Starts it, also after a kill."""
-        options = f"-c listen_addresses=127.0.0.1 -c port={POSTGRES_PORT} -c unix_socket_directories={self._folder}"
+        options = f"-c listen_addresses={BRIDGE} -c unix_socket_directories={self._folder}"
         arguments = ("-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options)
         until = time.monotonic() + 30
         while True:

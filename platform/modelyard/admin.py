@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, NotRequired, Protocol, Self, TypedDict, Unpack
 
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.rollout import Rollout, Shadow
@@ -370,22 +370,34 @@ def _tensor_from_dict(data: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(data["name"], data["datatype"], tuple(data["shape"]))
 
 
+class By(TypedDict):
+    """Who changes a model, why, and what they know of it.
+
+    Attributes:
+        actor: Who they say they are.
+        message: Why, for the history.
+        expected_generation: The generation of the model that the change is for: ``Conflict`` where it has another by
+            now. Left out or None, any. 0 is that of a model that is not there yet.
+    """
+
+    actor: str
+    message: str
+    expected_generation: NotRequired[int | None]
+
+
 class AdminTransport(Protocol):
     """How the client reaches a platform: over HTTP, or by handle inside the cluster.
 
-    Every method raises the errors of ``modelyard.errors`` as the platform raised them.
+    Every method raises the errors of ``modelyard.errors`` as the platform raised them. What changes a model takes
+    :class:`By`, and also raises ``Conflict`` where the model is at another generation than the one that is expected.
     """
 
-    async def register(
-        self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
-    ) -> ModelStatus:
+    async def register(self, spec: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """Creates the model or changes it to ``spec``; returns when the catalog has it, not when it is ready.
 
         Args:
             spec: A ``ModelSpec`` as JSON.
-            actor: Who asks; over HTTP the platform knows that from the credentials and ignores this.
-            message: Why, for the history.
-            expected_generation: Only if the model is still at this generation; 0 for one that must be new.
+            **by: Who asks, and why.
 
         Returns:
             The status after the change. Its ``version`` and ``state`` speak of the new revision.
@@ -393,7 +405,7 @@ class AdminTransport(Protocol):
         Raises:
             InvalidConfig: Something in it is wrong.
             Forbidden: Its artifact is outside the allowed locations.
-            Conflict: The name belongs to another owner, or the model is at another generation.
+            Conflict: The name belongs to another owner.
         """
 
     async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
@@ -408,10 +420,10 @@ class AdminTransport(Protocol):
             Conflict: It is being removed.
         """
 
-    async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def unregister(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """Takes the model away: it drains first, then ``status`` raises ``ModelNotFound``."""
 
-    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def load(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """Wants the model to run, with its artifact as it now is; returns when the catalog has it.
 
         Changed contents make the next revision, and a model that has failed is tried again. For one that runs with
@@ -423,7 +435,7 @@ class AdminTransport(Protocol):
             Conflict: It is being removed.
         """
 
-    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def unload(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """Wants nothing of the model to run until it is loaded again; it answers what it has accepted first.
 
         Raises:
@@ -431,7 +443,7 @@ class AdminTransport(Protocol):
             Conflict: It is being removed.
         """
 
-    async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def set_traffic(self, name: str, change: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """Sends a model's traffic elsewhere.
 
         Args:
@@ -439,8 +451,7 @@ class AdminTransport(Protocol):
             change: ``weights``, percent by revision (number or label), whole tenths and 100 in sum; a revision with 0
                 runs for who asks for it. ``shadow``, an object with ``revision``, ``percent`` and ``tolerance``, or
                 None for no shadow. What is left out stays.
-            actor: Who asks.
-            message: Why, for the history.
+            **by: Who asks, and why.
 
         Raises:
             InvalidConfig: The change is none.
@@ -448,7 +459,7 @@ class AdminTransport(Protocol):
             Conflict: A rollout is on its way, or the model is not running.
         """
 
-    async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def set_label(self, name: str, label: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """Points a label of one's own at a revision (number or label); None takes the label away.
 
         Raises:
@@ -457,15 +468,14 @@ class AdminTransport(Protocol):
             Conflict: The model is not running, or its labels are its version policy's.
         """
 
-    async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def rollout(self, name: str, plan: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """Brings a revision on its way to all traffic, in steps.
 
         Args:
             name: The model.
             plan: ``to``, the revision (number or label), and the keys of ``rollout`` in the configuration file; those
                 left out are the model's own.
-            actor: Who asks.
-            message: Why, for the history.
+            **by: Who asks, and why.
 
         Raises:
             InvalidConfig: The plan is none.
@@ -473,7 +483,7 @@ class AdminTransport(Protocol):
             Conflict: The revision has all traffic already, or the model is not running.
         """
 
-    async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def promote(self, name: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """Gives a revision (number or label) all traffic as soon as it is ready; None means that of the rollout.
 
         Raises:
@@ -481,7 +491,7 @@ class AdminTransport(Protocol):
             Conflict: There is nothing to promote, or the model is not running.
         """
 
-    async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def rollback(self, name: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """Takes the rollout on its way back; without one, returns to the revision that had all traffic before.
 
         A revision (number or label) that is named is returned to in any case.
@@ -491,7 +501,7 @@ class AdminTransport(Protocol):
             Conflict: There is nothing to return to, or the model is not running.
         """
 
-    async def abort(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def abort(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """Takes the rollout on its way back: its revision loses its traffic.
 
         Raises:
@@ -499,15 +509,15 @@ class AdminTransport(Protocol):
             Conflict: It has no rollout on its way.
         """
 
-    async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
-        """Keeps the rollout on its way at its step; its gates go on holding.
+    async def pause(self, name: str, **by: Unpack[By]) -> ModelStatus:
+        """Keeps the rollout on its way at its step, where its gates go on holding; one that waits does not begin.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It has no rollout on its way, or that is paused.
         """
 
-    async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def resume(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """Lets a paused rollout go on.
 
         Raises:

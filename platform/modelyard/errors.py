@@ -22,6 +22,7 @@
     ├── Unsupported             501  UNIMPLEMENTED        the model or framework cannot do this
     ├── ModelNotReady           503  UNAVAILABLE          loading, failed or gone; comes with Retry-After
     ├── ModelLoadError          503  UNAVAILABLE          the artifact cannot be loaded
+    ├── Unavailable             503  UNAVAILABLE          a part of the platform is away; comes with Retry-After
     └── DeadlineExceeded        504  DEADLINE_EXCEEDED
 
 Constructor arguments go unchanged to ``super().__init__`` and the sentence is built in ``__str__``: only so does an
@@ -290,6 +291,15 @@ class InternalError(_Reasoned):
     """A fault of the platform itself; the log has the details under the request's id."""
 
     code = "internal"
+
+
+class Unavailable(_Reasoned):
+    """A part of the platform cannot be reached now, its controller or the catalog's database; it may be soon."""
+
+    http_status = 503
+    grpc_status = GrpcStatus.UNAVAILABLE
+    code = "unavailable"
+    retry_after_s = 5
 
 
 class Unsupported(_Reasoned):

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _NONE: Final = ("", "-1", "NoDevFiles")
 _MIB: Final = 1024 * 1024
 _UUID_BYTES: Final = 16
+_UNKNOWN: Final = (pynvml.NVMLError, AttributeError)
+"""What the driver does not say; an old one does not know each function."""
 
 
 def list_gpus() -> tuple[str, ...]:
@@ -38,9 +40,11 @@ def memory_mb() -> int | None:
     """MiB of the first GPU of this process, all of it, or of the part that is partitioned off (MIG); None without."""
     cuda = _open_cuda()
     total = ctypes.c_size_t()
-    if cuda is None or cuda.cuDeviceTotalMem_v2(ctypes.byref(total), 0):
+    try:
+        failed = cuda is None or cuda.cuDeviceTotalMem_v2(ctypes.byref(total), 0)
+    except AttributeError:
         return None
-    return total.value // _MIB
+    return None if failed else total.value // _MIB
 
 
 def busy_percent() -> float | None:
@@ -51,7 +55,7 @@ def busy_percent() -> float | None:
     devices = _open_nvml() if list_gpus() else []
     try:
         found = [float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu) for device in devices]
-    except pynvml.NVMLError:
+    except _UNKNOWN:
         return None
     return sum(found) / len(found) if found else None
 
@@ -67,7 +71,10 @@ def _open_cuda() -> Any:
     except OSError:
         return None
     count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+    try:
+        if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+            return None
+    except AttributeError:
         return None
     return cuda
 
@@ -87,7 +94,7 @@ def _open_nvml() -> list[Any]:
             ident = (ctypes.c_char * _UUID_BYTES)()
             cuda.cuDeviceGetUuid_v2(ident, number)
             devices.append(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.UUID(bytes=ident.raw)}".encode()))
-    except pynvml.NVMLError as exc:
+    except _UNKNOWN as exc:
         logger.warning("how busy its GPUs are is not known: %s", exc)
         return []
     return devices

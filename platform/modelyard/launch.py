@@ -90,8 +90,8 @@ def check_locations(config: PlatformConfig) -> tuple[str, ...]:
                 Remote(spec.uri)
             else:
                 resolve(spec.uri)
-            if framework.runs_code(spec.options):
-                check_allowed(spec.uri, config.security.model_roots)
+            for location in framework.code_locations(spec.uri, spec.options):
+                check_allowed(location, config.security.model_roots)
         except InvalidConfig as exc:
             problems += [f"models[{index}].{problem}" for problem in exc.problems]
         except Forbidden as exc:

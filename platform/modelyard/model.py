@@ -212,6 +212,15 @@ class Framework(ABC):
         """
         return self.loads_code
 
+    def code_locations(self, uri: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """From where loading with these options can run code: paths and URLs, all of them to be allowed.
+
+        Args:
+            uri: Of the artifact.
+            options: As for :meth:`runs_code`.
+        """
+        return (uri,) if self.runs_code(options) else ()
+
     def workers(self, path: Path, options: Any) -> int:  # few run on several devices
         """Processes of one replica with GPUs, each of which gets an equal part of them, perhaps on another node.
 

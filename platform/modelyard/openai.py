@@ -12,12 +12,15 @@ cancellation and counts.
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import orjson
+from python_multipart.multipart import parse_options_header
 
 from modelyard.model import Model
 from modelyard.peers import PeerRequest, get_origin, get_peers
@@ -40,6 +43,10 @@ ROUTES: Final = (
 
 MEMBER: Final = "openai"
 """The member of a model's replicas that answers these calls."""
+
+_RESPONSES: Final = "responses"
+_DISPOSITION: Final = b"content-disposition"
+_NUMBER: Final = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream; charset=utf-8"
@@ -131,7 +138,7 @@ class OpenAIModel(Model):
 
         Returns:
             The parts of the reply. A stream's parts are events, each yielded as soon as it is known; what goes wrong
-            after the first is an event ``data: {"error": …}``.
+            after the first is an event, see :func:`encode_error_event`.
 
         Raises:
             ModelyardError: Anything else that the client has to know; the edge gives it OpenAI's shape.
@@ -202,6 +209,52 @@ async def ask(
     async with contextlib.aclosing(get_peers().stream(asked)) as answers:
         async for outputs in answers:
             yield part_from_tensors(outputs)
+
+
+def encode_error_event(route: str, body: bytes, sent: bytes = b"") -> bytes:
+    """The event that ends a stream with an error: ``data: {"error": …}``.
+
+    Events of ``responses`` have a type and a number: there the error is one of the type ``error``, with its members as
+    the reference has them, and once more below ``error``, for which OpenAI's client looks in every event.
+
+    Args:
+        route: What was asked.
+        body: The error as a whole reply has it.
+        sent: The event before it, for the number; empty where there is none.
+
+    Source: OpenAI API reference, "Streaming events", "error".
+    """
+    error = _read_error(body) if route == _RESPONSES else None
+    if error is None:
+        return b"data: %b\n\n" % body
+    numbers = _NUMBER.findall(sent)
+    members = {name: error.get(name) for name in ("code", "message", "param")}
+    number = int(numbers[-1]) + 1 if numbers else 0
+    document = {"type": "error", **members, "sequence_number": number, "error": error}
+    return b"event: error\ndata: %b\n\n" % orjson.dumps(document)
+
+
+def _read_error(body: bytes) -> dict[str, object] | None:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else None
+
+
+def read_disposition(head: bytes) -> dict[bytes, bytes]:
+    """What the headers of a form's part say of it, ``name`` and ``filename``, read as Starlette does.
+
+    Args:
+        head: Of the part, its lines.
+    """
+    options: dict[bytes, bytes] = {}
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == _DISPOSITION:
+            options = parse_options_header(value)[1]
+    return options
 
 
 def _one(value: bytes) -> np.ndarray[tuple[int], np.dtype[np.object_]]:

@@ -51,7 +51,7 @@ class RolloutState(StrEnum):
     """Its revision gets no traffic: it is not ready yet, or nobody has promoted it."""
     RUNNING = "running"
     PAUSED = "paused"
-    """It stays at its step; its gates go on holding."""
+    """It stays at its step, where its gates go on holding, or does not begin."""
     PROMOTED = "promoted"
     """The revision has all traffic."""
     ROLLED_BACK = "rolled_back"
@@ -215,6 +215,14 @@ class Rollout:
         """As it is when its revision has lost its traffic again."""
         return replace(self, state=RolloutState.ROLLED_BACK, reason=reason)
 
+    def paused(self, reason: str = "") -> Rollout:
+        """As it is when somebody wants it to stay where it is."""
+        return replace(self, state=RolloutState.PAUSED, reason=reason)
+
+    def resumed(self, reason: str = "") -> Rollout:
+        """As it is when that is over; one that had not begun waits again."""
+        return replace(self, state=RolloutState.RUNNING if self.step >= 0 else RolloutState.WAITING, reason=reason)
+
     def promoted(self, reason: str = "") -> Rollout:
         """As it is when its revision has got all traffic."""
         return replace(self, state=RolloutState.PROMOTED, reason=reason)
@@ -235,6 +243,8 @@ def decide(rollout: Rollout, *, is_ready: bool, failure: str, seen: Outcomes, el
         return rollout
     if rollout.state is RolloutState.WAITING:
         return _begin(rollout, now) if is_ready and rollout.steps else rollout
+    if rollout.step < 0:  # paused before it began: as long as it has no traffic, whoever repairs it has time
+        return rollout
     if failure:
         return _measured(rollout, seen).rolled_back(f"its revision has failed: {failure}")
     if broken := rollout.gates.find_broken(seen, rollout.min_requests):

@@ -253,7 +253,7 @@ def test_promote_pause_and_rollback_by_hand(client: Platform, rolling: PlatformP
         wait_until(lambda: client.status(name).traffic == {"1": 50.0, "2": 50.0}, 60, "the first step")
         client.pause(name, message="a closer look")
         assert client.status(name).rollout.state is RolloutState.PAUSED
-        with pytest.raises(Conflict, match="expected a rollout that is running, got one that is paused"):
+        with pytest.raises(Conflict, match="expected a rollout that is waiting or running, got one that is paused"):
             client.pause(name)
         with pytest.raises(Conflict, match="a rollout is on its way"):
             client.set_traffic(name, {1: 100})
@@ -299,7 +299,7 @@ def test_everything_is_there_after_a_restart(client: Platform, rolling: Platform
     client.rollout(name, 2, steps=[10, 100], interval_s=3600)
     wait_until(lambda: client.status(name).traffic == {"1": 90.0, "2": 10.0}, 20, "the first step")
     before = client.status(name)
-    assert rolling.stop() == 0
+    rolling.kill()
     rolling.start()
     after = wait_until(lambda: all_ready(client, name), 120, "both revisions")
     assert (after.traffic, after.labels, after.rollout) == (before.traffic, before.labels, before.rollout)

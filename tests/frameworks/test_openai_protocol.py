@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard.errors import InvalidRequest
 from modelyard.openai import OpenAIRequest, Part
-from modelyard_deployments._openai_protocol import Body, Refusal, decode, encode, encode_done, encode_event, refusing
+from modelyard_deployments._openai_multipart import decode_form
+from modelyard_deployments._openai_protocol import (
+    Body,
+    Refusal,
+    decode,
+    encode,
+    encode_done,
+    encode_event,
+    read_text,
+    refusing,
+)
 
 
 class Text(BaseModel):
@@ -107,6 +117,14 @@ async def test_a_refusal_after_the_first_event_is_an_event() -> None:
     assert orjson.loads(part.data.removeprefix(b"data: "))["error"]["message"] == "no"
 
 
+async def test_a_refusal_in_a_response_is_an_event_of_its_type() -> None:
+    first = encode_event({"type": "response.created", "sequence_number": 0}, "response.created")
+    _, part = [part async for part in refusing(parts_then(Refusal("no"), first), "responses")]
+    name, data = part.data.decode().strip().split("\n")
+    error = orjson.loads(data.removeprefix("data: "))
+    assert (name, error["type"], error["message"], error["sequence_number"]) == ("event: error", "error", "no", 1)
+
+
 async def test_what_is_no_mistake_of_the_client_is_raised() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         [part async for part in refusing(parts_then(RuntimeError("broken")))]
@@ -118,6 +136,44 @@ async def test_closing_closes_the_source() -> None:
     await anext(parts)
     await parts.aclose()
     assert [part async for part in source] == []
+
+
+def form(*parts: bytes) -> OpenAIRequest:
+    body = b"".join(b"--b\r\n%b\r\n" % part for part in parts) + b"--b--\r\n"
+    return OpenAIRequest("audio/transcriptions", body, "multipart/form-data; boundary=b")
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'name="file"; filename="a.wav"',
+        b'filename="a.wav"; name="file"',
+        b'filename="name=\\"model\\".wav"; name="file"',
+        b"name=file; filename=a.wav",
+    ],
+)
+def test_a_file_is_found_by_its_own_name(disposition: bytes) -> None:
+    found = decode_form(form(b"content-disposition: form-data; %b\r\n\r\nRIFF" % disposition))
+    assert (found.fields, found.files) == ({}, {"file": b"RIFF"})
+
+
+@pytest.mark.parametrize("name", [b"filename", b'"filename"', b'"x filename"'])
+def test_a_text_may_be_called_as_a_file_is(name: bytes) -> None:
+    head = b"X-Note: filename=a\r\nContent-Disposition: form-data; name=%b\r\n\r\ntext" % name
+    found = decode_form(form(head))
+    assert (found.fields, found.files) == ({name.strip(b'"').decode(): ["text"]}, {})
+
+
+def test_a_part_of_a_form_needs_a_name() -> None:
+    for disposition in (b'filename="name=x"', b"", b'x="name"'):
+        with pytest.raises(Refusal, match="expected a name for each part"):
+            decode_form(form(b"Content-Disposition: form-data; %b\r\n\r\ntext" % disposition))
+
+
+def test_a_text_that_is_nested_too_deeply_is_no_json() -> None:
+    assert read_text('{"a": 99999999999999999999}') == {"a": 99999999999999999999}
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_text("[" * 5000 + "]" * 5000)
 
 
 def test_events_have_their_frame() -> None:

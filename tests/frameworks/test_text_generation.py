@@ -71,6 +71,9 @@ async def test_sampling_parameters_are_parameters() -> None:
     await generate(WHOLE, sampling_parameters='{"max_tokens": 4, "stop": ["a"]}', max_tokens=3)
     assert (WHOLE.asked["max_tokens"], WHOLE.asked["stop"]) == (4, ["a"])
     assert "sampling_parameters" not in WHOLE.asked
+    # Whether that is a seed, the model says.
+    await generate(WHOLE, sampling_parameters='{"seed": 99999999999999999999}')
+    assert WHOLE.asked["seed"] == 1e20
 
 
 async def test_whoever_takes_one_answer_gets_one() -> None:
@@ -121,6 +124,15 @@ async def test_what_the_model_refuses_is_an_error_of_its_kind(model: Writer, kin
         (b"\xff", {}, "UTF-8"),
         (b"a", {"sampling_parameters": "[]"}, "expected a JSON object"),
         (b"a", {"sampling_parameters": "{"}, "expected a JSON object"),
+        (b"a", {"sampling_parameters": 7}, "expected a JSON object as text, got 7"),
+        (b"a", {"sampling_parameters": "[" * 5000 + "]" * 5000}, "expected a JSON object"),
+        (b"a", {"sampling_parameters": '{"a":' + "[" * 500 + "]" * 500 + "}"}, "cannot be written as JSON"),
+        (b"a", {"sampling_parameters": r'{"user": "\ud800"}'}, "expected a JSON object"),
+        (b"a", {"sampling_parameters": '{"temperature": NaN}'}, "expected a JSON object"),
+        (b"a", {"temperature": float("nan")}, 'parameter "temperature": expected a finite number, got nan'),
+        (b"a", {"temperature": float("-inf")}, 'parameter "temperature": expected a finite number, got -inf'),
+        (b"a", {"seed": 10**20}, "cannot be written as JSON"),
+        (b"a", {"user": "\ud800"}, "cannot be written as JSON"),
         (b"a", {"stream": "yes"}, 'parameter "stream": expected true or false'),
         (b"a", {"exclude_input_in_output": 1}, 'parameter "exclude_input_in_output": expected true or false'),
     ],

@@ -143,6 +143,21 @@ def test_arguments_that_name_code_run_it(framework: str, engine: dict[str, Any],
     assert get_framework(framework).runs_code({"engine": engine}) is runs
 
 
+@pytest.mark.parametrize("framework", ["vllm", "huggingface"])
+def test_code_beside_the_models_own_has_to_be_allowed_too(framework: str) -> None:
+    engine = {
+        "tokenizer": "/elsewhere/tokenizer",
+        "hf_config_path": "/elsewhere/config",
+        "speculative_config": {"model": "/elsewhere/draft", "num_speculative_tokens": 2},
+    }
+    find = get_framework(framework).code_locations
+    assert find("models/m", {"engine": engine}) == (), "nothing runs code"
+    places = find("models/m", {"engine": engine | {"trust_remote_code": True}})
+    assert places == ("models/m", "/elsewhere/tokenizer", "/elsewhere/config", "/elsewhere/draft")
+    ngram = {"trust_remote_code": True, "speculative_config": {"model": "ngram"}}
+    assert find("models/m", {"engine": ngram}) == ("models/m",)
+
+
 @pytest.mark.parametrize(
     ("engine", "said"),
     [

@@ -46,6 +46,9 @@ class Table:
         numbers = count(1)
         self.lora_id_counter = SimpleNamespace(inc=lambda _: next(numbers))
 
+    def is_base_model(self, name: str) -> bool:
+        return name == "base"
+
     def model_name(self, lora_request: Any = None) -> str:
         return "base" if lora_request is None else str(lora_request.lora_name)
 
@@ -59,26 +62,22 @@ def put(folder: Path, name: str, weights: str, broken: bool = False) -> None:
         (folder / name / "broken").touch()
 
 
-def follow(folder: Path, *changes: Callable[[], Any], keeps: bool = False) -> list[dict[str, Any]]:
-    """The table after each change."""
+def follow(folder: Path, *changes: Callable[[], Any]) -> list[dict[str, Any]]:
+    """The table after each change, and the weights that the engine would read now of each adapter that it ever had."""
     from modelyard_deployments._vllm_adapters import Adapters, Folder
 
-    class Keeping(Folder):
-        """As a store, whose copies stay."""
-
-        def has(self, name: str, stamp: str) -> bool:
-            return True
-
     table = Table(Engine())
-    adapters = Adapters(Keeping(folder) if keeps else Folder(folder), table)
-    seen = []
+    adapters = Adapters(Folder(folder), table)
+    seen, paths = [], {}
     for change in changes:
         change()
         asyncio.run(adapters._follow())
         assert adapters.names == tuple(sorted(table.lora_requests))
         assert all(table.model_name(request) == name for name, request in table.lora_requests.items())
         loaded = {name: (one.lora_name, one.lora_int_id) for name, one in table.lora_requests.items()}
-        seen.append({"loaded": loaded, "base": table.model_name()})
+        paths |= {one.lora_int_id: Path(one.lora_path) for one in table.lora_requests.values()}
+        weights = {number: (path / "adapter_model.safetensors").read_text() for number, path in paths.items()}
+        seen.append({"loaded": loaded, "base": table.model_name(), "weights": list(weights.values())})
     return seen
 
 
@@ -98,6 +97,7 @@ def scenarios(folder: Path) -> dict[str, Any]:
     def keys(name: str) -> list[str]:
         return _gen_lora_extra_hash_keys(SimpleNamespace(lora_request=SimpleNamespace(lora_name=name)))  # type: ignore[arg-type]
 
+    os.environ["MODELYARD_CACHE"] = str(folder / "cache")
     places = [folder / name for name in "abcd"]
     for place in places:
         place.mkdir()
@@ -113,8 +113,17 @@ def scenarios(folder: Path) -> dict[str, Any]:
     return {
         "replaced": replaced,
         "keys": [keys(name) for name in names],
-        "broken": follow(second, lambda: put(second, "a", "x"), lambda: put(second, "a", "y", broken=True)),
-        "kept": follow(third, lambda: put(third, "a", "x"), lambda: put(third, "a", "y", broken=True), keeps=True),
+        "broken": follow(
+            second,
+            lambda: put(second, "a", "x"),
+            lambda: put(second, "a", "y", broken=True),
+            lambda: put(second, "a", "z", broken=True),
+        ),
+        "odd": follow(
+            third,
+            lambda: [put(third, name, name) for name in ("a", "base")],
+            lambda: (third / "a" / "link").symlink_to("nothing"),
+        ),
         "back": follow(
             fourth,
             lambda: put(fourth, "a", "x"),
@@ -145,14 +154,25 @@ def test_answers_have_the_adapters_own_name(seen: dict[str, Any]) -> None:
     assert all(one["base"] == "base" for one in seen["replaced"])
 
 
-def test_one_that_cannot_be_loaded_leaves_the_one_before_it_where_its_files_are_kept(seen: dict[str, Any]) -> None:
-    before, after = seen["kept"]
-    assert before == after
+def test_one_that_cannot_be_loaded_leaves_the_one_before_it(seen: dict[str, Any]) -> None:
+    before, after, again = seen["broken"]
+    assert before["weights"] == ["x"]
+    assert before == after == again
 
 
-def test_and_ends_it_where_they_have_been_written_over(seen: dict[str, Any]) -> None:
-    before, after = (one["loaded"] for one in seen["broken"])
-    assert (before.keys(), after) == ({"a"}, {})
+def test_the_engine_finds_the_files_of_all_that_it_was_given(seen: dict[str, Any]) -> None:
+    assert [one["weights"] for one in seen["replaced"]] == [
+        ["old"],
+        ["old", "newer"],
+        ["old", "newer"],
+        ["old", "newer", "third one"],
+    ]
+
+
+def test_no_adapter_takes_the_models_name_and_a_link_to_nothing_is_no_trouble(seen: dict[str, Any]) -> None:
+    first, second = (one["loaded"] for one in seen["odd"])
+    assert first.keys() == second.keys() == {"a"}
+    assert first["a"] != second["a"], "a file has come"
 
 
 def test_files_that_come_back_are_loaded_anew(seen: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from openai.types.responses import ResponseErrorEvent
 
+from modelyard.errors import Overloaded, Unavailable
 from modelyard.openai import EVENTS, Part
 from modelyard_deployments._vllm_errors import say_errors
 
@@ -69,7 +71,6 @@ async def said(*parts: Part, route: str = "chat/completions") -> list[Part]:
             error("The model `x` does not exist.", "NotFoundError", 404, "model"),
             ("The model `x` does not exist.", "invalid_request_error", "model", "model_not_found"),
         ),
-        (error("full", "x", 429), ("full", "rate_limit_error", None, "overloaded")),
         (
             error(TYPE, "Bad Request", param="body.EmbeddingCompletionRequest.input"),
             (
@@ -79,7 +80,6 @@ async def said(*parts: Part, route: str = "chat/completions") -> list[Part]:
                 "invalid_type",
             ),
         ),
-        (error("loading", "x", 503), ("loading", "server_error", None, "model_not_ready")),
         (error("broken", "InternalServerError", 500), ("broken", "server_error", None, "internal")),
         (error("no", "NotImplementedError", 501), ("no", "server_error", None, "unsupported")),
         ({"detail": "odd"}, ('{"detail": "odd"}', "invalid_request_error", None, "invalid_value")),
@@ -104,12 +104,46 @@ async def test_a_stream_that_begins_with_an_error_is_a_reply() -> None:
     assert (part.status, json.loads(part.data)["error"]["code"]) == (404, "not_found")
 
 
-async def test_a_full_queue_is_429() -> None:
-    document = error("The engine is currently busy and cannot accept new requests.", "Service Unavailable", 503)
-    for part in (Part(json.dumps(document).encode(), 503), Part(event(document), 200, EVENTS)):
+@pytest.mark.parametrize(
+    ("message", "code", "wanted"),
+    [
+        ("The engine is currently busy and cannot accept new requests.", 503, Overloaded),
+        ("full", 429, Overloaded),
+        ("loading", 503, Unavailable),
+    ],
+)
+async def test_after_what_may_pass_the_client_is_to_try_again(message: str, code: int, wanted: type[Exception]) -> None:
+    document = error(f"{message} (parameter=x)", "Service Unavailable", code)
+    for part in (Part(json.dumps(document).encode(), code), Part(event(document), 200, EVENTS)):
+        with pytest.raises(wanted) as caught:
+            await said(part)
+        assert str(caught.value) == message
+
+
+async def test_a_full_queue_is_an_event_where_the_stream_has_begun() -> None:
+    *_, last = await said(Part(event({"choices": []}), 200, EVENTS), Part(event(error("full", "x", 429)), 200, EVENTS))
+    assert json.loads(last.data.removeprefix(b"data: "))["error"]["code"] == "overloaded"
+
+
+async def test_what_cannot_be_processed_is_a_mistake_as_any_other() -> None:
+    document = error("the image cannot be fetched", "UnprocessableEntityError", 422, "messages")
+    for part in (Part(json.dumps(document).encode(), 422), Part(event(document), 200, EVENTS)):
         (answer,) = await said(part)
-        found = json.loads(answer.data)["error"]
-        assert (answer.status, found["type"], found["code"]) == (429, "rate_limit_error", "overloaded")
+        assert (answer.status, json.loads(answer.data)["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_an_error_of_a_response_is_an_event_with_a_name_and_a_number() -> None:
+    begin = b'event: response.created\ndata: {"type": "response.created", "sequence_number": 4}\n\n'
+    broken = event(error("broken", "InternalServerError", 500))
+    for parts in ([begin, broken], [begin + broken]):
+        *_, last = await said(*(Part(one, 200, EVENTS) for one in parts), route="responses")
+        name, data = last.data.decode().strip().split("\n")
+        told = {"code": "internal", "message": "broken", "param": None}
+        assert name == "event: error"
+        assert json.loads(data.removeprefix("data: ")) == {
+            "type": "error", **told, "sequence_number": 5, "error": {**told, "type": "server_error"}
+        }  # fmt: skip
+        assert ResponseErrorEvent.model_validate_json(data.removeprefix("data: ")).message == "broken"
 
 
 @pytest.mark.parametrize("together", [False, True])

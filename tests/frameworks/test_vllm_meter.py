@@ -54,3 +54,16 @@ def test_what_was_cancelled_is_told_once_nothing_runs() -> None:
     assert [step.running for step in told.steps] == [3, 0]
     logger.record(scheduler(1), None, engine_idx=0)
     assert told.last == (1, 0, 0.0)
+
+
+def test_what_is_kept_for_another_engine_stays_when_nothing_runs() -> None:
+    told = Told()
+    logger = StatLogger(told, keeps_cache=True)
+    logger.record(scheduler(0, 0, 0.5), None)
+    logger.settle()
+    assert len(told.steps) == 1
+    logger.record(scheduler(3, 0, 0.75), None)
+    logger.settle()
+    logger.settle()
+    assert len(told.steps) == 3
+    assert told.last == (0, 0, 0.75)

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Form, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelyard.openai import OpenAIRequest
@@ -58,21 +59,38 @@ class Structured:
     regex: str | None = None
 
 
+class OneForm(Base):
+    options: StreamOptions
+
+
+class OtherForm(Base):
+    options: Schema
+
+
+class Heard(Base):
+    file: UploadFile
+    model: str | None = None
+    language: str | None = None
+    grains: list[Literal["word"]] = Field(alias="grains[]", default=[])
+
+
 class Chat(Base):
     model: str
     stream_options: StreamOptions | None = None
     response_format: Format | Tag | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none"] | Tool | None = None
-    structured_outputs: Structured | None = None
+    structured_outputs: Structured | OneForm | OtherForm | None = None
     extra: dict[str, Any] | None = None
 
 
 def make_requests() -> Requests:
     async def chat(body: Chat) -> None: ...
+    async def hear(body: Annotated[Heard, Form()]) -> None: ...
 
     app = FastAPI()
     app.post("/v1/chat/completions")(chat)
+    app.post("/v1/audio/transcriptions")(hear)
     return Requests(app.routes)
 
 
@@ -111,10 +129,41 @@ def test_an_unknown_name_is_refused_with_the_nearest(document: dict[str, Any], p
         {"response_format": {"type": "structural_tag", "format": {"anything": 1}}},
         {"tool_choice": "none", "structured_outputs": {"regex": "a"}, "extra": {"anything": 1}},
         {"user": "u", "store": True, "service_tier": "flex"},
+        {"structured_outputs": {"options": {"include_usage": True}}},
+        {"structured_outputs": {"options": {"name": "x", "schema": {}}}},
     ],
 )
 def test_what_is_known_or_may_be_anything_is_taken(document: dict[str, Any]) -> None:
     check(document)
+
+
+@pytest.mark.parametrize("name", ["tools", "response_format"])
+def test_what_is_nested_too_deeply_is_refused(name: str) -> None:
+    body = b'{"model": "m", "%b": %b%b}' % (name.encode(), b"[" * 1000, b"]" * 1000)
+    with pytest.raises(Refusal, match="nested too deeply") as caught:
+        REQUESTS.check(OpenAIRequest("chat/completions", body))
+    assert caught.value.param == name
+
+
+def check_form(files: dict[str, Any] | None = None, **fields: Any) -> None:
+    sent = httpx.Request("POST", "http://host/", files=files or {"file": ("a.wav", b"RIFF")}, data=fields)
+    REQUESTS.check(OpenAIRequest("audio/transcriptions", sent.read(), sent.headers["content-type"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("langauge", "language"), ("grains", r"grains\[\]"), ("chunking_strategy", ""), ("include[]", "")],
+)
+def test_an_unknown_field_of_a_form_is_refused_too(name: str, near: str) -> None:
+    with pytest.raises(Refusal, match=f'did you mean "{near}"' if near else "unknown parameter") as caught:
+        check_form(model="m", **{name: "word"})
+    assert (caught.value.param, caught.value.code) == (name, "unknown_parameter")
+
+
+def test_an_unknown_file_of_a_form_is_refused_and_known_fields_are_taken() -> None:
+    check_form(model="m", language="en", **{"grains[]": ["word", "word"]})
+    with pytest.raises(Refusal, match='unknown parameter "files"'):
+        check_form(files={"file": ("a.wav", b"RIFF"), "files": ("b.wav", b"RIFF")})
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,25 @@ async def test_what_hears_gives_texts() -> None:
     assert names(predictor) == (["audio"], ["text"])
     heard = (await predictor.predict(texts(audio=["RIFF\r\n--", "x"])))["text"]
     assert heard.tolist() == [b"m hears RIFF\r\n--", b"m hears x"]
+
+
+async def test_where_one_recording_is_none_the_others_are_not_heard_to_the_end() -> None:
+    given_up = []
+
+    async def hear(request: OpenAIRequest) -> Any:
+        if decode_form(request).files["file"] == b"x":
+            raise InvalidRequest("no recording")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            given_up.append(request)
+            raise
+
+    predictor = await make_predictor("m", ("audio/transcriptions",), hear)
+    assert predictor is not None
+    with pytest.raises(InvalidRequest, match="no recording"):
+        await predictor.predict(texts(audio=["a", "x", "b"]))
+    assert len(given_up) == 2
 
 
 async def test_what_generates_or_does_none_of_it_predicts_nothing() -> None:

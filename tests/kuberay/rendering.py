@@ -21,6 +21,9 @@ OVERLAYS = sorted(path.name for path in (KUBERAY / "overlays").iterdir())
 _OWN = ("object-store", "fault-tolerance", "https-out", "eks-pod-identity", "gke-workload-identity")
 COMBINED = {
     "overlays/cpu with object-store": ("overlays/cpu", "object-store"),
+    "overlays/cpu with volume": ("overlays/cpu", "model-volume", "long-requests"),
+    "overlays/ha with object-store": ("overlays/ha", "object-store", "long-requests"),
+    "overlays/incremental-upgrade with databases": ("overlays/incremental-upgrade", "fault-tolerance", "object-store"),
     "overlays/gpu with everything": ("overlays/gpu", *_OWN),
     "overlays/llm with everything": ("overlays/llm", *_OWN),
 }
@@ -35,7 +38,7 @@ Document = dict[str, Any]
 def kustomize(folder: str) -> str:
     """The final YAML of a folder of ``kuberay/``. Nobody is asked for anything: kubectl does this alone."""
     if folder not in COMBINED:
-        return _kustomize(KUBERAY / folder)
+        return kustomize_folder(KUBERAY / folder)
     overlay, *names = COMBINED[folder]
     components = ", ".join(f"../../components/{name}" for name in names)
     return kustomize_own(f"namespace: modelyard\nresources: [../../{overlay}]\ncomponents: [{components}]\n")
@@ -54,10 +57,11 @@ def kustomize_own(kustomization: str, files: Mapping[str, str] = MappingProxyTyp
         own.mkdir()
         for name, text in {**files, "kustomization.yaml": kustomization}.items():
             (own / name).write_text(text)
-        return _kustomize(own)
+        return kustomize_folder(own)
 
 
-def _kustomize(folder: Path) -> str:
+def kustomize_folder(folder: Path) -> str:
+    """The final YAML of any folder."""
     kubectl = Path(sys.executable).with_name("kubectl")  # of the development extra, always the same version
     result = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

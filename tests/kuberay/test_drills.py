@@ -19,13 +19,13 @@ CUT = b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{}"
 
 
 @contextmanager
-def serving(*answers: bytes) -> Iterator[int]:
-    """A server that gives each connection these answers and closes it then; the port."""
+def serving(*answers: bytes) -> Iterator[str]:
+    """A server that gives each connection these answers and closes it then; HOST:PORT."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=_serve, args=(server, answers))
         thread.start()
         try:
-            yield server.getsockname()[1]
+            yield f"127.0.0.1:{server.getsockname()[1]}"
         finally:
             server.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -44,11 +44,11 @@ def _serve(server: socket.socket, answers: Sequence[bytes]) -> None:
                 connection.sendall(answer)
 
 
-def load(port: int, until: Callable[[Report], bool], may_break: bool = False) -> Report:
+def load(endpoint: str, until: Callable[[Report], bool], may_break: bool = False) -> Report:
     """What one client found by then."""
     total = Report()
     end = time.monotonic() + 10
-    with Load(lambda: [port], MODEL, ROW, clients=1, pause_s=0.001, may_break=lambda _: may_break) as client:
+    with Load(lambda: [endpoint], MODEL, ROW, clients=1, pause_s=0.001, may_break=lambda _: may_break) as client:
         while not until(total) and time.monotonic() < end:
             time.sleep(0.01)
             report = client.take()
@@ -60,30 +60,30 @@ def load(port: int, until: Callable[[Report], bool], may_break: bool = False) ->
 
 
 def test_a_kept_connection_may_be_closed_between_requests() -> None:
-    with serving(ANSWER, ANSWER) as port:
-        report = load(port, lambda found: found.resent >= 2)
+    with serving(ANSWER, ANSWER) as endpoint:
+        report = load(endpoint, lambda found: found.resent >= 2)
     assert report.resent >= 2
     assert report.failures.total() == 0
 
 
 @pytest.mark.parametrize("answers", [[ANSWER, CUT], [CUT], []], ids=["kept", "new", "none"])
 def test_no_other_connection_may_break(answers: list[bytes]) -> None:
-    with serving(*answers) as port:
-        report = load(port, lambda found: found.failures.total() > 0)
+    with serving(*answers) as endpoint:
+        report = load(endpoint, lambda found: found.failures.total() > 0)
         assert report.failures.total() > 0
-        assert f"{port} was not to break" in next(iter(report.failures))
+        assert f"{endpoint} was not to break" in next(iter(report.failures))
 
 
 def test_connections_to_what_was_ended_may_break_in_any_way() -> None:
-    with serving(ANSWER, CUT) as port:
-        report = load(port, lambda found: found.resent >= 2, may_break=True)
+    with serving(ANSWER, CUT) as endpoint:
+        report = load(endpoint, lambda found: found.resent >= 2, may_break=True)
     assert report.resent >= 2
     assert report.failures.total() == 0
 
 
 def test_the_time_without_an_answer_counts_while_it_lasts() -> None:
-    with serving() as port:
-        assert load(port, lambda found: found.gap_s > 0.2).gap_s > 0.2
+    with serving() as endpoint:
+        assert load(endpoint, lambda found: found.gap_s > 0.2).gap_s > 0.2
 
 
 def test_overlays_that_cannot_be_drilled_are_told_apart() -> None:

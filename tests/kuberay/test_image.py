@@ -90,6 +90,13 @@ def test_an_image_has_what_the_operator_s_commands_and_probes_use() -> None:
     assert {"bash", "wget"} <= set(installed[0].split())
 
 
+def test_a_login_shell_finds_what_the_pods_begin_with() -> None:
+    # ENABLE_LOGIN_SHELL of the operator; /etc/profile sets PATH anew and reads what is in this folder then.
+    assert 'echo "PATH=/opt/venv/bin:\\$PATH" > /etc/profile.d/modelyard.sh' in stage("base")
+    for name in ("cpu", "gpu"):
+        assert 'bash -lc "type -P bash wget ray serve modelyard"' in stage(name)
+
+
 def test_the_version_of_python_is_one_that_the_platform_runs_on() -> None:
     python = re.search(r"^ARG PYTHON=(\d+\.\d+)\.\d+-slim-\w+$", DOCKERFILE.read_text(), re.MULTILINE)
     assert python is not None

@@ -8,18 +8,21 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Unpack
 
 import httpx
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 from starlette.types import ASGIApp
 
-from modelyard.admin import AdminTransport, ModelStatus
+from modelyard.admin import AdminTransport, By, ModelStatus
 from modelyard.catalog import Catalog
 from modelyard.client import AsyncPlatform, HttpTransport
 from modelyard.errors import ModelNotFound
+from modelyard.protocol.openapi import OPERATIONS
 from modelyard.rollout import RolloutState
-from modelyard.serve.admin import AdminHandlers
+from modelyard.serve.admin import AdminHandlers, HandleTransport
 from modelyard.serve.edge import SHORT_WAY
 from modelyard.serve.http import make_app
 from modelyard.testing.platform import FakePlatform
@@ -66,6 +69,39 @@ async def platform(app: ASGIApp) -> AsyncIterator[AsyncPlatform]:
         yield platform
 
 
+class Away:
+    """The handle of a controller none of whose methods come back with an answer."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, verb: str) -> Any:
+        return SimpleNamespace(remote=self._fail)
+
+    async def _fail(self, *_: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "words"),
+    [
+        (ActorDiedError(), 503, "unavailable", "the platform's controller does not answer: ActorDiedError"),
+        (TimeoutError(), 504, "deadline-exceeded", "no answer within 30 s; the platform's controller may do it yet"),
+        (RayTaskError("status", "", ValueError("ours")), 500, "internal", "the server's log has the details"),
+    ],
+    ids=["away", "late", "at fault"],
+)
+async def test_what_a_controller_does_that_does_not_answer(
+    error: Exception, status: int, code: str, words: str
+) -> None:
+    app = make_app(AdminHandlers(HandleTransport(Away(error)), 0.05).routes(), 1_000_000, _lifespan)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
+        reply = await client.get(f"{MODELS}/m")
+    assert (reply.status_code, reply.json()["code"]) == (status, code)
+    assert words in reply.json()["error"]
+    assert ("retry-after" in reply.headers) == (status == 503)
+
+
 @pytest.mark.parametrize(
     ("query", "headers", "words"),
     [
@@ -85,22 +121,19 @@ async def test_a_condition_that_is_none_goes_no_further(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "headers", "words"),
+    ("method", "path", "words"),
     [
-        ("PUT", "m/traffic?dry_run=true", {}, "query dry_run: expected no parameters here"),
-        ("DELETE", "m?dry_run=true", {}, 'query dry_run: expected "message"'),
-        ("POST", "m/rollback?expected_generation=1", {}, "query expected_generation: expected no parameters here"),
-        ("POST", "m/load?force=1", {}, "query force: expected no parameters here"),
-        ("POST", "?force=1", {}, 'query force: expected "dry_run", "expected_generation"'),
-        ("POST", "m/promote", {"if-match": "1"}, "header if-match: expected none"),
-        ("DELETE", "m/labels/mine", {"if-match": "1"}, "header if-match: expected none"),
+        ("PUT", "m/traffic?dry_run=true", 'query dry_run: expected "expected_generation"'),
+        ("DELETE", "m?dry_run=true", 'query dry_run: expected "message", "expected_generation"'),
+        ("POST", "m/load?force=1", 'query force: expected "expected_generation"'),
+        ("POST", "?force=1", 'query force: expected "dry_run", "expected_generation"'),
     ],
 )
 async def test_what_a_change_does_not_look_at_is_refused_and_nothing_done(
-    client: httpx.AsyncClient, behind: FakePlatform, method: str, path: str, headers: dict[str, str], words: str
+    client: httpx.AsyncClient, behind: FakePlatform, method: str, path: str, words: str
 ) -> None:
     url = f"{MODELS}{path if path.startswith('?') else f'/{path}'}"
-    reply = await client.request(method, url, json={}, headers=headers)
+    reply = await client.request(method, url, json={})
     assert reply.status_code == 400
     assert words in reply.json()["error"]
     assert behind.requests == []
@@ -114,8 +147,8 @@ async def test_who_asks_is_who_they_say_they_are(
 ) -> None:
     asked: list[str] = []
 
-    async def load(self: object, name: str, *, actor: str, message: str) -> ModelStatus:
-        asked.append(actor)
+    async def load(self: object, name: str, **by: Unpack[By]) -> ModelStatus:
+        asked.append(by["actor"])
         raise ModelNotFound(name)
 
     monkeypatch.setattr(HttpTransport, "load", load)
@@ -148,6 +181,64 @@ async def test_a_registration_may_be_for_one_generation_only(
     await client.post(MODELS, json=SPEC)
     assert (await client.post(f"{MODELS}?{query}", json=SPEC | {"uri": "x"}, headers=headers)).status_code == 200
     assert (await client.post(f"{MODELS}?{query}", json=SPEC, headers=headers)).status_code == 409
+
+
+CHANGES = [
+    (method, path)
+    for method, path, _ in AdminHandlers(HandleTransport(Away(TimeoutError()))).routes()  # type: ignore[arg-type]
+    if method != "GET"
+]
+BODIES: dict[str, dict[str, Any]] = {
+    f"POST {MODELS}": SPEC,
+    f"PUT {MODELS}/{{model}}/traffic": {"weights": {"1": 100}},
+    f"PUT {MODELS}/{{model}}/labels/{{label}}": {"revision": 1},
+    f"POST {MODELS}/{{model}}/rollout": {"to": 2},
+}
+"""Of those changes that need one."""
+
+
+async def _change(client: httpx.AsyncClient, method: str, path: str, **parts: Any) -> httpx.Response:
+    """One of the changes, of a model ``m`` and its label ``own``."""
+    body = BODIES.get(f"{method} {path}", {})
+    content = b"" if method == "DELETE" else json.dumps(body)
+    return await client.request(method, path.format(model="m", label="own"), content=content, **parts)
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+async def test_every_change_may_be_for_one_generation_only(
+    client: httpx.AsyncClient, platform: AsyncPlatform, method: str, path: str
+) -> None:
+    await platform.set_label("m", "own", 2)
+    generation = (await (platform.pause("m") if path.endswith("resume") else platform.status("m"))).generation
+    for stale in (
+        {"params": {"expected_generation": generation - 1}},
+        {"headers": {"if-match": f'"{generation + 1}"'}},
+    ):
+        refused = await _change(client, method, path, **stale)
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        assert f"got {generation}" in refused.json()["error"]
+    done = await _change(client, method, path, headers={"if-match": str(generation)})
+    assert done.is_success, done.text
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+async def test_a_generation_that_is_none_goes_no_further(
+    client: httpx.AsyncClient, behind: FakePlatform, method: str, path: str
+) -> None:
+    for where, nonsense in (
+        ("query", {"params": {"expected_generation": "new"}}),
+        ("header", {"headers": {"if-match": "*"}}),
+    ):
+        reply = await _change(client, method, path, **nonsense)
+        assert reply.status_code == 400
+        assert reply.json()["error"].startswith(where)
+    assert behind.requests == []
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+def test_the_document_says_that_every_change_may_be_for_one_generation(method: str, path: str) -> None:
+    (operation,) = [one for one in OPERATIONS if (one.method, one.path) == (method, path)]
+    assert {"ExpectedGeneration", "IfMatch"} <= set(operation.parameters)
 
 
 async def test_a_spec_is_what_would_register_the_model_again(client: httpx.AsyncClient) -> None:

@@ -27,6 +27,7 @@ from modelyard.errors import (
     ModelNotReady,
     ModelyardError,
     Overloaded,
+    Unavailable,
 )
 from modelyard.model import describe as describe_model
 from modelyard.model import refresh_frameworks
@@ -35,6 +36,7 @@ from modelyard.routing import RouteTable
 from modelyard.scaling import Decision, Load
 from modelyard.serve import autoscaling, counts, descriptions, failures, knowledge, pools
 from modelyard.serve import controller as module
+from modelyard.serve.admin import HandleTransport
 from modelyard.serve.applications import RevisionDeployment
 from modelyard.serve.controller import Controller
 from modelyard.serve.observed import Observed
@@ -272,6 +274,58 @@ async def test_one_that_serve_refuses_waits_with_the_reason_and_keeps_no_other_f
     assert remembering.deployed == ["good@1", "bad@1"]
 
 
+async def test_what_is_wanted_once_more_is_tried_by_the_next_round_where_one_fails(start, remembering, monkeypatch):
+    controller = await start(m="one.fake")
+    await controller.step()
+    remembering.given_up.add("m@1")
+    await controller.round()
+    assert (await controller.status("m")).state is ModelState.FAILED
+    await controller.load("m", "me", "")
+
+    def read() -> Any:
+        raise ConnectionError("Serve's controller starts anew")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_applications", read)
+        with pytest.raises(ConnectionError):
+            await controller.round()
+    await controller.step()
+    await controller.step()
+    assert remembering.deployed == ["m@1", "m@1"]
+
+
+async def test_a_model_that_cannot_be_forgotten_now_keeps_no_other_from_being_deployed(
+    start, remembering, artifacts, monkeypatch
+):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.unregister("m", "me", "")
+    await controller.register({**_spec(artifacts, "two.fake"), "name": "n"}, "me", "")
+
+    def purge(name: str) -> None:
+        raise Unavailable("the catalog's database failed: disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(controller._catalog, "purge_model", purge)
+        await controller.round()
+    assert (await controller.status("m")).state is ModelState.REMOVING
+    assert remembering.deployed == ["n@1"]
+    await controller.round()
+    assert isinstance(await controller.status("m"), ModelNotFound)
+
+
+async def test_a_controller_whose_rounds_do_not_end_is_not_healthy(start):
+    controller = await start()
+    await controller.round()
+    controller._threads = []
+    controller._round_began = 0.0
+    controller.now = 100.0
+    controller.check_health()
+    controller.now = 1000.0
+    with pytest.raises(RuntimeError, match="reconciliation has been stuck for 1000 s"):
+        controller.check_health()
+
+
 async def test_a_controller_that_has_not_looked_gives_no_empty_table(start, remembering):
     await (await start(m="one.fake")).step()
     remembering.run("m@1")
@@ -387,6 +441,17 @@ async def test_models_go_on_as_they_were_where_their_store_is_away_at_a_start(
     assert asked == ["s3://bucket/far"], "a store that is away is not asked for each of its models"
     refused = await second.register({**spec, "name": "new"}, "", "")
     assert (type(refused), refused.http_status) == (StoreAway, 503), "that is not the client's fault"
+    asked.clear()
+    await second.look()
+    assert len(asked) == 1
+    monkeypatch.setattr("modelyard.serve.artifacts.find_artifact", lambda uri: LocalArtifact(artifacts / folder))
+    second._registrations._silent.clear()
+    await second.look()
+    await second.step()
+    remembering.run(f"other@{(await second.status('other')).version}")
+    await second.step()
+    assert (await second.status("other")).state is ModelState.READY, "its store answers"
+    monkeypatch.setattr("modelyard.serve.artifacts.find_artifact", away)
     for change in ({"options": {"load_s": 0.5}}, {"uri": "s3://bucket/elsewhere"}):
         changed = start({**spec, **change})
         await changed.step()
@@ -1004,6 +1069,60 @@ async def test_loading_without_the_artifact_is_refused_and_leaves_all_as_it_was(
     assert isinstance(error, ModelLoadError)
     assert "does not exist" in str(error)
     assert (await _table(controller)).get_ready("m")[0].version == "1"
+
+
+async def test_loading_another_generation_reads_no_artifact(serving, artifacts):
+    controller = await serving()
+    (artifacts / "one.fake").unlink()
+    error = await controller.load("m", "me", "", 7)
+    assert isinstance(error, Conflict)
+    assert "expected generation 7, got 1" in str(error)
+
+
+@pytest.mark.parametrize(("expected", "attempts"), [(None, 2), (1, 1)])
+async def test_a_change_while_the_artifact_is_read_is_waited_out_unless_a_generation_is_named(
+    serving, monkeypatch, expected, attempts
+):
+    controller = await serving()
+    registrations, seen = controller._registrations, []
+    read = registrations._read_again
+
+    def read_while_another_changes_it(record):
+        seen.append(record.generation)
+        controller._catalog.set_label("m", "mine", 1)
+        return read(record)
+
+    monkeypatch.setattr(registrations, "_read_again", read_while_another_changes_it)
+    answer = await controller.load("m", "me", "", expected)
+    assert (len(seen), isinstance(answer, Conflict)) == (attempts, expected is not None)
+
+
+CHANGES: dict[str, tuple[Any, ...]] = {
+    "unregister": (),
+    "load": (),
+    "unload": (),
+    "set_traffic": ({"weights": {"1": 100}},),
+    "set_label": ("mine", "1"),
+    "rollout": ({"to": 1},),
+    "promote": ("1",),
+    "rollback": ("1",),
+    "abort": (),
+    "pause": (),
+    "resume": (),
+}
+
+
+@pytest.mark.parametrize("verb", CHANGES)
+async def test_every_change_by_handle_may_be_for_one_generation(serving, verb):
+    controller = await serving()
+
+    class Handle:
+        def __getattr__(self, name: str) -> Any:
+            return SimpleNamespace(remote=getattr(controller, name))
+
+    change = getattr(HandleTransport(Handle()), verb)
+    with pytest.raises(Conflict, match="expected generation 7, got 1"):
+        await change("m", *CHANGES[verb], actor="me", message="", expected_generation=7)
 
 
 async def test_a_failed_model_is_tried_again_though_serve_has_not_forgotten_it(start, remembering, artifacts, kept):

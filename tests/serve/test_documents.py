@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -188,13 +187,11 @@ def test_finding_the_files_imports_no_web_framework() -> None:
     assert (before, carrier) == (after, "False")
 
 
-async def test_a_thousand_models_do_not_hold_up_the_loop(make_site) -> None:
+async def test_a_thousand_models_make_no_longer_document_than_a_few(make_site) -> None:
     site = make_site()
+    few = await site.client.get("/openapi.json")
     (revision,) = site.plane.table.models["late"].revisions.values()
     models = {f"m{i}": ModelRoute(f"m{i}", "1", {"1": replace(revision, model=f"m{i}")}) for i in range(1000)}
     site.plane.table = RouteTable("e", 2, models)
-    await site.client.get("/openapi.json")
-    begun = time.perf_counter()
-    reply = await site.client.get("/openapi.json")
-    assert time.perf_counter() - begun < 0.25
-    assert len(reply.content) < 200_000
+    many = await site.client.get("/openapi.json")
+    assert len(many.content) <= len(few.content)

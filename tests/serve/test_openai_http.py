@@ -26,6 +26,7 @@ from modelyard.serve.runners import Runners
 from modelyard.signature import Signature, TensorSpec
 from modelyard.tensor import Parameters, Tensors, to_bytes_array
 from modelyard_deployments._openai_multipart import decode_form
+from modelyard_deployments._vllm_errors import say_errors
 
 CHAT = "/v1/chat/completions"
 TEXT = Signature((TensorSpec("x", "BYTES", (1,)),), (TensorSpec("y", "BYTES", (1,)),), batch_axis=False)
@@ -34,7 +35,7 @@ TEXT = Signature((TensorSpec("x", "BYTES", (1,)),), (TensorSpec("y", "BYTES", (1
 class Parrot(OpenAIModel):
     """Says what its messages say, word by word where a stream is asked for; ``silent`` makes it wait for the test."""
 
-    openai_routes = ("chat/completions", "embeddings", "audio/transcriptions", "rerank")
+    openai_routes = ("chat/completions", "embeddings", "audio/transcriptions", "rerank", "responses")
     adapters = ("pirate",)  # type: ignore[assignment]  # a property of the base class
 
     def __init__(self) -> None:
@@ -56,23 +57,38 @@ class Parrot(OpenAIModel):
             return
         document = json.loads(request.body)
         words = document["messages"][0]["content"].split()
-        if words[0] == "refused":
+        if words[0] in ("refused", "refused-late"):
+            if words[0] == "refused-late":
+                await self.gate.wait()
             yield Part(b'{"error":{"message":"no"}}', 400)
         elif words[0] == "overloaded":
             raise Overloaded("enough")
+        elif words[0] == "vllm":
+            async for part in say_errors(request.route, _fail(int(words[1]), " ".join(words[2:]))):
+                yield part
         elif not document.get("stream"):
             yield Part(json.dumps({"model": document["model"], "said": words}).encode())
         else:
             try:
-                for word in words:
-                    if word == "silent":
-                        await self.gate.wait()
-                    elif word == "dies":
-                        raise ModelFailed("parrot", "its replica died while answering")
-                    else:
-                        yield Part(f"data: {json.dumps(word)}\n\n".encode(), content_type=EVENTS)
+                async for part in self._stream(words):
+                    yield part
             finally:
                 self.closed += 1
+
+    async def _stream(self, words: list[str]) -> AsyncGenerator[Part]:
+        for word in words:
+            if word == "silent":
+                await self.gate.wait()
+            elif word == "dies":
+                raise ModelFailed("parrot", "its replica died while answering")
+            else:
+                event = {"sequence_number": int(word)} if word.isdigit() else word
+                yield Part(f"data: {json.dumps(event)}\n\n".encode(), content_type=EVENTS)
+
+
+async def _fail(status: int, message: str) -> AsyncGenerator[Part]:
+    """As vLLM's server does it."""
+    yield Part(json.dumps({"error": {"message": message, "type": "x", "param": None, "code": status}}).encode(), status)
 
 
 class RunnersTransport:
@@ -231,6 +247,10 @@ async def test_other_errors_have_openais_shape_too(make_edge):
     late, full = await edge.say("hi", model="late"), await edge.say("overloaded")
     assert (late.status_code, _error(late)["type"], late.headers["retry-after"]) == (503, "server_error", "5")
     assert (full.status_code, _error(full)["type"], full.headers["retry-after"]) == (429, "rate_limit_error", "1")
+    busy = await edge.say("vllm 503 The engine is currently busy")
+    assert (busy.status_code, _error(busy)["code"], busy.headers["retry-after"]) == (429, "overloaded", "1")
+    away = await edge.say("vllm 503 sleeping", stream=True)
+    assert (away.status_code, _error(away)["code"], away.headers["retry-after"]) == (503, "unavailable", "5")
     wrong = await edge.client.get(CHAT)
     assert (wrong.status_code, _error(wrong)["code"]) == (405, "method_not_allowed")
     kind = await edge.client.post(CHAT, content=b"{}", headers={"content-type": "text/plain"})
@@ -245,6 +265,15 @@ async def test_a_replica_that_dies_ends_the_stream_with_an_error(make_edge):
     error = json.loads(last.removeprefix("data: "))["error"]
     assert "died" in error["message"]
     assert error["type"] == "server_error"
+
+
+@pytest.mark.parametrize(("text", "number"), [("6 7 dies", 8), ("silent dies", 0), ("refused-late", 0)])
+async def test_a_response_ends_with_an_error_of_its_type(make_edge, text, number):
+    edge = make_edge(keep_alive_s=0.02)
+    asyncio.get_running_loop().call_later(0.2, edge.parrot.gate.set)
+    name, data = (await edge.say(text, path="/v1/responses", stream=True)).text.strip().split("\n")[-2:]
+    event = json.loads(data.removeprefix("data: "))
+    assert (name, event["type"], event["sequence_number"]) == ("event: error", "error", number)
 
 
 async def test_a_silent_stream_is_kept_open_by_comments(make_edge):
@@ -288,7 +317,8 @@ async def test_a_revision_is_named_in_a_form_too(make_edge, name):
     edge = make_edge()
     content = b'RIFF\r\nname="model"\r\n\r\n--parrot:1\r\n--'
     fields = {"language": "en", "model": name, "prompt": f"model {name}"}
-    reply = await edge.client.post("/v1/audio/transcriptions", data=fields, files={"file": ("model", content)})
+    file = ("a; name=model; b.wav", content)
+    reply = await edge.client.post("/v1/audio/transcriptions", data=fields, files={"file": file})
     assert reply.json() == {"text": "heard"}
     (request,) = edge.parrot.requests
     form = decode_form(request)

@@ -100,6 +100,30 @@ def test_traffic_goes_to_those_that_are_ready(weights, observed, serving, shared
     assert "m@1" not in plan.delete or serving != 1
 
 
+@pytest.mark.parametrize(
+    ("stable", "failed", "serving", "shared", "deleted"),
+    [
+        pytest.param(STARTING, [], 1, {1: 90, 2: 10}, [], id="its requests wait"),
+        pytest.param(STARTING, [1], 2, {}, [], id="its restart has failed once"),
+        pytest.param(CRASHED, [1], 2, {}, ["m@1"], id="Serve has given it up"),
+    ],
+)
+def test_a_revision_that_has_answered_comes_back_in_the_middle_of_a_rollout(stable, failed, serving, shared, deleted):
+    seen = {"m@1": stable, "m@2": RUNNING}
+    failures = {f"m@{number}": "no memory" for number in failed}
+    plan = plan_model(_in_rollout({1: 90, 2: 10}), seen, set(seen), failures, ran_lately=lambda _: True)
+    assert plan.serving is not None
+    assert (plan.serving.number, plan.weights, list(plan.delete)) == (serving, shared, deleted)
+    assert plan.serving.is_held == (serving == 1)
+
+
+def test_what_is_on_trial_is_not_waited_for():
+    seen = {"m@1": RUNNING, "m@2": STARTING}
+    plan = plan_model(_in_rollout({1: 90, 2: 10}), seen, set(seen), {}, ran_lately=lambda _: True)
+    assert plan.serving is not None
+    assert (plan.serving.number, plan.weights) == (1, {})
+
+
 def test_of_versions_only_a_lower_one_stands_in():
     model = replace(_model(1, 2, 3), traffic={1: 0.0, 2: 100.0, 3: 0.0})
     seen = {"m@1": RUNNING, "m@2": STARTING, "m@3": RUNNING}

@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import httpx
 import pytest
 
-from modelyard.admin import IndexEntry, ModelStatus
+from modelyard.admin import By, IndexEntry, ModelStatus
 from modelyard.batching import Call
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner
 from modelyard.config import parse_model_spec
@@ -47,7 +47,7 @@ class CatalogTransport:
     def __init__(self, catalog: Catalog, plane: DataPlane) -> None:
         self._catalog = catalog
         self._plane = plane
-        self._rollouts = Rollouts(catalog)
+        self._rollouts = Rollouts(catalog, lambda *_: None)
         self._plans: dict[str, ModelPlan] = {}
         self._signature = FakeModel(0.0, FakeOptions()).signature
         self.observed: dict[str, Observed] = {}
@@ -75,24 +75,24 @@ class CatalogTransport:
     def _status(self, record: ModelRecord) -> ModelStatus:
         return model_status(record, self._plans.get(record.name), self._signatures())
 
-    async def register(self, spec: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def register(self, spec: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         found = parse_model_spec(spec)
         entry = ModelEntry(found.name, found.to_json(), found.revision_content(), self.digest)
         record = self._catalog.put_model(entry, owner=Owner.REGISTERED)
         return self._status(record)
 
-    async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
-        return self._status(self._catalog.remove_model(name))
+    async def unregister(self, name: str, **by: Unpack[By]) -> ModelStatus:
+        return self._status(self._catalog.remove_model(name, **by))
 
-    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def load(self, name: str, **by: Unpack[By]) -> ModelStatus:
         again = self.failures.pop(f"{name}@1", None) is not None
         old = self._catalog.get_model(name)
         entry = ModelEntry(name, old.spec, old.active.content, self.digest)
-        record = self._catalog.load_model(entry, actor=actor, message=message, again=again)
+        record = self._catalog.load_model(entry, again=again, **by)
         return self._status(record)
 
-    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
-        return self._status(self._catalog.unload_model(name, actor=actor, message=message))
+    async def unload(self, name: str, **by: Unpack[By]) -> ModelStatus:
+        return self._status(self._catalog.unload_model(name, **by))
 
     async def list(self) -> tuple[ModelStatus, ...]:
         return tuple(map(self._status, self._catalog.list_models()))

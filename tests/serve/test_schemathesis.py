@@ -68,12 +68,12 @@ class Admin:
         await self.status(name)
         return {"name": name, "framework": "sklearn", "uri": f"models/{name}"}
 
-    async def status(self, name: str, **_: str) -> ModelStatus:
+    async def status(self, name: str, **_: str | int | None) -> ModelStatus:
         if name not in self._names:
             raise ModelNotFound(name)
         return _status(name)
 
-    async def change(self, name: str, *_: object, **__: str) -> ModelStatus:
+    async def change(self, name: str, *_: object, **__: str | int | None) -> ModelStatus:
         return await self.status(name)
 
     unregister = load = unload = pause = resume = status

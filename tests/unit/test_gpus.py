@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pynvml
 import pytest
@@ -53,6 +54,33 @@ def test_where_the_driver_is_missing_nobody_knows(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpus.ctypes, "CDLL", refuse)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert (gpus.busy_percent(), gpus.memory_mb()) == (None, None)
+
+
+@pytest.mark.parametrize("lacks", ["cuInit", "cuDeviceGetUuid_v2", "cuDeviceTotalMem_v2"])
+def test_what_an_old_driver_does_not_know_is_not_known(monkeypatch: pytest.MonkeyPatch, lacks: str) -> None:
+    def fill(value: Any, *_: object) -> int:
+        if hasattr(value, "_obj"):
+            value._obj.value = 2**30
+        return 0
+
+    def count(value: Any) -> int:
+        value._obj.value = 1
+        return 0
+
+    known = {
+        "cuInit": lambda flags: 0,
+        "cuDeviceGetCount": count,
+        "cuDeviceGetUuid_v2": fill,
+        "cuDeviceTotalMem_v2": fill,
+    }
+    old = SimpleNamespace(**{name: function for name, function in known.items() if name != lacks})
+    monkeypatch.setattr(gpus.ctypes, "CDLL", lambda name: old)
+    monkeypatch.setattr(gpus.pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(gpus.pynvml, "nvmlDeviceGetHandleByUUID", lambda ident: ident)
+    monkeypatch.setattr(gpus.pynvml, "nvmlDeviceGetUtilizationRates", lambda device: SimpleNamespace(gpu=7))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    expected = {"cuInit": (None, None), "cuDeviceGetUuid_v2": (None, 1024), "cuDeviceTotalMem_v2": (7, None)}
+    assert (gpus.busy_percent(), gpus.memory_mb()) == expected[lacks]
 
 
 def test_several_devices_are_as_busy_as_their_average(monkeypatch: pytest.MonkeyPatch) -> None:

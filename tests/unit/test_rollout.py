@@ -133,6 +133,15 @@ def test_it_waits_while_its_revision_is_not_ready_for_a_moment() -> None:
 def test_a_paused_one_stays() -> None:
     paused = replace(RUNNING, state=RolloutState.PAUSED)
     assert look(paused, seen(1000)) is paused
+    assert paused.resumed() == replace(RUNNING, reason="")
+
+
+def test_one_that_is_paused_before_it_begins_does_not_and_waits_again_afterwards() -> None:
+    paused = CANARY.paused("later")
+    assert look(paused, seen(1000)) is paused
+    assert look(paused, is_ready=False, failure="no file") is paused
+    assert paused.weights == {1: 100.0, 2: 0.0}
+    assert look(paused.resumed()).percent == 1
 
 
 def test_what_has_ended_stays_so() -> None:

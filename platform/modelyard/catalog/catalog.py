@@ -25,6 +25,8 @@ from modelyard.rollout import ALL, Rollout, RolloutState, Shadow
 
 _FOLLOWING: Final = frozenset(traffic.FOLLOWING)
 _CONFIGURATION: Final = "configuration"
+KEEP_EVENTS: Final = 100_000
+"""Of all models together."""
 
 
 class Catalog:
@@ -32,13 +34,15 @@ class Catalog:
 
     Args:
         url: SQLAlchemy URL of the database.
+        keep_events: So many of the newest events are kept, and for a while some more.
 
     Raises:
         InvalidConfig: The database cannot be opened, or a newer Modelyard has written it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, keep_events: int = KEEP_EVENTS) -> None:
         self._engine = open_engine(url)
+        self._engine.update_execution_options(**{rows.KEEP_EVENTS: keep_events})
         try:
             with writing(self._engine) as connection:
                 migrate(connection)
@@ -66,15 +70,21 @@ class Catalog:
         with reading(self._engine) as connection:
             return rows.find(connection, name)
 
-    def get_model(self, name: str) -> ModelRecord:
+    def get_model(self, name: str, expected_generation: int | None = None) -> ModelRecord:
         """The model of that name, which is not being removed.
+
+        Args:
+            name: The model.
+            expected_generation: At which it has to be; None for any.
 
         Raises:
             ModelNotFound: There is none.
-            Conflict: It is being removed.
+            Conflict: It is being removed, or at another generation.
         """
         with reading(self._engine) as connection:
-            return rows.get_kept(connection, name)
+            record = rows.get_kept(connection, name)
+        _check_generation(name, record, expected_generation)
+        return record
 
     def list_revisions(self, name: str) -> tuple[RevisionRecord, ...]:
         """Every revision the model ever had, by number; empty for an unknown one."""
@@ -154,43 +164,57 @@ class Catalog:
             kept = replace(entry, spec=old.spec)
             return revisions.put(connection, old, kept, revisions.Change(old.owner, actor, message, again=again))
 
-    def unload_model(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
+    def unload_model(
+        self, name: str, *, actor: str = "", message: str = "", expected_generation: int | None = None
+    ) -> ModelRecord:
         """Wants nothing of a model to run; one that is unloaded already stays as it is.
 
         Args:
             name: The model.
             actor: Who unloads it.
             message: Why.
+            expected_generation: Change it only if it is still at this generation.
 
         Raises:
             ModelNotFound: There is none.
-            Conflict: It is being removed.
+            Conflict: It is being removed, or at another generation.
         """
         with writing(self._engine) as connection:
             old = rows.get_kept(connection, name)
+            _check_generation(name, old, expected_generation)
             if old.wanted is Wanted.UNLOADED:
                 return old
             rows.update_model(connection, old, {"wanted": Wanted.UNLOADED.value}, traffic.now())
             rows.add_event(connection, name, "unloaded", actor, message, {})
             return rows.get(connection, name)
 
-    def remove_model(self, name: str, *, actor: str = "", message: str = "", owner: Owner | None = None) -> ModelRecord:
+    def remove_model(
+        self,
+        name: str,
+        *,
+        actor: str = "",
+        message: str = "",
+        expected_generation: int | None = None,
+        owner: Owner | None = None,
+    ) -> ModelRecord:
         """Marks a model as no longer wanted; one that already is stays as it is.
 
         Args:
             name: The model.
             actor: Who removes it.
             message: Why.
+            expected_generation: Change it only if it is still at this generation.
             owner: On whose behalf; None for any.
 
         Raises:
             ModelNotFound: There is none.
-            Conflict: It belongs to the other owner.
+            Conflict: It belongs to the other owner, or is at another generation.
         """
         with writing(self._engine) as connection:
             old = rows.find(connection, name)
             if old is None:
                 raise ModelNotFound(name)
+            _check_generation(name, old, expected_generation)
             if old.wanted is Wanted.REMOVED:
                 return old
             if owner is not None:
@@ -332,22 +356,37 @@ class Catalog:
             return rows.get(connection, name)
 
     def set_label(
-        self, name: str, label: str, number: int | None, *, actor: str = "", message: str = ""
+        self,
+        name: str,
+        label: str,
+        number: int | None,
+        *,
+        actor: str = "",
+        message: str = "",
+        expected_generation: int | None = None,
     ) -> ModelRecord:
         """Points a label at a revision, which then runs also without traffic; None takes the label away.
 
         ``stable`` is the revision that had all traffic last, ``canary`` that of a rollout on its way, ``shadow`` that
         which gets copies.
 
+        Args:
+            name: The model.
+            label: The label.
+            number: The revision.
+            actor: Who wants it.
+            message: Why.
+            expected_generation: Change it only if it is still at this generation.
+
         Raises:
             InvalidConfig: The label is the platform's own.
             ModelNotFound: There is no such model, revision or label.
-            Conflict: The model is not running, or its labels are the version policy's.
+            Conflict: The model is not running, its labels are the version policy's, or it is at another generation.
         """
         if label in _FOLLOWING:
             raise InvalidConfig((f'label: expected one of your own, got "{label}", which follows the traffic',))
         with writing(self._engine) as connection:
-            old = _get_running(connection, name)
+            old = _get_running(connection, name, expected_generation)
             if old.is_versioned:
                 raise Conflict(f'model "{name}" is a folder of versions: set its labels in version_policy.labels')
             if number is not None:
@@ -361,7 +400,9 @@ class Catalog:
             rows.add_event(connection, name, "label", actor, message, {"label": label, "revision": number})
             return rows.get(connection, name)
 
-    def begin_rollout(self, name: str, rollout: Rollout, *, actor: str = "", message: str = "") -> ModelRecord:
+    def begin_rollout(
+        self, name: str, rollout: Rollout, *, actor: str = "", message: str = "", expected_generation: int | None = None
+    ) -> ModelRecord:
         """Brings a revision of the history on its way to all traffic; one that is on its way already is replaced.
 
         Args:
@@ -369,43 +410,63 @@ class Catalog:
             rollout: Its ``base`` is filled in here.
             actor: Who wants it.
             message: Why.
+            expected_generation: Change it only if it is still at this generation.
 
         Raises:
             ModelNotFound: There is no such model or revision.
-            Conflict: The model is not running, or the revision has all traffic already.
+            Conflict: The model is not running, the revision has all traffic already, or it is at another generation.
         """
         with writing(self._engine) as connection:
-            old = _get_running(connection, name)
+            old = _get_running(connection, name, expected_generation)
             traffic.check_revision(connection, name, rollout.to)
             return _begin(connection, old, rollout, "rollout", actor, message)
 
     def promote(
-        self, name: str, number: int | None = None, *, is_ready: bool = False, actor: str = "", message: str = ""
+        self,
+        name: str,
+        number: int | None = None,
+        *,
+        is_on_its_way: bool = False,
+        is_ready: bool = False,
+        actor: str = "",
+        message: str = "",
+        expected_generation: int | None = None,
     ) -> ModelRecord:
         """Gives a revision all traffic, as soon as it is ready.
 
         Args:
             name: The model.
             number: The revision; None for the one of the rollout on its way.
+            is_on_its_way: Only if the rollout on its way is still that of this revision.
             is_ready: It can answer, so the traffic goes there at once.
             actor: Who wants it.
             message: Why.
+            expected_generation: Change it only if the model is still at this generation.
 
         Raises:
             ModelNotFound: There is no such model or revision.
-            Conflict: There is nothing to promote, or the model is not running.
+            Conflict: There is nothing to promote, the model is not running, or it is at another generation.
         """
         with writing(self._engine) as connection:
-            old = _get_running(connection, name)
+            old = _get_running(connection, name, expected_generation)
+            rolling = old.rollout.to if old.rollout is not None and old.is_rolling_out else None
+            if is_on_its_way and number is not None and number != rolling:
+                raise Conflict(f'model "{name}": the rollout of revision {number} has ended meanwhile')
+            number = rolling if number is None else number
             if number is None:
-                if old.rollout is None or not old.is_rolling_out:
-                    raise Conflict(f'model "{name}" has no rollout on its way: say which revision to promote')
-                number = old.rollout.to
+                raise Conflict(f'model "{name}" has no rollout on its way: say which revision to promote')
             traffic.check_revision(connection, name, number)
             return _begin(connection, old, _plain(number, is_ready=is_ready), "rollout", actor, message)
 
     def roll_back(
-        self, name: str, number: int | None = None, *, is_ready: bool = False, actor: str = "", message: str = ""
+        self,
+        name: str,
+        number: int | None = None,
+        *,
+        is_ready: bool = False,
+        actor: str = "",
+        message: str = "",
+        expected_generation: int | None = None,
     ) -> ModelRecord:
         """Takes a rollout back, or without one returns to the revision that had all traffic before.
 
@@ -415,13 +476,14 @@ class Catalog:
             is_ready: It can answer, so the traffic goes there at once.
             actor: Who wants it.
             message: Why.
+            expected_generation: Change it only if the model is still at this generation.
 
         Raises:
             ModelNotFound: There is no such model or revision.
-            Conflict: There is nothing to return to, or the model is not running.
+            Conflict: There is nothing to return to, the model is not running, or it is at another generation.
         """
         with writing(self._engine) as connection:
-            old = _get_running(connection, name)
+            old = _get_running(connection, name, expected_generation)
             if number is None and old.rollout is not None and old.is_rolling_out:
                 ended = old.rollout.rolled_back(message or "taken back")
                 return _advance(connection, old, ended, actor, message)
@@ -431,23 +493,66 @@ class Catalog:
             traffic.check_revision(connection, name, number)
             return _begin(connection, old, _plain(number, is_ready=is_ready), "rolled_back", actor, message)
 
-    def abort(self, name: str, *, actor: str = "", message: str = "") -> ModelRecord:
+    def abort(
+        self, name: str, *, actor: str = "", message: str = "", expected_generation: int | None = None
+    ) -> ModelRecord:
         """Takes the rollout on its way back: its revision loses its traffic.
 
         Args:
             name: The model.
             actor: Who wants it.
             message: Why.
+            expected_generation: Change it only if the model is still at this generation.
 
         Raises:
             ModelNotFound: There is no such model.
-            Conflict: No rollout is on its way, or the model is not running.
+            Conflict: No rollout is on its way, the model is not running, or it is at another generation.
         """
         with writing(self._engine) as connection:
-            old = _get_running(connection, name)
+            old = _get_running(connection, name, expected_generation)
             if old.rollout is None or not old.is_rolling_out:
                 raise Conflict(f'model "{name}" has no rollout on its way')
             return _advance(connection, old, old.rollout.rolled_back(message or "taken back"), actor, message)
+
+    def pause(
+        self, name: str, *, actor: str = "", message: str = "", expected_generation: int | None = None
+    ) -> ModelRecord:
+        """Keeps the rollout on its way where it is, whichever step that is by now; one that waits does not begin.
+
+        Args:
+            name: The model.
+            actor: Who wants it.
+            message: Why.
+            expected_generation: Change it only if the model is still at this generation.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            Conflict: No rollout is on its way, it is paused, or the model is not running, or at another generation.
+        """
+        with writing(self._engine) as connection:
+            old = _get_running(connection, name, expected_generation)
+            rollout = _check_rollout(old, RolloutState.WAITING, RolloutState.RUNNING)
+            return _advance(connection, old, rollout.paused(message), actor, message)
+
+    def resume(
+        self, name: str, *, actor: str = "", message: str = "", expected_generation: int | None = None
+    ) -> ModelRecord:
+        """Lets a paused rollout go on.
+
+        Args:
+            name: The model.
+            actor: Who wants it.
+            message: Why.
+            expected_generation: Change it only if the model is still at this generation.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            Conflict: It has no rollout that is paused, is not running, or is at another generation.
+        """
+        with writing(self._engine) as connection:
+            old = _get_running(connection, name, expected_generation)
+            rollout = _check_rollout(old, RolloutState.PAUSED)
+            return _advance(connection, old, rollout.resumed(message), actor, message)
 
     def find_rollback(self, name: str) -> int | None:
         """The revision that :meth:`roll_back` would return to where no rollout is on its way."""
@@ -551,6 +656,19 @@ def _check_generation(name: str, old: ModelRecord | None, expected: int | None) 
     got = old.generation if old is not None else 0
     if expected is not None and expected != got:
         raise Conflict(f'model "{name}" was changed meanwhile: expected generation {expected}, got {got}')
+
+
+def _check_rollout(model: ModelRecord, *states: RolloutState) -> Rollout:
+    """The model's rollout, which is in one of these states.
+
+    Raises:
+        Conflict: It has none, or one in another state.
+    """
+    rollout = model.rollout
+    if rollout is None or rollout.state not in states:
+        got = "none" if rollout is None else f"one that is {rollout.state}"
+        raise Conflict(f'model "{model.name}": expected a rollout that is {" or ".join(states)}, got {got}')
+    return rollout
 
 
 def _plain(number: int, *, is_ready: bool) -> Rollout:

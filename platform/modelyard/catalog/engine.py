@@ -13,13 +13,14 @@ from typing import Final, Protocol
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from modelyard.catalog import postgresql, sqlite
-from modelyard.errors import InternalError, InvalidConfig
+from modelyard.errors import InternalError, InvalidConfig, Unavailable
 
 _WRITES: Final = "modelyard_writes"
-_Failed = DBAPIError, sqlite3.Error  # what setting up a connection to SQLite raises comes unwrapped
+_Failed = DBAPIError, PoolTimeoutError, sqlite3.Error  # what setting up a connection to SQLite raises comes unwrapped
 
 
 class _Database(Protocol):
@@ -100,7 +101,15 @@ def _mapped_errors() -> Iterator[None]:
     try:
         yield
     except _Failed as exc:
-        raise InternalError(f"the catalog's database failed: {_reason(exc)}") from exc
+        kind = Unavailable if _is_away(exc) else InternalError
+        raise kind(f"the catalog's database failed: {_reason(exc)}") from exc
+
+
+def _is_away(exc: BaseException) -> bool:
+    """It does not answer, or others keep it busy; what is asked of it is not wrong."""
+    if isinstance(error := getattr(exc, "orig", exc), sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return isinstance(exc, OperationalError | InterfaceError | PoolTimeoutError)
 
 
 def _reason(exc: BaseException) -> str:

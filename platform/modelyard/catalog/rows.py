@@ -6,16 +6,22 @@ Functions on an open transaction.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from modelyard.catalog import schema, traffic
 from modelyard.catalog.records import ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.errors import Conflict, ModelNotFound
 from modelyard.rollout import Rollout, Shadow
+
+KEEP_EVENTS: Final = "modelyard_keep_events"
+"""The execution option that says how many lines of the history stay."""
+_PRUNE_EVERY: Final = 97
+"""Ids. A prime, for PostgreSQL gives ids to dry runs too, perhaps to every second change."""
 
 
 def get(connection: Connection, name: str) -> ModelRecord:
@@ -88,7 +94,7 @@ def read_models(connection: Connection, name: str | None = None) -> tuple[ModelR
             labels=marked[row.name],
             latest=latest.get(row.name),
             rollout=_to_rollout(row.rollout),
-            shadow=Shadow.from_dict(row.shadow) if isinstance(row.shadow, dict) else None,
+            shadow=_to_shadow(row.shadow),
             problem=_find_problem(row, found[row.name]),
         )
         for row in sorted(connection.execute(rows), key=lambda row: row.name)  # databases sort by their own rules
@@ -110,7 +116,15 @@ def _to_rollout(value: Any) -> Rollout | None:
     """The rollout in a model's row; None for one that no Modelyard writes, which then simply does not go on."""
     try:
         return Rollout.from_dict(value) if isinstance(value, dict) else None
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _to_shadow(value: Any) -> Shadow | None:
+    """The shadow in a model's row; None for one that no Modelyard writes: nothing is copied then."""
+    try:
+        return Shadow.from_dict(value) if isinstance(value, dict) else None
+    except TypeError:
         return None
 
 
@@ -135,6 +149,15 @@ def update_model(connection: Connection, old: ModelRecord, values: Mapping[str, 
 def add_event(
     connection: Connection, model: str, kind: str, actor: str, message: str, detail: Mapping[str, Any]
 ) -> None:
-    """One more line of the history."""
+    """One more line of the history, which once in a while loses its oldest ones."""
     values = {"model": model, "kind": kind, "actor": actor, "message": message, "detail": detail}
-    connection.execute(insert(schema.events).values(at=traffic.now(), **values))
+    result = connection.execute(insert(schema.events).values(at=traffic.now(), **values))
+    if result.inserted_primary_key is not None and result.inserted_primary_key[0] % _PRUNE_EVERY == 0:
+        prune_events(connection, connection.get_execution_options().get(KEEP_EVENTS, sys.maxsize))
+
+
+def prune_events(connection: Connection, keep: int) -> None:
+    """Forgets all but the newest events; no id is ever given again."""
+    table = schema.events
+    oldest = select(table.c.id).order_by(table.c.id.desc()).limit(1).offset(keep).scalar_subquery()
+    connection.execute(delete(table).where(table.c.id <= oldest))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from modelyard.admin import ModelState
 from modelyard.cli.printing import (
     colored,
     console,
@@ -17,7 +18,7 @@ from modelyard.cli.printing import (
     print_status,
     progress_printer,
 )
-from modelyard.cli.session import AsJson, DryRun, Message, Name, TimeoutS, Wait, app, open_platform
+from modelyard.cli.session import AsJson, DryRun, ExpectedGeneration, Message, Name, TimeoutS, Wait, app, open_platform
 from modelyard.cli.values import find_inputs, pair, parse_settings, read_data
 from modelyard.config import parse_model_spec
 from modelyard.inference import InferenceRequest
@@ -37,9 +38,7 @@ def register(
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Setting, for example autoscaling.max_replicas=4."),
     ] = None,
     message: Message = "",
-    expected_generation: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Only if the model is still at it; 0: only if it is new.")
-    ] = None,
+    expected_generation: ExpectedGeneration = None,
     dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
@@ -93,11 +92,19 @@ def status(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
         print_status(platform.status(name), as_json)
 
 
+@app.command("wait")
+def wait_(context: typer.Context, name: Name, timeout_s: TimeoutS = 60.0, as_json: AsJson = False) -> None:
+    """Wait until a model answers requests; status 1 as soon as it has failed, is unloaded, or the time is over."""
+    with open_platform(context) as platform:
+        print_status(platform.wait_ready(name, timeout_s), as_json)
+
+
 @app.command()
 def load(
     context: typer.Context,
     name: Name,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -105,7 +112,12 @@ def load(
     """Run a model again that was unloaded or has failed, with its artifact as it now is."""
     with open_platform(context) as platform:
         loaded = platform.load(
-            name, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+            name,
+            message=message,
+            expected_generation=expected_generation,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_progress=progress_printer(as_json),
         )
     print_status(loaded, as_json)
 
@@ -115,6 +127,7 @@ def unload(
     context: typer.Context,
     name: Name,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -122,7 +135,12 @@ def unload(
     """Stop a model, keeping it for `load`; it answers what it has accepted first."""
     with open_platform(context) as platform:
         unloaded = platform.unload(
-            name, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+            name,
+            message=message,
+            expected_generation=expected_generation,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_progress=progress_printer(as_json),
         )
     print_status(unloaded, as_json)
 
@@ -132,6 +150,7 @@ def unregister(
     context: typer.Context,
     name: Name,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -139,9 +158,17 @@ def unregister(
     """Take a registered model away; it answers what it has accepted first."""
     with open_platform(context) as platform:
         removed = platform.unregister(
-            name, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+            name,
+            message=message,
+            expected_generation=expected_generation,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_progress=progress_printer(as_json),
         )
-    print_status(removed, as_json)
+    if wait and removed.state is ModelState.REMOVING and not as_json:
+        typer.echo(f"{name} is gone")
+    else:
+        print_status(removed, as_json)
 
 
 @app.command()

@@ -6,16 +6,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from modelyard.cli.session import app
 from modelyard.cli.validate import check_rayservice, check_serve
 from modelyard.config.documents import read_yaml
+from modelyard.config.problems import shown
 from modelyard.errors import InvalidConfig
 from modelyard.kuberay import Choices, Size, render
+from modelyard.kuberay.metadata import LABEL, is_key, is_label
 from modelyard.kuberay.quantity import to_number
+
+_DIFFERENT: Final = 1
+_FAILED: Final = 2
+"""With ``--diff``, as `diff` itself has it: a script has to tell a change from a file that cannot be made."""
 
 commands = typer.Typer(help="Make manifests of a platform file.", no_args_is_help=True)
 app.add_typer(commands, name="render")
@@ -55,7 +61,12 @@ def kuberay(
     ] = None,
     diff: Annotated[
         Path | None,
-        typer.Option("--diff", exists=True, dir_okay=False, help="Print what differs from this file; exit status 1."),
+        typer.Option(
+            "--diff",
+            exists=True,
+            dir_okay=False,
+            help="Print what differs from this file (exit status 1, or 2: failed).",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write there instead of printing.")] = None,
 ) -> None:
@@ -68,20 +79,45 @@ def kuberay(
         gpu_worker=Size(gpu_worker_cpus, gpu_worker_memory, gpu_worker_gpus),
         selectors=_parse_selectors(node_selector or ()),
     )
+    try:
+        text = _make(config, choices)
+        before = _read(diff) if diff is not None else ""  # first: the output may be the same file
+        if output is not None:
+            _write(output, text)
+    except InvalidConfig as exc:
+        if diff is None:
+            raise
+        for problem in exc.problems:
+            typer.echo(f"modelyard: {' '.join(problem.split())}", err=True)
+        raise typer.Exit(_FAILED) from exc
+    if diff is not None:
+        _print_difference(before, text, str(diff))
+    elif output is None:
+        typer.echo(text, nl=False)
+
+
+def _make(config: Path, choices: Choices) -> str:
     document = read_yaml(config, "applications")
     _refuse(check_serve(document))
     rendered = render(document, choices)
     _refuse(check_rayservice(rendered.service))
     for warning in rendered.warnings:
         typer.echo(f"modelyard: warning: {warning}", err=True)
-    text = rendered.to_yaml()
-    before = diff.read_text(encoding="utf-8") if diff is not None else ""  # first: the output may be the same file
-    if output is not None:
-        output.write_text(text, encoding="utf-8")
-    elif diff is None:
-        typer.echo(text, nl=False)
-    if diff is not None:
-        _print_difference(before, text, str(diff))
+    return rendered.to_yaml()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidConfig((f"--diff: {path}: cannot be read: {exc}",)) from exc
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise InvalidConfig((f"--output: {path}: cannot be written: {exc.strerror}",)) from exc
 
 
 def _refuse(problems: tuple[str, ...]) -> None:
@@ -94,7 +130,7 @@ def _print_difference(before: str, after: str, name: str) -> None:
     for line in lines:
         typer.echo(line)
     if lines:
-        raise typer.Exit(1)
+        raise typer.Exit(_DIFFERENT)
 
 
 def _parse_selectors(texts: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -104,5 +140,8 @@ def _parse_selectors(texts: Sequence[str]) -> dict[str, dict[str, str]]:
         label, equals, value = pair.partition("=")
         if not (colon and equals and group and label):
             raise typer.BadParameter(f'expected GROUP:LABEL=VALUE, got "{text}"', param_hint="--node-selector")
+        if not (is_key(label) and is_label(value)):
+            expected = f"expected a label of nodes as example.com/name, and of both {LABEL}"
+            raise typer.BadParameter(f"{expected}, got {shown(text, '')}", param_hint="--node-selector")
         found.setdefault(group, {})[label] = value
     return found

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from modelyard.cli.printing import print_events, print_pools, print_revisions, print_status, progress_printer
-from modelyard.cli.session import AsJson, Message, Name, TimeoutS, Wait, app, open_platform
+from modelyard.cli.session import AsJson, ExpectedGeneration, Message, Name, TimeoutS, Wait, app, open_platform
 from modelyard.cli.values import parse_shadow, parse_steps, parse_weights
 
 Revision = Annotated[str | None, typer.Argument(metavar="[REVISION]", help="Its number or a label.")]
@@ -29,6 +29,7 @@ def traffic(
     ] = None,
     no_shadow: Annotated[bool, typer.Option("--no-shadow", help="Send no more copies.")] = False,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a model's traffic elsewhere."""
@@ -38,7 +39,13 @@ def traffic(
     if shadow is not None:
         changes["shadow"] = parse_shadow(shadow)
     with open_platform(context) as platform:
-        changed = platform.set_traffic(name, parse_weights(weights) if weights else None, **changes, message=message)
+        changed = platform.set_traffic(
+            name,
+            parse_weights(weights) if weights else None,
+            **changes,
+            message=message,
+            expected_generation=expected_generation,
+        )
     print_status(changed, as_json)
 
 
@@ -50,6 +57,7 @@ def label(
     revision: Revision = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take it away.")] = False,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     as_json: AsJson = False,
 ) -> None:
     """Point a label at a revision, or take it away."""
@@ -57,9 +65,9 @@ def label(
         raise typer.BadParameter("expected either a revision or --remove")
     with open_platform(context) as platform:
         if revision is None:
-            changed = platform.remove_label(name, text, message=message)
+            changed = platform.remove_label(name, text, message=message, expected_generation=expected_generation)
         else:
-            changed = platform.set_label(name, text, revision, message=message)
+            changed = platform.set_label(name, text, revision, message=message, expected_generation=expected_generation)
     print_status(changed, as_json)
 
 
@@ -86,14 +94,16 @@ def rollout(
     shadow_mismatch: Annotated[
         float | None, typer.Option(metavar="0…1", help="Gate: different answers among copies of requests at most.")
     ] = None,
+    no_gates: Annotated[bool, typer.Option("--no-gates", help="None of the model's gates, only those given.")] = False,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     wait: Wait = False,
     timeout_s: TimeoutS = 3600.0,
     as_json: AsJson = False,
 ) -> None:
     """Bring a revision on its way to all traffic; what is left out is as the model has it."""
     wanted = {"error_rate": error_rate, "p99_ms": p99_ms, "shadow_mismatch": shadow_mismatch}
-    gates = {gate: limit for gate, limit in wanted.items() if limit is not None}
+    gates = {gate: limit for gate, limit in wanted.items() if limit is not None or no_gates}
     with open_platform(context) as platform:
         reached = platform.rollout(
             name,
@@ -103,6 +113,7 @@ def rollout(
             min_requests=min_requests,
             gates=gates or None,
             message=message,
+            expected_generation=expected_generation,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
@@ -116,6 +127,7 @@ def promote(
     name: Name,
     revision: Revision = None,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -123,7 +135,13 @@ def promote(
     """Give a revision all traffic: that of the rollout, or this one."""
     with open_platform(context) as platform:
         changed = platform.promote(
-            name, revision, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+            name,
+            revision,
+            message=message,
+            expected_generation=expected_generation,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_progress=progress_printer(as_json),
         )
     print_status(changed, as_json)
 
@@ -134,6 +152,7 @@ def rollback(
     name: Name,
     revision: Revision = None,
     message: Message = "",
+    expected_generation: ExpectedGeneration = None,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -141,30 +160,54 @@ def rollback(
     """Take the rollout back, or return to the revision before, or to this one."""
     with open_platform(context) as platform:
         changed = platform.rollback(
-            name, revision, message=message, wait=wait, timeout_s=timeout_s, on_progress=progress_printer(as_json)
+            name,
+            revision,
+            message=message,
+            expected_generation=expected_generation,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_progress=progress_printer(as_json),
         )
     print_status(changed, as_json)
 
 
 @app.command()
-def abort(context: typer.Context, name: Name, message: Message = "", as_json: AsJson = False) -> None:
+def abort(
+    context: typer.Context,
+    name: Name,
+    message: Message = "",
+    expected_generation: ExpectedGeneration = None,
+    as_json: AsJson = False,
+) -> None:
     """Take the rollout on its way back; refused where there is none."""
     with open_platform(context) as platform:
-        print_status(platform.abort(name, message=message), as_json)
+        print_status(platform.abort(name, message=message, expected_generation=expected_generation), as_json)
 
 
 @app.command()
-def pause(context: typer.Context, name: Name, message: Message = "", as_json: AsJson = False) -> None:
-    """Keep a rollout at its step; its gates go on holding."""
+def pause(
+    context: typer.Context,
+    name: Name,
+    message: Message = "",
+    expected_generation: ExpectedGeneration = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a rollout at its step, where its gates go on holding, or from beginning."""
     with open_platform(context) as platform:
-        print_status(platform.pause(name, message=message), as_json)
+        print_status(platform.pause(name, message=message, expected_generation=expected_generation), as_json)
 
 
 @app.command()
-def resume(context: typer.Context, name: Name, message: Message = "", as_json: AsJson = False) -> None:
+def resume(
+    context: typer.Context,
+    name: Name,
+    message: Message = "",
+    expected_generation: ExpectedGeneration = None,
+    as_json: AsJson = False,
+) -> None:
     """Let a paused rollout go on."""
     with open_platform(context) as platform:
-        print_status(platform.resume(name, message=message), as_json)
+        print_status(platform.resume(name, message=message, expected_generation=expected_generation), as_json)
 
 
 @app.command()

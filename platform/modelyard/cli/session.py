@@ -28,6 +28,9 @@ TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check all of it, show what would be done, and change nothing.")
 ]
+ExpectedGeneration = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Only if the model is still at it; one that is new is at 0.")
+]
 Message = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,12 +16,17 @@ from modelyard.config.documents import read_documents
 from modelyard.config.problems import nearest, shown
 from modelyard.errors import InvalidConfig
 from modelyard.kuberay import check_rules, check_serving, check_shape, read_serve_file
+from modelyard.kuberay.rules import API_VERSION
 from modelyard.kuberay.serving import PATH
 
 _OURS: Final = "RayService"
 _GROUP: Final = "ray.io/"
 _RAYS: Final = (_OURS, "RayCluster", "RayCronJob", "RayJob")
 """The kinds of its group. Source: KubeRay v1.7.0 ``ray-operator/apis/ray/v1``."""
+_KEYS: Final = ("applications", "kind", "models")
+"""One of them tells what a document is."""
+_ALIKE: Final = 0.85
+"""How like ours a word is that is meant to be ours: ``Service`` is less like ``RayService``."""
 
 
 @app.command()
@@ -42,15 +48,25 @@ def _check_file(path: Path) -> bool:
     if not documents:
         return _print(("expected a document, got none",), f"{path}: ")
     wrong, others = False, []
-    for number, document in enumerate(documents, 1):
-        if isinstance(document, Mapping) and _is_other(document):
-            others.append(str(document["kind"]))
-        else:
-            where = f"{path}: " if len(documents) == 1 else f"{path}, document {number}: "
-            wrong |= _print(_check_document(document), where)
+    for number, whole in enumerate(documents, 1):
+        where = str(path) if len(documents) == 1 else f"{path}, document {number}"
+        for place, document in _items(whole, where):
+            if isinstance(document, Mapping) and _is_other(document):
+                others.append(str(document["kind"]))
+            else:
+                wrong |= _print(_check_document(document), f"{place}: ")
     if others:
         typer.echo(f"{path}: not checked: {', '.join(sorted(set(others)))}")
     return wrong
+
+
+def _items(document: object, where: str) -> Iterator[tuple[str, object]]:
+    """A document, or those inside a list of Kubernetes, as ``kubectl get`` prints it; each with its place."""
+    if isinstance(document, Mapping) and document.get("kind") == "List" and isinstance(document.get("items"), list):
+        for index, item in enumerate(document["items"]):
+            yield from _items(item, f"{where}, items[{index}]")
+    else:
+        yield where, document
 
 
 def _is_other(document: Mapping[str, Any]) -> bool:
@@ -60,7 +76,10 @@ def _is_other(document: Mapping[str, Any]) -> bool:
 
 
 def _is_rays(document: Mapping[str, Any]) -> bool:
-    return str(document.get("apiVersion")).startswith(_GROUP)
+    """Whether it is meant for KubeRay, which a misspelt word hides from it and from everybody else."""
+    version, kind = str(document.get("apiVersion")), str(document.get("kind"))
+    is_like = SequenceMatcher(None, kind.lower(), _OURS.lower()).ratio() > _ALIKE
+    return version.startswith(_GROUP) or is_like or bool(get_close_matches(version, (API_VERSION,), cutoff=_ALIKE))
 
 
 def _check_document(document: object) -> tuple[str, ...]:
@@ -75,6 +94,9 @@ def _check_document(document: object) -> tuple[str, ...]:
         return check_serve(document)
     if "models" in document:
         return _check_models(document)
+    for key in map(str, document):
+        if near := get_close_matches(key, _KEYS, n=1, cutoff=_ALIKE):
+            return (f'{key}: unknown key; did you mean "{near[0]}"?',)
     return ("expected one of the keys applications, kind and models",)
 
 

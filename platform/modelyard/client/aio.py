@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack, overload
 
-from modelyard.admin import Action, AdminTransport, Event, ModelState, ModelStatus, Plan, Pool, Revision
+from modelyard.admin import Action, AdminTransport, By, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.client.actor import find_actor
 from modelyard.client.arrays import to_tensors
 from modelyard.client.http import HttpTransport
@@ -224,9 +224,7 @@ class AsyncPlatform:
         check_locally(spec)
         if dry_run:
             return await self._transport.plan(spec.to_json(), expected_generation=expected_generation)
-        status = await self._transport.register(
-            spec.to_json(), actor=self._actor, message=message, expected_generation=expected_generation
-        )
+        status = await self._transport.register(spec.to_json(), **self._by(message, expected_generation))
         return await self._wait_made(status, timeout_s, on_progress) if wait else status
 
     async def export(self, names: Sequence[str] = (), *, all_owners: bool = False) -> tuple[dict[str, Any], ...]:
@@ -245,9 +243,7 @@ class AsyncPlatform:
         plans = await self._plan_all(models)
         for spec, plan in zip(models, plans, strict=True):
             if not dry_run and plan.action is not Action.NOTHING:
-                await self._transport.register(
-                    spec.to_json(), actor=self._actor, message=message, expected_generation=plan.generation
-                )
+                await self._transport.register(spec.to_json(), **self._by(message, plan.generation))
         return plans
 
     async def _plan_all(self, models: Sequence[ModelSpec]) -> tuple[Plan, ...]:
@@ -278,12 +274,11 @@ class AsyncPlatform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.unregister`."""
-        status = await self._transport.unregister(name, actor=self._actor, message=message)
-        if wait:
-            await _follow(GoneWait(self._transport, status, timeout_s), on_progress)
-        return status
+        status = await self._transport.unregister(name, **self._by(message, expected_generation))
+        return await _follow(GoneWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def load(
         self,
@@ -293,9 +288,10 @@ class AsyncPlatform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.load`."""
-        status = await self._transport.load(name, actor=self._actor, message=message)
+        status = await self._transport.load(name, **self._by(message, expected_generation))
         return await self._wait_made(status, timeout_s, on_progress) if wait else status
 
     async def unload(
@@ -306,9 +302,10 @@ class AsyncPlatform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.unload`."""
-        status = await self._transport.unload(name, actor=self._actor, message=message)
+        status = await self._transport.unload(name, **self._by(message, expected_generation))
         return await _follow(UnloadWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def set_traffic(
@@ -318,6 +315,7 @@ class AsyncPlatform:
         *,
         shadow: int | str | Mapping[str, Any] | EllipsisType | None = ...,
         message: str = "",
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.set_traffic`."""
         change: dict[str, Any] = {}
@@ -328,15 +326,19 @@ class AsyncPlatform:
         if not change:
             raise InvalidConfig(("weights: expected percents by revision, or a shadow, got neither",))
         parse_section(TrafficPlan, change)
-        return await self._transport.set_traffic(name, change, actor=self._actor, message=message)
+        return await self._transport.set_traffic(name, change, **self._by(message, expected_generation))
 
-    async def set_label(self, name: str, label: str, revision: int | str, *, message: str = "") -> ModelStatus:
+    async def set_label(
+        self, name: str, label: str, revision: int | str, *, message: str = "", expected_generation: int | None = None
+    ) -> ModelStatus:
         """See :meth:`Platform.set_label`."""
-        return await self._transport.set_label(name, label, str(revision), actor=self._actor, message=message)
+        return await self._transport.set_label(name, label, str(revision), **self._by(message, expected_generation))
 
-    async def remove_label(self, name: str, label: str, *, message: str = "") -> ModelStatus:
+    async def remove_label(
+        self, name: str, label: str, *, message: str = "", expected_generation: int | None = None
+    ) -> ModelStatus:
         """See :meth:`Platform.remove_label`."""
-        return await self._transport.set_label(name, label, None, actor=self._actor, message=message)
+        return await self._transport.set_label(name, label, None, **self._by(message, expected_generation))
 
     async def rollout(
         self,
@@ -351,6 +353,7 @@ class AsyncPlatform:
         wait: bool = False,
         timeout_s: float = 3600.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.rollout`."""
         plan: dict[str, Any] = {"to": to}
@@ -361,7 +364,7 @@ class AsyncPlatform:
         limits = {"interval_s": interval_s, "min_requests": min_requests}
         plan |= {key: value for key, value in limits.items() if value is not None}
         parse_section(RolloutPlan, plan)
-        status = await self._transport.rollout(name, plan, actor=self._actor, message=message)
+        status = await self._transport.rollout(name, plan, **self._by(message, expected_generation))
         return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def promote(
@@ -373,9 +376,10 @@ class AsyncPlatform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.promote`."""
-        status = await self._transport.promote(name, _reference(revision), actor=self._actor, message=message)
+        status = await self._transport.promote(name, _reference(revision), **self._by(message, expected_generation))
         return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     async def rollback(
@@ -387,22 +391,23 @@ class AsyncPlatform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """See :meth:`Platform.rollback`."""
-        status = await self._transport.rollback(name, _reference(revision), actor=self._actor, message=message)
+        status = await self._transport.rollback(name, _reference(revision), **self._by(message, expected_generation))
         return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
-    async def abort(self, name: str, *, message: str = "") -> ModelStatus:
+    async def abort(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
         """See :meth:`Platform.abort`."""
-        return await self._transport.abort(name, actor=self._actor, message=message)
+        return await self._transport.abort(name, **self._by(message, expected_generation))
 
-    async def pause(self, name: str, *, message: str = "") -> ModelStatus:
+    async def pause(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
         """See :meth:`Platform.pause`."""
-        return await self._transport.pause(name, actor=self._actor, message=message)
+        return await self._transport.pause(name, **self._by(message, expected_generation))
 
-    async def resume(self, name: str, *, message: str = "") -> ModelStatus:
+    async def resume(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
         """See :meth:`Platform.resume`."""
-        return await self._transport.resume(name, actor=self._actor, message=message)
+        return await self._transport.resume(name, **self._by(message, expected_generation))
 
     async def pools(self) -> tuple[Pool, ...]:
         """See :meth:`Platform.pools`."""
@@ -469,6 +474,9 @@ class AsyncPlatform:
         if not isinstance(self._transport, HttpTransport):
             raise Unsupported("headers travel over HTTP only, and this is the platform in the cluster: give its url")
         return await self._transport.infer(name, revision, request, timeout_s=timeout_s, headers=headers)
+
+    def _by(self, message: str, expected_generation: int | None) -> By:
+        return {"actor": self._actor, "message": message, "expected_generation": expected_generation}
 
     async def _wait_made(self, status: ModelStatus, timeout_s: float, on_progress: Progress | None) -> ModelStatus:
         """Waits for the revision that a change has made, whichever answers meanwhile."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
 from modelyard.errors import (
     Conflict,
@@ -30,6 +30,7 @@ from modelyard.errors import (
     SignatureNotFound,
     TooLarge,
     Unauthenticated,
+    Unavailable,
     Unsupported,
     UnsupportedMediaType,
 )
@@ -110,7 +111,7 @@ def to_error(status: int, document: object) -> ModelyardError:
         status: Its HTTP status.
         document: Its JSON body, or its text where it is not JSON.
     """
-    if not isinstance(document, Mapping) or not isinstance(document.get("error"), str):
+    if not is_own(document):
         text = document.strip() if isinstance(document, str) else "a body that is not the platform's"
         return ApiError(status, text[:_MAX_SHOWN])
     message: str = document["error"]
@@ -122,6 +123,11 @@ def to_error(status: int, document: object) -> ModelyardError:
         if error is not None:
             return error
     return ApiError(status, message[:_MAX_SHOWN])
+
+
+def is_own(document: object) -> TypeGuard[Mapping[str, Any]]:
+    """The body of an error is the platform's own: it has its sentence."""
+    return isinstance(document, Mapping) and isinstance(document.get("error"), str)
 
 
 def _matching(pattern: str, build: Callable[..., ModelyardError]) -> _Rebuild:
@@ -143,6 +149,7 @@ _NOT_FOUND: Final = _matching('model "(.*?)" is not found', ModelNotFound)
 _NO_VERSION: Final = _matching('model "(.*?)" has no version "(.*)"', ModelNotFound)
 _NOT_READY: Final = _matching('model "(.*?)" is not ready: (.*)', ModelNotReady)
 _FAILED: Final = _matching('model "(.*?)" failed: (.*)', ModelFailed)
+_AWAY: Final = _matching("((?:the platform's controller does not answer|the catalog's database failed).*)", Unavailable)
 _TENSOR: Final = _matching("(.*?): expected (.*), got (.*)", InvalidTensor)
 _SIGNATURE: Final = _matching(
     'Serving signature name: "(.*?)" not found in signature def of model "(.*?)": expected (.*)', SignatureNotFound
@@ -171,6 +178,7 @@ _BY_CODE: Final[Mapping[str, tuple[_Rebuild, ...]]] = {
     Unsupported.code: (Unsupported,),
     ModelNotReady.code: (_NOT_READY,),
     ModelLoadError.code: (ModelLoadError,),
+    Unavailable.code: (Unavailable,),
     DeadlineExceeded.code: (_LATE,),
 }
 
@@ -186,7 +194,7 @@ _BY_STATUS: Final[Mapping[int, tuple[_Rebuild, ...]]] = {
     429: (Overloaded,),
     500: (_FAILED, InternalError),
     501: (Unsupported,),
-    503: (_NOT_READY, ModelLoadError),
+    503: (_NOT_READY, _AWAY, ModelLoadError),
     504: (_LATE,),
 }
 

@@ -9,14 +9,14 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
 import orjson
 
-from modelyard.admin import Event, ModelStatus, Plan, Pool, Revision
-from modelyard.client.failures import ApiError, PlatformUnreachable, check_reply
+from modelyard.admin import By, Event, ModelStatus, Plan, Pool, Revision
+from modelyard.client.failures import ApiError, PlatformUnreachable, check_reply, is_own
 from modelyard.errors import DeadlineExceeded, InvalidConfig, InvalidRequest, ModelyardError
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.tensor import Array, datatype_of, from_raw, get_datatype, to_bytes_array, to_raw
@@ -29,11 +29,15 @@ _ACTOR: Final = b"x-modelyard-actor"
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Source: RFC 9110 5.6.2."""
 _GRACE_S: Final = 1.0
+_READING_S: Final = 600.0
+"""For verbs that read the whole artifact: as long as the platform gives itself for them."""
 _PAUSES_S: Final = (0.1, 0.5)
 _UNSENT: Final = (httpx.ConnectError,)
 """What says that a request has not arrived."""
 _BROKEN: Final = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 """The same, and what says that nobody knows."""
+_PROXY: Final = frozenset({502, 503})
+"""What a proxy says whose server has gone."""
 _WATCHING_S: Final = 60.0
 """For events that are waited for: the platform answers sooner, with none where there are none."""
 _T = TypeVar("_T")
@@ -42,13 +46,16 @@ _T = TypeVar("_T")
 class HttpTransport:
     """An :class:`~modelyard.admin.AdminTransport` over HTTP; for use from one event loop.
 
-    Where no connection can be made the request is sent again, for a process that was killed is soon replaced; where one
-    breaks, only what changes nothing: what reads, and :meth:`infer`. A time that is over and a status are answers.
+    Where no connection can be made the request is sent again, for a process that was killed is soon replaced. Where one
+    breaks, or a proxy in front of the platform says that nobody answers (502 or 503 without the platform's own words),
+    only what changes nothing is sent again: what reads, and :meth:`infer`. A time that is over, and each status of the
+    platform's own, are answers.
 
     Args:
         url: Address of the platform, with the prefix it is served under, if any.
         token: Sent as bearer token; None sends none.
-        timeout_s: How long one call may take, unless the call has its own deadline.
+        timeout_s: How long one call may take, unless the call has its own deadline. One that has an artifact read
+            (:meth:`register`, :meth:`plan`, :meth:`load`) may take 600 s where that is more.
         transport: Replaces the network, in tests.
         pauses_s: Before each time that a request is sent again, in seconds; empty sends each once.
 
@@ -84,20 +91,17 @@ class HttpTransport:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def register(
-        self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
-    ) -> ModelStatus:
-        """``POST /platform/v1/models``; the actor is a header, here and below."""
-        document = dict(spec) | ({"message": message} if message else {})
-        params = _expecting(expected_generation)
-        content = orjson.dumps(document)
-        return _to_status(await self._call("POST", _MODELS, actor=actor, content=content, params=params))
+    async def register(self, spec: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
+        """``POST /platform/v1/models``; the actor is a header, and the generation in the query, here and below."""
+        return await self._change("POST", _MODELS, spec, by, timeout_s=self._reading_s)
 
     async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
         """``POST /platform/v1/models?dry_run=true``."""
         params = {"dry_run": "true", **_expecting(expected_generation)}
         content = orjson.dumps(dict(spec))
-        return _to_plan(await self._call("POST", _MODELS, changes_nothing=True, content=content, params=params))
+        return _to_plan(
+            await self._call("POST", _MODELS, self._reading_s, changes_nothing=True, content=content, params=params)
+        )
 
     async def spec(self, name: str) -> dict[str, Any]:
         """``GET /platform/v1/models/{name}/spec``."""
@@ -106,61 +110,66 @@ class HttpTransport:
             raise ApiError(200, "expected a model's specification")
         return document
 
-    async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def unregister(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """``DELETE /platform/v1/models/{name}``."""
-        params = {"message": message} if message else None
-        return _to_status(await self._call("DELETE", f"{_MODELS}/{_segment(name)}", actor=actor, params=params))
+        return await self._delete(_path(name), by)
 
-    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def load(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/load``."""
-        return await self._change("POST", name, "load", {}, actor, message)
+        return await self._change("POST", _path(name, "load"), {}, by, timeout_s=self._reading_s)
 
-    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def unload(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/unload``."""
-        return await self._change("POST", name, "unload", {}, actor, message)
+        return await self._change("POST", _path(name, "unload"), {}, by)
 
-    async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def set_traffic(self, name: str, change: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """``PUT /platform/v1/models/{name}/traffic``."""
-        return await self._change("PUT", name, "traffic", change, actor, message)
+        return await self._change("PUT", _path(name, "traffic"), change, by)
 
-    async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def set_label(self, name: str, label: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """``PUT`` or ``DELETE /platform/v1/models/{name}/labels/{label}``."""
-        way = f"labels/{_segment(label)}"
-        if revision is not None:
-            return await self._change("PUT", name, way, {"revision": revision}, actor, message)
-        params = {"message": message} if message else None
-        path = f"{_MODELS}/{_segment(name)}/{way}"
-        return _to_status(await self._call("DELETE", path, actor=actor, params=params))
+        path = _path(name, f"labels/{_segment(label)}")
+        if revision is None:
+            return await self._delete(path, by)
+        return await self._change("PUT", path, _revision(revision), by)
 
-    async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def rollout(self, name: str, plan: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout``."""
-        return await self._change("POST", name, "rollout", plan, actor, message)
+        return await self._change("POST", _path(name, "rollout"), plan, by)
 
-    async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def promote(self, name: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/promote``."""
-        return await self._change("POST", name, "promote", _revision(revision), actor, message)
+        return await self._change("POST", _path(name, "promote"), _revision(revision), by)
 
-    async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def rollback(self, name: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollback``."""
-        return await self._change("POST", name, "rollback", _revision(revision), actor, message)
+        return await self._change("POST", _path(name, "rollback"), _revision(revision), by)
 
-    async def abort(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def abort(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout/abort``."""
-        return await self._change("POST", name, "rollout/abort", {}, actor, message)
+        return await self._change("POST", _path(name, "rollout/abort"), {}, by)
 
-    async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def pause(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout/pause``."""
-        return await self._change("POST", name, "rollout/pause", {}, actor, message)
+        return await self._change("POST", _path(name, "rollout/pause"), {}, by)
 
-    async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def resume(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """``POST /platform/v1/models/{name}/rollout/resume``."""
-        return await self._change("POST", name, "rollout/resume", {}, actor, message)
+        return await self._change("POST", _path(name, "rollout/resume"), {}, by)
 
     async def _change(
-        self, method: str, name: str, way: str, change: Mapping[str, Any], actor: str, message: str
+        self, method: str, path: str, change: Mapping[str, Any], by: By, *, timeout_s: float | None = None
     ) -> ModelStatus:
-        body = orjson.dumps(dict(change) | ({"message": message} if message else {}))
-        return _to_status(await self._call(method, f"{_MODELS}/{_segment(name)}/{way}", actor=actor, content=body))
+        content, params = orjson.dumps({**change, **_because(by)}), _expecting(by.get("expected_generation"))
+        return _to_status(await self._call(method, path, timeout_s, actor=by["actor"], content=content, params=params))
+
+    async def _delete(self, path: str, by: By) -> ModelStatus:
+        params = _because(by) | _expecting(by.get("expected_generation"))
+        return _to_status(await self._call("DELETE", path, actor=by["actor"], params=params))
+
+    @property
+    def _reading_s(self) -> float:
+        return max(self._timeout_s, _READING_S)
 
     async def pools(self) -> tuple[Pool, ...]:
         """``GET /platform/v1/pools``."""
@@ -240,14 +249,14 @@ class HttpTransport:
     async def _send(
         self, method: str, path: str, timeout_s: float | None, *, changes_nothing: bool, **parts: Any
     ) -> httpx.Response:
-        # The platform keeps the deadline; waiting a little longer lets its own answer arrive.
-        limit_s = self._timeout_s if timeout_s is None else timeout_s + _GRACE_S
+        deadline_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            return await self._repeat(method, path, limit_s, _BROKEN if changes_nothing else _UNSENT, parts)
+            # The platform keeps the deadline; waiting a little longer lets its own answer arrive.
+            return await self._repeat(method, path, deadline_s + _GRACE_S, changes_nothing, parts)
         except httpx.ConnectTimeout as exc:
-            raise PlatformUnreachable(self.url, f"no connection within {limit_s:g} s") from exc
+            raise PlatformUnreachable(self.url, f"no connection within {self._to_connect_s(deadline_s):g} s") from exc
         except httpx.TimeoutException as exc:
-            raise DeadlineExceeded(self._timeout_s if timeout_s is None else timeout_s) from exc
+            raise DeadlineExceeded(deadline_s) from exc
         except httpx.HTTPError as exc:
             raise PlatformUnreachable(self.url, str(exc) or type(exc).__name__) from exc
 
@@ -256,20 +265,31 @@ class HttpTransport:
         method: str,
         path: str,
         limit_s: float,
-        passing: tuple[type[httpx.TransportError], ...],
+        changes_nothing: bool,
         parts: Mapping[str, Any],
     ) -> httpx.Response:
-        """The first reply; all attempts and the pauses between them have the time of one."""
+        """The first reply of the platform; all attempts and the pauses between them have the time of one."""
+        passing = _BROKEN if changes_nothing else _UNSENT
         give_up_at = time.monotonic() + limit_s
         for pause_s in self._pauses_s:
             try:
-                return await self._client.request(method, path, timeout=give_up_at - time.monotonic(), **parts)
+                reply = await self._request(method, path, give_up_at, parts)
+                if not (changes_nothing and _is_proxys(reply)) or time.monotonic() + pause_s >= give_up_at:
+                    return reply
             except passing:
                 if time.monotonic() + pause_s >= give_up_at:
                     raise
             await asyncio.sleep(pause_s)
+        return await self._request(method, path, give_up_at, parts)
+
+    async def _request(self, method: str, path: str, give_up_at: float, parts: Mapping[str, Any]) -> httpx.Response:
         left_s = max(0.0, give_up_at - time.monotonic())
-        return await self._client.request(method, path, timeout=left_s, **parts)
+        timeout = httpx.Timeout(left_s, connect=self._to_connect_s(left_s))
+        return await self._client.request(method, path, timeout=timeout, **parts)
+
+    def _to_connect_s(self, limit_s: float) -> float:
+        """Reading an artifact takes its time, finding the platform does not."""
+        return min(limit_s, self._timeout_s)
 
 
 def _check_url(url: str) -> httpx.URL:
@@ -316,6 +336,11 @@ def _to_document(reply: httpx.Response) -> Any:
         raise ApiError(reply.status_code, "expected JSON") from None
 
 
+def _is_proxys(reply: httpx.Response) -> bool:
+    """Somebody between here and the platform says that it is away; the platform's own sentence is an answer."""
+    return reply.status_code in _PROXY and not is_own(_to_document(reply))
+
+
 def _to_status(document: Any) -> ModelStatus:
     try:
         return ModelStatus.from_dict(document)
@@ -328,6 +353,14 @@ def _to_plan(document: Any) -> Plan:
         return Plan.from_dict(document)
     except (KeyError, TypeError, ValueError) as exc:
         raise ApiError(200, f"expected a plan: {type(exc).__name__} {exc}") from exc
+
+
+def _path(name: str, way: str = "") -> str:
+    return f"{_MODELS}/{_segment(name)}" + (f"/{way}" if way else "")
+
+
+def _because(by: By) -> dict[str, str]:
+    return {"message": by["message"]} if by["message"] else {}
 
 
 def _expecting(generation: int | None) -> dict[str, str]:

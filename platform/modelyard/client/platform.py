@@ -44,7 +44,8 @@ class Platform:
         Args:
             url: Address of the platform.
             token: Bearer token; without one, ``MODELYARD_TOKEN``.
-            timeout_s: How long one call may take.
+            timeout_s: How long one call may take; to register or load a model, for which the platform reads its
+                artifact, up to 600 s in any case.
             actor: Who changes models, for their history; without one, ``MODELYARD_ACTOR``, or the user and the machine
                 that this runs on, ``me@laptop``.
 
@@ -252,6 +253,7 @@ class Platform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Takes a registered model away; it answers what it has accepted first.
 
@@ -261,16 +263,20 @@ class Platform:
             wait: Wait until it is gone.
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
+            expected_generation: Only if the model is still at this ``generation``.
+
+        Returns:
+            Its last status. Where it was waited for and is ``removing`` it is gone; else it was registered again.
 
         Raises:
             ModelNotFound: There is none of that name.
-            Conflict: It belongs to the configuration file.
+            Conflict: It belongs to the configuration file, or is at another generation.
             ModelNotReady: It was waited for and is still being removed.
         """
-        status = self._loop.run(self._platform.unregister(name, message=message))
-        if wait:
-            self._follow(GoneWait(self._transport, status, timeout_s), on_progress)
-        return status
+        status = self._loop.run(
+            self._platform.unregister(name, message=message, expected_generation=expected_generation)
+        )
+        return self._follow(GoneWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     def load(
         self,
@@ -280,6 +286,7 @@ class Platform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Runs a model again that was unloaded or has failed, and reads its artifact again.
 
@@ -292,15 +299,16 @@ class Platform:
             wait: Wait until the revision that is to run is ready, whichever answers meanwhile; see :meth:`register`.
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is none of that name.
             ModelLoadError: Its artifact is not there any more; what ran goes on running.
-            Conflict: It is being removed.
+            Conflict: It is being removed, or at another generation.
             ModelNotReady: The revision was waited for, and failed or did not become ready in time.
             RolledBack: The revision was waited for, and its rollout was taken back.
         """
-        status = self._loop.run(self._platform.load(name, message=message))
+        status = self._loop.run(self._platform.load(name, message=message, expected_generation=expected_generation))
         return self._wait_made(status, timeout_s, on_progress) if wait else status
 
     def unload(
@@ -311,6 +319,7 @@ class Platform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Stops all of a model that runs; it answers what it has accepted first.
 
@@ -323,13 +332,14 @@ class Platform:
             wait: Wait until nothing of it runs.
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is none of that name.
-            Conflict: It is being removed.
+            Conflict: It is being removed, or at another generation.
             ModelNotReady: It was waited for and is still being unloaded.
         """
-        status = self._loop.run(self._platform.unload(name, message=message))
+        status = self._loop.run(self._platform.unload(name, message=message, expected_generation=expected_generation))
         return self._follow(UnloadWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     def set_traffic(
@@ -339,6 +349,7 @@ class Platform:
         *,
         shadow: int | str | Mapping[str, Any] | EllipsisType | None = ...,
         message: str = "",
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Sends a model's traffic elsewhere, at once.
 
@@ -349,15 +360,22 @@ class Platform:
             shadow: The revision that gets copies of the requests, or an object with ``revision``, ``percent`` and
                 ``tolerance``; None ends it. Left out, it stays as it is.
             message: Why, for the history.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             InvalidConfig: The weights are none.
             ModelNotFound: There is no such model or revision.
-            Conflict: A rollout is on its way, or the model is not running.
+            Conflict: A rollout is on its way, the model is not running, or it is at another generation.
         """
-        return self._loop.run(self._platform.set_traffic(name, weights, shadow=shadow, message=message))
+        return self._loop.run(
+            self._platform.set_traffic(
+                name, weights, shadow=shadow, message=message, expected_generation=expected_generation
+            )
+        )
 
-    def set_label(self, name: str, label: str, revision: int | str, *, message: str = "") -> ModelStatus:
+    def set_label(
+        self, name: str, label: str, revision: int | str, *, message: str = "", expected_generation: int | None = None
+    ) -> ModelStatus:
         """Points a label of your own at a revision, which then runs also without traffic.
 
         Args:
@@ -365,22 +383,35 @@ class Platform:
             label: The label.
             revision: The revision, by number or another label.
             message: Why, for the history.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             InvalidConfig: It is no label of your own.
             ModelNotFound: There is no such model or revision.
-            Conflict: The model is not running, or its labels are its version policy's.
+            Conflict: The model is not running, its labels are its version policy's, or it is at another generation.
         """
-        return self._loop.run(self._platform.set_label(name, label, revision, message=message))
+        return self._loop.run(
+            self._platform.set_label(name, label, revision, message=message, expected_generation=expected_generation)
+        )
 
-    def remove_label(self, name: str, label: str, *, message: str = "") -> ModelStatus:
+    def remove_label(
+        self, name: str, label: str, *, message: str = "", expected_generation: int | None = None
+    ) -> ModelStatus:
         """Takes a label of your own away; a revision that has neither traffic nor another one ends.
+
+        Args:
+            name: The model.
+            label: The label.
+            message: Why, for the history.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is no such model or label.
-            Conflict: The model is not running, or its labels are its version policy's.
+            Conflict: The model is not running, its labels are its version policy's, or it is at another generation.
         """
-        return self._loop.run(self._platform.remove_label(name, label, message=message))
+        return self._loop.run(
+            self._platform.remove_label(name, label, message=message, expected_generation=expected_generation)
+        )
 
     def rollout(
         self,
@@ -395,6 +426,7 @@ class Platform:
         wait: bool = False,
         timeout_s: float = 3600.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Brings a revision on its way to all traffic; what is left out is as in the model's ``rollout``.
 
@@ -404,17 +436,20 @@ class Platform:
             steps: Percent of the traffic, one after the other.
             interval_s: Seconds each step takes at least.
             min_requests: Requests each step has to see before its gates can be said to hold.
-            gates: What has to hold, for example ``{"error_rate": 0.01}``; where one does not, it is rolled back.
+            gates: What has to hold, for example ``{"error_rate": 0.01}``; where one does not, it is rolled back. Those
+                that are left out are as in the model's too; None takes one away.
             message: Why, for the history.
-            wait: Wait until it has ended.
+            wait: Wait until it has ended, or has come to where it stays: dark and ready, or at a last step below 100
+                that has had its time and its requests.
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             InvalidConfig: The plan is none.
             ModelNotFound: There is no such model or revision.
-            Conflict: The revision has all traffic already, the model is not running, or, while it was waited for,
-                something else has taken its place.
+            Conflict: The revision has all traffic already, the model is not running or at another generation, or, while
+                it was waited for, something else has taken its place.
             RolledBack: It was waited for and has been rolled back.
             DeadlineExceeded: It was waited for and goes on.
         """
@@ -427,6 +462,7 @@ class Platform:
                 min_requests=min_requests,
                 gates=gates,
                 message=message,
+                expected_generation=expected_generation,
             )
         )
         return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
@@ -440,6 +476,7 @@ class Platform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Gives a revision all traffic as soon as it is ready, without further steps and gates.
 
@@ -450,14 +487,17 @@ class Platform:
             wait: Wait until it has all traffic.
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is no such model or revision.
-            Conflict: There is nothing to promote, or the model is not running.
+            Conflict: There is nothing to promote, the model is not running, or it is at another generation.
             RolledBack: It was waited for and has been rolled back.
             DeadlineExceeded: It was waited for and is not ready yet.
         """
-        status = self._loop.run(self._platform.promote(name, revision, message=message))
+        status = self._loop.run(
+            self._platform.promote(name, revision, message=message, expected_generation=expected_generation)
+        )
         return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
     def rollback(
@@ -469,6 +509,7 @@ class Platform:
         wait: bool = False,
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
+        expected_generation: int | None = None,
     ) -> ModelStatus:
         """Takes the rollout on its way back; without one, returns to the revision that had all traffic before.
 
@@ -479,17 +520,20 @@ class Platform:
             wait: Wait until the traffic is there.
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is no such model or revision.
-            Conflict: There is nothing to return to, or the model is not running.
+            Conflict: There is nothing to return to, the model is not running, or it is at another generation.
             RolledBack: It was waited for, and has been taken back itself.
             DeadlineExceeded: It was waited for and is not ready yet.
         """
-        status = self._loop.run(self._platform.rollback(name, revision, message=message))
+        status = self._loop.run(
+            self._platform.rollback(name, revision, message=message, expected_generation=expected_generation)
+        )
         return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
 
-    def abort(self, name: str, *, message: str = "") -> ModelStatus:
+    def abort(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
         """Takes the rollout on its way back: its revision loses its traffic, and all others have what they had before.
 
         Without a rollout on its way nothing is changed, unlike by :meth:`rollback`.
@@ -497,30 +541,41 @@ class Platform:
         Args:
             name: The model.
             message: Why, for the history.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is none of that name.
-            Conflict: It has no rollout on its way.
+            Conflict: It has no rollout on its way, or is at another generation.
         """
-        return self._loop.run(self._platform.abort(name, message=message))
+        return self._loop.run(self._platform.abort(name, message=message, expected_generation=expected_generation))
 
-    def pause(self, name: str, *, message: str = "") -> ModelStatus:
-        """Keeps the rollout on its way at its step; its gates go on holding.
+    def pause(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+        """Keeps the rollout on its way at its step, where its gates go on holding; one that waits does not begin.
+
+        Args:
+            name: The model.
+            message: Why, for the history.
+            expected_generation: Only if the model is still at this ``generation``.
 
         Raises:
             ModelNotFound: There is none of that name.
-            Conflict: It has no rollout on its way, or that is paused.
+            Conflict: It has no rollout on its way, that is paused, or the model is at another generation.
         """
-        return self._loop.run(self._platform.pause(name, message=message))
+        return self._loop.run(self._platform.pause(name, message=message, expected_generation=expected_generation))
 
-    def resume(self, name: str, *, message: str = "") -> ModelStatus:
+    def resume(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
         """Lets a paused rollout go on.
 
+        Args:
+            name: The model.
+            message: Why, for the history.
+            expected_generation: Only if the model is still at this ``generation``.
+
         Raises:
             ModelNotFound: There is none of that name.
-            Conflict: It has no rollout that is paused.
+            Conflict: It has no rollout that is paused, or is at another generation.
         """
-        return self._loop.run(self._platform.resume(name, message=message))
+        return self._loop.run(self._platform.resume(name, message=message, expected_generation=expected_generation))
 
     def pools(self) -> tuple[Pool, ...]:
         """Where models with ``shared: true`` live: what their processes hold, and how often a model was there."""

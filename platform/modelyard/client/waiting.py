@@ -20,8 +20,10 @@ from modelyard.errors import (
     ModelNotFound,
     ModelNotReady,
     ModelyardError,
+    Unavailable,
 )
-from modelyard.rollout import Rollout, RolloutState
+from modelyard.outcomes import Outcomes
+from modelyard.rollout import ALL, Rollout, RolloutState
 
 _POLL_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between two looks; the last one repeats."""
@@ -29,7 +31,7 @@ _STOPPING: Final = frozenset({ModelState.UNLOADING, ModelState.UNLOADED, ModelSt
 _COMING: Final = frozenset({ModelState.LOADING, ModelState.READY})
 _NOT_COMING: Final = _STOPPING | {ModelState.FAILED}
 _BATCH: Final = 1000
-_AWAY: Final = (DeadlineExceeded, InternalError, PlatformUnreachable)
+_AWAY: Final = (DeadlineExceeded, InternalError, PlatformUnreachable, Unavailable)
 """What becomes of a question while the platform starts anew."""
 
 
@@ -143,23 +145,24 @@ class ReadyWait(Wait):
             state, self._where = status.state, _describe(status)
         else:  # the status speaks of what answers meanwhile
             _check_kept(status, self._revision)
-            state, self._where = await self._find_state(status.name)
+            state, self._where = await _find_state(self._transport, status.name, self._revision)
         if state in _NOT_COMING:
             raise ModelNotReady(status.name, self._where)
         return state is ModelState.READY
 
-    async def _find_state(self, name: str) -> tuple[ModelState, str]:
-        number = self._revision
-        found = next((one for one in await self._transport.revisions(name) if str(one.number) == number), None)
-        state, reason = (found.state, found.reason) if found is not None else ("", "")
-        if state == ModelState.FAILED:
-            return ModelState.FAILED, f"revision {number} failed and gets no traffic: {reason}"
-        # What was unloaded before this change may be told to be so for a moment.
-        known = ModelState(state) if state in _COMING else ModelState.PENDING
-        return known, f"revision {number} is {known}" + (f": {reason}" if reason else "")
-
     def _too_late(self) -> ModelyardError:
         return ModelNotReady(self.status.name, f"{self._where} (waited {self._timeout_s:g} s)")
+
+
+async def _find_state(transport: AdminTransport, name: str, number: str) -> tuple[ModelState, str]:
+    """Of a revision that is to come, and what to say of it."""
+    found = next((one for one in await transport.revisions(name) if str(one.number) == number), None)
+    state, reason = (found.state, found.reason) if found is not None else ("", "")
+    if state == ModelState.FAILED:
+        return ModelState.FAILED, f"revision {number} failed and gets no traffic: {reason}"
+    # What was unloaded before this change may be told to be so for a moment.
+    known = ModelState(state) if state in _COMING else ModelState.PENDING
+    return known, f"revision {number} is {known}" + (f": {reason}" if reason else "")
 
 
 def _check_kept(status: ModelStatus, revision: str) -> None:
@@ -211,7 +214,10 @@ class GoneWait(Wait):
 
 
 class RolloutWait(Wait):
-    """A rollout on its way, until it ends.
+    """A rollout on its way, until it ends, or has come to where it stays for somebody to decide.
+
+    That is where it has no steps and its revision is ready, and where its last step gives less than all traffic and has
+    had its time and its requests. The time is counted here, from when the step was first seen: clocks differ.
 
     Args:
         transport: How to reach the platform.
@@ -230,9 +236,29 @@ class RolloutWait(Wait):
         super().__init__(transport, status, timeout_s)
         rollout = status.rollout
         self._begun = rollout if rollout is not None and rollout.is_active else None
+        self._step = ""
+        self._step_seen_at = 0.0
 
     async def _is_done(self, status: ModelStatus) -> bool:
-        return self._begun is None or not _check_progress(status, self._begun).is_active
+        if self._begun is None:
+            return True
+        rollout = _check_progress(status, self._begun)
+        if rollout.state is RolloutState.WAITING and not rollout.steps:
+            state, _ = await _find_state(self._transport, status.name, str(rollout.to))
+            return state is ModelState.READY
+        return not rollout.is_active or self._stays(rollout)
+
+    def _stays(self, rollout: Rollout) -> bool:
+        """It is at a last step that is over and does not give all traffic."""
+        if self._step != rollout.since:
+            self._step, self._step_seen_at = rollout.since, time.monotonic()
+        is_last = rollout.state is RolloutState.RUNNING and rollout.step + 1 == len(rollout.steps)
+        if not is_last or rollout.percent >= ALL:
+            return False
+        measured = {key: int(rollout.measured.get(key, 0)) for key in ("requests", "shadow_compared")}
+        seen = Outcomes(requests=measured["requests"], same=measured["shadow_compared"])
+        is_seen = not rollout.gates.count_missing(seen, rollout.min_requests, rollout.percent)
+        return is_seen and time.monotonic() - self._step_seen_at >= rollout.interval_s
 
     def _too_late(self) -> ModelyardError:
         rollout = self.status.rollout

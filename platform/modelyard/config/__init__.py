@@ -25,6 +25,7 @@ from modelyard.config.spec import (
     TrafficPlan,
     check_framework,
     load_model_spec,
+    merge_rollout,
     parse_model_spec,
     parse_section,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "load_model_spec",
     "load_platform_config",
     "load_serve_file",
+    "merge_rollout",
     "parse_model_spec",
     "parse_section",
     "read_models",

@@ -27,6 +27,11 @@ class CatalogConfig(Section):
         "database of its own (`postgresql://user:password@host/db`). A relative SQLite path counts from the platform's "
         "working directory; its folder is made where missing.",
     )
+    keep_events: Integer = Field(
+        default=100_000,
+        ge=1000,
+        description="So many events of the history are kept, the newest of all models together; for a while some more.",
+    )
 
     @field_validator("url")
     @classmethod

@@ -360,6 +360,20 @@ class RolloutPlan(RolloutPolicy):
     to: Reference = Field(description="The revision, by number or label.")
 
 
+def merge_rollout(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A rollout as somebody asks for it at run time, not checked yet.
+
+    Args:
+        own: The model's ``rollout``.
+        given: What differs from it; of ``gates`` each by itself.
+    """
+    merged = {**own, **given}
+    gates = own.get("gates"), given.get("gates")
+    if isinstance(gates[0], Mapping) and isinstance(gates[1], Mapping):
+        merged["gates"] = {**gates[0], **gates[1]}
+    return merged
+
+
 class ShadowPlan(Section):
     """Copies of requests for another revision, as somebody asks for them at run time."""
 

@@ -16,10 +16,14 @@ from modelyard.kuberay.quantity import to_number
 Group = dict[str, Any]
 
 _ACCELERATOR: Final = "accelerator_type:"
+"""Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``; nodes of the type have 1 of it."""
 _RAYS: Final = "ray.io/"
 _OPERATORS: Final = ("!", "in(")
-"""Source: Ray ``RESOURCE_CONSTRAINT_PREFIX``; nodes of the type have 1 of it."""
+MAX_NAME_CHARACTERS: Final = 57
+"""Of a group's name: a label's value has 63, and where a group has several hosts the operator adds six to it."""
 
+CPU: Final = "cpu"
+"""The base's group, for the ingress and what has no GPUs."""
 _KEYS: Final = {"CPU": "num_cpus", "GPU": "num_gpus"}
 
 
@@ -76,13 +80,35 @@ def split_by_accelerator(template: Group, needs: Sequence[Need]) -> Iterator[Gro
     Models that ask for none in particular share the first of these, or have the template itself.
     """
     kinds = sorted({need.accelerator_type for need in needs if need.accelerator_type is not None})
+    names: list[str] = []
     for kind in kinds:
         group = copy.deepcopy(template)
-        group["groupName"] += "-" + re.sub("[^a-z0-9]+", "-", kind.lower()).strip("-")
+        plain = re.sub("[^a-z0-9]+", "-", kind.lower()).strip("-")
+        names.append(_new_name(f"{template['groupName']}-{plain}", names))
+        group["groupName"] = names[-1]
         group["resources"] = {**group.get("resources", {}), f"{_ACCELERATOR}{kind}": "1"}
         yield group
     if not kinds:
         yield template
+
+
+def _new_name(text: str, names: Sequence[str]) -> str:
+    """A name of a group that no other has: types that differ in nothing a name can have are numbered."""
+    number, end = 1, ""
+    while (name := text[: MAX_NAME_CHARACTERS - len(end)].rstrip("-") + end) in names:
+        number += 1
+        end = f"-{number}"
+    return name
+
+
+def has_type(group: Mapping[str, Any]) -> bool:
+    """Whether its pods are said to have accelerators of some type."""
+    return any(name.startswith(_ACCELERATOR) for name in group.get("resources", {}))
+
+
+def spreads(need: Need, group: Mapping[str, Any]) -> int:
+    """Over how many pods of a group one replica spreads, each of which fits."""
+    return count_nodes([(bundle, 1) for bundle in need.bundles], capacity(group))
 
 
 def assign(needs: Sequence[Need], groups: Sequence[Group]) -> list[list[Need]]:

@@ -39,7 +39,7 @@ SHAPE: Final[Mapping[str, Any]] = {
 }
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _DOMAIN: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-_LABEL: Final = "a text of at most 63 letters, digits, ., _ and -, with a letter or digit at each end"
+LABEL: Final = "a text of at most 63 letters, digits, ., _ and -, with a letter or digit at each end"
 _MAX_ANNOTATIONS_BYTES: Final = 256 * 1024
 
 
@@ -55,18 +55,18 @@ def is_label(value: str) -> bool:
 
 
 def check_pairs(pairs: Mapping[Any, Any], path: str) -> Iterator[str]:
-    """What is wrong with labels or annotations.
+    """What is wrong with labels, annotations or a selector of nodes.
 
     Args:
         pairs: What is a text by itself is looked at, nothing else.
-        path: Of them; its last part says which of both they are.
+        path: Of them; its last part says which of these they are.
     """
     texts = {key: value for key, value in pairs.items() if isinstance(key, str) and isinstance(value, str)}
     for key, value in texts.items():
         where = join_path(path, key)
         if not is_key(key):
-            yield f"{where}: expected a key as example.com/name: {_LABEL}, got {shown(key, '')}"
-        elif path.endswith("labels") and not is_label(value):
-            yield f"{where}: expected {_LABEL}, got {shown(value, '')}"
+            yield f"{where}: expected a key as example.com/name: {LABEL}, got {shown(key, '')}"
+        elif path.endswith(("labels", "nodeSelector")) and not is_label(value):
+            yield f"{where}: expected {LABEL}, got {shown(value, '')}"
     if sum(len(key.encode()) + len(value.encode()) for key, value in texts.items()) > _MAX_ANNOTATIONS_BYTES:
         yield f"{path}: expected at most {_MAX_ANNOTATIONS_BYTES} bytes"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelyard.config import ModelSpec, PlatformConfig, Resources
+from modelyard.config import Autoscaling, ModelSpec, PlatformConfig, Resources
 from modelyard.errors import InvalidConfig
 from modelyard.model import get_framework, runs_elsewhere
 from modelyard.store import resolve
@@ -24,11 +24,11 @@ class Need:
 
     Attributes:
         path: Of what they are, in the configuration.
-        name: Of the model; ``ingress`` for the ingress.
+        name: Of the model; ``ingress`` and ``controller`` for what is not one.
         accelerator_type: Which nodes they have to be on; None for any.
         bundles: What one replica takes, each on one node; several where it may spread over as many.
-        replicas: How many there may be.
-        least: How many there are at least.
+        replicas: How many there may be, at any hour.
+        least: How many there are at least, at the hour when these are most.
         labels: What the labels of its nodes have to be, in Ray's language.
     """
 
@@ -51,23 +51,27 @@ class Need:
 
 
 def find_needs(config: PlatformConfig) -> tuple[Need, ...]:
-    """Of the ingress, of each declared model that has a process of its own, in their order, and of the pools."""
-    count = config.ingress.num_replicas
-    own_cpus = ({"CPU": config.ingress.num_cpus},)
-    ingress = Need("ingress", "ingress", None, own_cpus, count, count, config.ingress.node_labels)
+    """Of ingress and controller, of each declared model that has a process of its own, in their order, of the pools."""
     own = (_need_of(spec, f"models[{index}]") for index, spec in enumerate(config.models) if not spec.shared)
-    return (ingress, *own, *_pools(config))
+    return (*_platform(config), *own, *_pools(config))
+
+
+def _platform(config: PlatformConfig) -> Iterator[Need]:
+    count, labels = config.ingress.num_replicas, config.ingress.node_labels
+    yield Need("ingress", "ingress", None, ({"CPU": config.ingress.num_cpus},), count, count, labels)
+    if config.controller.num_cpus:  # as it is by default, it takes no room
+        yield Need("controller", "controller", None, ({"CPU": config.controller.num_cpus},), 1, 1, labels)
 
 
 def _pools(config: PlatformConfig) -> Iterator[Need]:
     """One for each framework and runtime that models have which are shared, or have a standby."""
-    scaling = config.pools.autoscaling
+    resources = config.pools.resources
+    least, most = _bounds(config.pools.autoscaling)
     living = [spec for spec in config.models if spec.shared or spec.autoscaling.standby]
     kinds = {(spec.framework, spec.runtime.model_dump_json()) for spec in living}
     for framework, _ in sorted(kinds):
-        bundle = _amounts(config.pools.resources)
-        least, most, labels = scaling.min_replicas, scaling.max_replicas, config.pools.resources.node_labels
-        yield Need("pools", f"that of {framework}", None, (bundle,), most, least, labels)
+        bundles, name = (_amounts(resources),), f"that of {framework}"
+        yield Need("pools", name, resources.accelerator_type, bundles, most, least, resources.node_labels)
 
 
 def _need_of(spec: ModelSpec, path: str) -> Need:
@@ -75,15 +79,15 @@ def _need_of(spec: ModelSpec, path: str) -> Need:
     workers = _count_workers(spec)
     each = {"GPU": resources.num_gpus / max(1, workers)} if resources.num_gpus else {}
     bundles = (_amounts(resources) | each, *([each] * (workers - 1)))
-    return Need(
-        path,
-        spec.name,
-        resources.accelerator_type,
-        bundles,
-        spec.autoscaling.max_replicas,
-        max(1, spec.autoscaling.min_replicas),
-        resources.node_labels,
-    )
+    least, most = _bounds(spec.autoscaling)
+    return Need(path, spec.name, resources.accelerator_type, bundles, most, max(1, least), resources.node_labels)
+
+
+def _bounds(scaling: Autoscaling) -> tuple[int, int]:
+    """The largest least and the largest most of all hours."""
+    bounds = scaling.to_bounds()
+    least = max([bounds.min_replicas, *(window.min_replicas for window in bounds.windows)])
+    return least, max([bounds.max_replicas, *(window.max_replicas for window in bounds.windows)])
 
 
 def _amounts(resources: Resources) -> dict[str, float]:

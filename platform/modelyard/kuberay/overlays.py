@@ -1,26 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RayService of ``kuberay/``: the base's with what an overlay changes, as ``kubectl kustomize`` makes it.
-
-Only what concerns the RayService is read, and only the kinds of patches that the overlays use.
-"""
+"""The RayService of one of ``kuberay/overlays``, and what of the objects around it there are warnings about."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from modelyard.config.problems import nearest
 from modelyard.errors import InvalidConfig
+from modelyard.kuberay.kustomization import ENVIRONMENT, build, groups_of
+from modelyard.kuberay.patches import Item, refuse
 
 _PACKAGED: Final = Path(__file__).with_name("manifests")
 FOLDER: Final = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "kuberay"
 """In an installed package, or in a checkout."""
-_ENVIRONMENT: Final = "modelyard-ray"
-"""The ConfigMap that pods have as their environment."""
+_OURS: Final = "app.kubernetes.io/part-of"
+"""The label that all pods have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What one comes to.
+
+    Attributes:
+        service: Its RayService, without the Serve file; anew for each caller, who may change it.
+        environment: What Ray and Serve read when their processes start.
+        around: NetworkPolicies and budgets.
+    """
+
+    service: Item
+    environment: Mapping[str, str]
+    around: Sequence[Item]
+
+    def lets_out(self, port: int) -> bool:
+        """Whether every pod may reach a port of others, anywhere at all."""
+        return any(port in ports or not ports for ports in self._ways_out())
+
+    def _ways_out(self) -> Iterator[set[int | str]]:
+        """Ports of each rule that leads out of the cluster's own pods; none for all of them."""
+        for policy in self.around:
+            # One with more labels is for some of the pods.
+            if policy["kind"] == "NetworkPolicy" and _labels(policy["spec"].get("podSelector")).keys() <= {_OURS}:
+                for rule in policy["spec"].get("egress") or ():
+                    inside = [target for target in rule.get("to") or () if _OURS in _labels(target.get("podSelector"))]
+                    if not inside:
+                        ports = {port.get("port") for port in rule.get("ports") or ()}
+                        yield set() if None in ports else ports
+
+    def pods_that_stay(self, group: str) -> int | None:
+        """How many pods of a group evictions leave; None where no budget says."""
+        for budget in self.around:
+            if budget["kind"] == "PodDisruptionBudget":
+                stay = budget["spec"].get("minAvailable")
+                if _labels(budget["spec"].get("selector")).get("ray.io/group") == group and isinstance(stay, int):
+                    return stay
+        return None
+
+
+def _labels(selector: Mapping[str, Any] | None) -> Mapping[str, str]:
+    labels: Mapping[str, str] = (selector or {}).get("matchLabels") or {}
+    return labels
 
 
 def overlay_names() -> tuple[str, ...]:
@@ -28,69 +70,36 @@ def overlay_names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in FOLDER.glob("overlays/*/kustomization.yaml")))
 
 
-def load_service(overlay: str) -> dict[str, Any]:
+def load_overlay(name: str) -> Overlay:
+    """An overlay by its name.
+
+    Raises:
+        InvalidConfig: There is none of that name, or something in it is not read.
+    """
+    if name not in overlay_names():
+        raise InvalidConfig((f'--overlay: unknown overlay "{name}"{nearest(name, overlay_names())}',))
+    try:
+        items = build(FOLDER / "overlays" / name)
+    except (AttributeError, KeyError, TypeError, re.error):  # a text where a mapping has to be, and the like
+        refuse(name, "a kustomization is not of the right shape: `kubectl kustomize` says where")
+    services = [item for item in items if item["kind"] == "RayService"]
+    if len(services) != 1:
+        refuse(name, f"expected one RayService, got {len(services)}")
+    maps = {item["metadata"]["name"]: item for item in items if item["kind"] == "ConfigMap"}
+    environment = maps[ENVIRONMENT]["data"] if ENVIRONMENT in maps else {}
+    for group in groups_of(services[0]):
+        for source in group["template"]["spec"]["containers"][0].get("envFrom", ()):
+            named = source.get("configMapRef", {}).get("name")
+            if maps.get(named, {"metadata": {}})["metadata"].get("is_hashed"):
+                refuse(name, f"envFrom: {named} gets a name with a hash: options: {{disableNameSuffixHash: true}}")
+    around = [item for item in items if item["kind"] in ("NetworkPolicy", "PodDisruptionBudget")]
+    return Overlay(services[0], environment, around)
+
+
+def load_service(overlay: str) -> Item:
     """The RayService of an overlay, without its Serve file.
 
     Raises:
-        InvalidConfig: There is none of that name.
+        InvalidConfig: See :func:`load_overlay`.
     """
-    if overlay not in overlay_names():
-        raise InvalidConfig((f'--overlay: unknown overlay "{overlay}"{nearest(overlay, overlay_names())}',))
-    service: dict[str, Any] = _load(FOLDER / "base" / "rayservice.yaml")
-    for path, label in _patch_files(FOLDER / "overlays" / overlay):
-        if not label or label in service["metadata"].get("labels", {}):
-            for change in _load(path):
-                _apply(service, change)
-    return service
-
-
-def image_name(overlay: str) -> str:
-    """Of the image that the overlay's pods run, without a tag."""
-    own = (_load(folder / "kustomization.yaml").get("images") for folder in _folders(FOLDER / "overlays" / overlay))
-    image = [images for images in own if images][-1][0]
-    return str(image.get("newName", image["name"]))
-
-
-def load_environment(overlay: str) -> dict[str, str]:
-    """What Ray and Serve read when their processes start: the base's, with what the overlay's components say."""
-    lines = (FOLDER / "base" / "ray.env").read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if line and not line.startswith("#")]
-    for folder in _folders(FOLDER / "overlays" / overlay):
-        for generator in _load(folder / "kustomization.yaml").get("configMapGenerator", ()):
-            lines += generator.get("literals", ()) if generator.get("name") == _ENVIRONMENT else ()
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
-
-
-def _patch_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Those for the RayService, each with the label that it has to have, or none."""
-    for each in _folders(folder):
-        for patch in _load(each / "kustomization.yaml").get("patches", ()):
-            target = patch.get("target", {})
-            if "path" in patch and target.get("kind") == "RayService":
-                yield each / patch["path"], target.get("labelSelector", "")
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    """Those that make up an overlay, in the order in which they count: what it is made from, its components, itself."""
-    kustomization = _load(folder / "kustomization.yaml")
-    for name in (*kustomization.get("resources", ()), *kustomization.get("components", ())):
-        if (folder / name).is_dir():
-            yield from _folders(folder / name)
-    yield folder
-
-
-def _apply(document: Any, change: Mapping[str, Any]) -> None:
-    """One operation of a JSON patch (RFC 6902): add, replace or remove."""
-    *path, last = change["path"].strip("/").split("/")
-    for key in path:
-        document = document[int(key) if isinstance(document, list) else key]
-    if change["op"] == "remove":
-        del document[last]
-    elif isinstance(document, list) and last == "-":
-        document.append(copy.deepcopy(change["value"]))
-    else:
-        document[int(last) if isinstance(document, list) else last] = copy.deepcopy(change["value"])
-
-
-def _load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return load_overlay(overlay).service

@@ -11,18 +11,23 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 
-from modelyard.config import IMPORT_PATH, PlatformConfig, load_platform_config
+from modelyard.config import IMPORT_PATH, ModelSpec, PlatformConfig, load_platform_config
+from modelyard.config.problems import join_path
 from modelyard.errors import InvalidConfig
-from modelyard.kuberay import groups, overlays
+from modelyard.kuberay import groups
 from modelyard.kuberay.groups import Group, Size
+from modelyard.kuberay.kustomization import ENVIRONMENT, RENDERED, groups_of
 from modelyard.kuberay.needs import Need, count_nodes, find_needs
-from modelyard.kuberay.serving import GRPC_PORT, HTTP_PORT
-from modelyard.version import __version__
+from modelyard.kuberay.overlays import Overlay, load_overlay
+from modelyard.kuberay.serving import EVERY_NODE, GRPC_PORT, HTTP_PORT
 
 _INGRESS: Final = "Ingress"
+_LABEL: Final = "modelyard-group"
+"""Of the nodes that are no place for what every request passes, and of those that are."""
 _REQUEST_MARGIN_S: Final = 60
 PLACE_TIMEOUT_S: Final = 900
 """How long a cluster waits for nodes of models that have no place: an upgrade would switch to it without them."""
@@ -30,7 +35,11 @@ _DRAIN: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 _REPLACEMENT_S: Final = 50
 """What another replica has to be there before this one stops, with the time that the ingress stops earlier."""
 _NUMERIC: Final = tuple("0123456789+-.")
-_HEADER: Final = "# Made by `modelyard render kuberay`: change the platform file, and make it anew.\n"
+_STORES: Final = {"s3": "object-store", "gs": "object-store", "az": "object-store", "abfs": "object-store"}
+"""The component for models at such a place; the others want no keys."""
+_WEB: Final = ("hf", "http", "https")
+_POSTGRESQL_PORT: Final = 5432
+_HTTPS_PORT: Final = 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,7 @@ class Choices:
     Attributes:
         overlay: Which of ``kuberay/overlays``.
         name: Of the RayService.
-        image: Of all pods; empty for the overlay's of this version.
+        image: Of all pods; empty for the overlay's.
         cpu_worker: Size of a worker without GPUs.
         gpu_worker: Size of one with them.
         selectors: By name of a group, the labels of nodes it has to be on.
@@ -69,7 +78,7 @@ class Rendered:
     def to_yaml(self) -> str:
         """The manifest as a file."""
         text = yaml.dump(dict(self.service), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-        return _HEADER + text
+        return RENDERED + text
 
 
 def render(document: Mapping[str, Any], choices: Choices) -> Rendered:
@@ -82,7 +91,8 @@ def render(document: Mapping[str, Any], choices: Choices) -> Rendered:
     Raises:
         InvalidConfig: With one problem for each key that is wrong.
     """
-    service = overlays.load_service(choices.overlay)
+    overlay = load_overlay(choices.overlay)
+    service = overlay.service
     cluster = service["spec"]["rayClusterConfig"]
     templates: list[Group] = cluster.get("workerGroupSpecs", [])
     file, config = _to_cluster(document, templates)
@@ -94,9 +104,10 @@ def render(document: Mapping[str, Any], choices: Choices) -> Rendered:
     assigned = groups.assign(needs, places)
     for group, own in zip(workers, assigned, strict=False):
         groups.set_replicas(group, own, 0 if groups.has_gpus(group) else config.ingress.num_replicas)
-    _name_pods(service, choices)
+    _name_pods(service, overlay, choices)
     _fill_in(service, file, config, choices)
-    warnings = [*_warn_of_file(document, config, choices), *_warn_of_places(needs, places, assigned)]
+    warnings = [*_warn_of_file(document, config, overlay, choices), *_warn_of_ways_out(config, overlay)]
+    warnings += _warn_of_places(needs, places, assigned)
     warnings += _warn_of_nodes(workers, choices) if workers else _warn_of_room(places[0], needs)
     return Rendered(service, tuple(warnings))
 
@@ -120,6 +131,8 @@ def _to_cluster(document: Mapping[str, Any], workers: Sequence[Group]) -> tuple[
     file = copy.deepcopy(dict(document))
     # Whoever asks comes from outside of the pod; the ports are those of the overlay's Service.
     file["http_options"] = {**file.get("http_options", {}), "host": "0.0.0.0", "port": HTTP_PORT}  # noqa: S104
+    if "proxy_location" in file:
+        file["proxy_location"] = EVERY_NODE
     if "grpc_options" in file:
         file["grpc_options"] = {**file["grpc_options"], "port": GRPC_PORT}
     found = [item for item in file["applications"] if item.get("import_path") == IMPORT_PATH]
@@ -132,18 +145,36 @@ def _to_cluster(document: Mapping[str, Any], workers: Sequence[Group]) -> tuple[
     args = application.setdefault("args", {})
     if workers:
         least = min((group["minReplicas"] for group in workers if not groups.has_gpus(group)), default=1)
-        _spread_ingress(application, max(least, load_platform_config(args).ingress.num_replicas))
+        config = load_platform_config(args)
+        args["ingress"] = {**_place_of_ingress(config, workers), **args.get("ingress", {})}
+        args["ingress"]["num_replicas"] = max(least, config.ingress.num_replicas)
+        where = join_path("applications", file["applications"].index(application), "deployments")
+        _spread_ingress(application, args["ingress"]["num_replicas"], where)
     return file, load_platform_config(args)
 
 
-def _spread_ingress(application: dict[str, Any], replicas: int) -> None:
-    """So many processes, each on a node of its own, in place."""
-    args = application["args"]
-    args["ingress"] = {**args.get("ingress", {}), "num_replicas": replicas}
-    deployments = application.setdefault("deployments", [])
-    if all(item.get("name") != _INGRESS for item in deployments):
-        one_more = math.ceil(100 / replicas)
-        deployments.append({"name": _INGRESS, "max_replicas_per_node": 1, "max_surge_percent": one_more})
+def _place_of_ingress(config: PlatformConfig, workers: Sequence[Group]) -> Mapping[str, Any]:
+    """Not beside models with GPUs: a node that anything else runs on is never idle, and is paid for."""
+    others = [group for group in workers if not groups.has_gpus(group)]
+    if len(others) == len(workers) or not any(need.is_accelerated for need in find_needs(config)):
+        return {}
+    labels = {value for group in others for key, value in group.get("labels", {}).items() if key == _LABEL}
+    return {"node_labels": {_LABEL: min(labels)}} if labels else {}
+
+
+def _spread_ingress(application: dict[str, Any], replicas: int, where: str) -> None:
+    """Each process on a node of its own, in place."""
+    deployments = application["deployments"] = application.get("deployments") or []
+    own = next((item for item in deployments if item.get("name") == _INGRESS), None)
+    if own is None:
+        own = {"name": _INGRESS}
+        deployments.append(own)
+    for key in ("num_replicas", "autoscaling_config"):
+        if key in own:  # it would count instead of the platform's
+            path = join_path(where, deployments.index(own), key)
+            raise InvalidConfig((f"{path}: expected nothing: args.ingress.num_replicas says how many there are",))
+    own.setdefault("max_replicas_per_node", 1)
+    own.setdefault("max_surge_percent", math.ceil(100 / replicas))
 
 
 def _make_groups(templates: Sequence[Group], needs: Sequence[Need], choices: Choices) -> Iterator[Group]:
@@ -157,25 +188,28 @@ def _make_groups(templates: Sequence[Group], needs: Sequence[Need], choices: Cho
             yield from groups.split_by_accelerator(group, accelerated)
 
 
-def _name_pods(service: dict[str, Any], choices: Choices) -> None:
+def _name_pods(service: dict[str, Any], overlay: Overlay, choices: Choices) -> None:
     """Image, environment and nodes of every pod, in place."""
-    image = choices.image or f"{overlays.image_name(choices.overlay)}:{__version__}"
-    environment = [{"name": name, "value": value} for name, value in overlays.load_environment(choices.overlay).items()]
-    cluster = service["spec"]["rayClusterConfig"]
-    for group in (cluster["headGroupSpec"], *cluster.get("workerGroupSpecs", ())):
+    environment = [{"name": name, "value": value} for name, value in overlay.environment.items()]
+    for group in groups_of(service):
         pod = group["template"]["spec"]
         container = pod["containers"][0]
-        container["image"] = image
+        container["image"] = choices.image or container["image"]
         container["env"] = [*environment, *container.get("env", ())]
         # The ConfigMap with the same in it has a name that only Kustomize knows.
-        container["envFrom"] = [item for item in container.get("envFrom", ()) if "configMapRef" not in item]
-        if not container["envFrom"]:
-            del container["envFrom"]
+        sources = container.pop("envFrom", ())
+        if sources := [item for item in sources if item.get("configMapRef", {}).get("name") != ENVIRONMENT]:
+            container["envFrom"] = sources
         if selector := choices.selectors.get(group.get("groupName", "")):
-            pod["nodeSelector"] = dict(selector)
+            pod["nodeSelector"] = {**pod.get("nodeSelector", {}), **selector}
 
 
-def _warn_of_file(document: Mapping[str, Any], config: PlatformConfig, choices: Choices) -> Iterator[str]:
+def _warn_of_file(
+    document: Mapping[str, Any], config: PlatformConfig, overlay: Overlay, choices: Choices
+) -> Iterator[str]:
+    location = document.get("proxy_location", EVERY_NODE)
+    if location != EVERY_NODE:
+        yield f"proxy_location: {EVERY_NODE} instead of {location}: a pod without a proxy is never ready"
     before = next(item for item in document["applications"] if item.get("import_path") == IMPORT_PATH)
     given = (before.get("args") or {}).get("ingress", {}).get("num_replicas", 1)
     if given != config.ingress.num_replicas:
@@ -183,21 +217,59 @@ def _warn_of_file(document: Mapping[str, Any], config: PlatformConfig, choices: 
             f"ingress.num_replicas: {config.ingress.num_replicas} instead of {given}: it has to go on while one of its "
             "nodes is away"
         )
+    stay = overlay.pods_that_stay(groups.CPU)
+    if stay is not None and stay < config.ingress.num_replicas - 1:
+        yield (
+            f"ingress.num_replicas: {config.ingress.num_replicas}, and evictions may leave {stay} pods of the group "
+            f"{groups.CPU}: minAvailable: {config.ingress.num_replicas - 1} in an overlay of yours lets one go at once"
+        )
     if config.catalog.url.startswith("sqlite") and choices.overlay != "dev":
         yield (
             "catalog.url: a file in a pod: what is registered at run time goes with it; a database keeps it "
             "(postgresql://…)"
         )
-    drain_s = int(overlays.load_environment(choices.overlay)[_DRAIN])
+    drain_s = overlay.environment.get(_DRAIN, "")
     for index, model in enumerate(config.models):
         longest_s = model.limits.request_timeout_s
-        if longest_s + _REPLACEMENT_S > drain_s:
+        if drain_s.isdecimal() and longest_s + _REPLACEMENT_S > int(drain_s):
             yield (
                 f"models[{index}].limits.request_timeout_s: {longest_s:g}, and a pod that stops has {drain_s} s: its "
                 "replicas would stop before others have taken their place (kuberay/components/long-requests)"
             )
     if choices.image and "@sha256:" not in choices.image:
         yield "--image: a tag may be moved, and pods that start later would run something else: NAME@sha256:… cannot"
+
+
+def _warn_of_ways_out(config: PlatformConfig, overlay: Overlay) -> Iterator[str]:
+    """What pods have to reach, and no NetworkPolicy of the overlay lets them."""
+    url = config.catalog.url
+    if not url.startswith("sqlite") and not overlay.lets_out(_port(url, _POSTGRESQL_PORT)):
+        yield f"catalog.url: {_no_way(_port(url, _POSTGRESQL_PORT), 'fault-tolerance')}, with the Secret"
+    for index, model in enumerate(config.models):
+        scheme, separator, _ = model.uri.partition("://")
+        if separator and scheme in (*_STORES, *_WEB):
+            port = _port(model.uri, 80) if scheme == "http" else _port(model.uri, _HTTPS_PORT)
+            if not overlay.lets_out(port):
+                yield f"models[{index}].uri: {_no_way(port, _STORES.get(scheme, 'https-out'))}"
+        if _installs(model) and not overlay.lets_out(_HTTPS_PORT):
+            yield f"models[{index}].runtime: {_no_way(_HTTPS_PORT, 'https-out')}"
+
+
+def _no_way(port: int, component: str) -> str:
+    return f"the overlay lets no pod out to port {port}: kuberay/components/{component} does"
+
+
+def _installs(model: ModelSpec) -> bool:
+    """Whether an environment is made for it, of packages that somebody has."""
+    runtime = model.runtime
+    return bool(runtime.version or runtime.pip or runtime.uv or isinstance(runtime.conda, dict))
+
+
+def _port(url: str, usual: int) -> int:
+    try:
+        return urlsplit(url).port or usual
+    except ValueError:  # a password may have what no address has
+        return usual
 
 
 def _warn_of_places(
@@ -212,6 +284,12 @@ def _warn_of_places(
         for need in own:
             if reason := groups.misfit(need, group):
                 yield f"{need.path}: {need.name} can never run: {reason} (group {group.get('groupName', 'head')})"
+            elif need.is_accelerated and "numOfHosts" not in group and (pods := groups.spreads(need, group)) > 1:
+                yield (
+                    f"{need.path}: {need.name}: a replica spreads over {pods} pods of the group "
+                    f"{group.get('groupName', 'head')}, which come and go one by one: --gpu-worker-gpus "
+                    f"{need.total('GPU'):g} makes them one, and those of --overlay llm stay together"
+                )
 
 
 def _warn_of_room(head: Group, needs: Sequence[Need]) -> Iterator[str]:
@@ -225,9 +303,12 @@ def _warn_of_room(head: Group, needs: Sequence[Need]) -> Iterator[str]:
 
 
 def _warn_of_nodes(workers: Sequence[Group], choices: Choices) -> Iterator[str]:
-    accelerated = [group["groupName"] for group in workers if groups.has_gpus(group)]
-    for name in accelerated if len(accelerated) > 1 else ():
-        if name not in choices.selectors:
+    accelerated = sum(map(groups.has_gpus, workers))
+    for group in workers:
+        name = group["groupName"]
+        is_any = "nodeSelector" in group["template"]["spec"] or not groups.has_gpus(group)
+        # Ray believes what a group says of itself, so on other nodes its models would run all the same.
+        if not is_any and (groups.has_type(group) or accelerated > 1):
             yield f"--node-selector: nothing says which nodes the pods of {name} have to be on: {name}:LABEL=VALUE does"
     for name in sorted(set(choices.selectors) - {group["groupName"] for group in workers}):
         yield f"--node-selector: there is no group {name}"

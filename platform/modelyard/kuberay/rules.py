@@ -19,6 +19,7 @@ from packaging.version import InvalidVersion, Version
 
 from modelyard.config.problems import join_path, nearest, shown
 from modelyard.kuberay.quantity import to_number
+from modelyard.kuberay.starting import check_starting
 
 Part = Mapping[str, Any]
 
@@ -150,6 +151,7 @@ def _pods(service: Part) -> Iterator[str]:
         pod, where = group["template"].get("spec", {}), f"{path}.template.spec"
         if not pod.get("containers"):
             yield f"{where}.containers: expected at least one, got none"
+        yield from check_starting(group, path)
         volumes = {volume["name"] for volume in pod.get("volumes", ())}
         for kind in ("containers", "initContainers"):
             for index, container in enumerate(pod.get(kind, ())):

@@ -26,7 +26,7 @@ _INT32: Final = 2**31
 _INT64: Final = 2**63
 _REQUIRED: Final = ("apiVersion", "kind", "metadata", "spec")
 """An API server takes a RayService without a spec, and the operator refuses it."""
-_LABEL_MAPS: Final = ("labels", "annotations")
+_LABEL_MAPS: Final = ("labels", "annotations", "nodeSelector")
 
 
 @cache

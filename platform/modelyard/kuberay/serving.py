@@ -12,6 +12,8 @@ from modelyard.errors import InvalidConfig
 
 PATH: Final = "spec.serveConfigV2"
 _LOOPBACK: Final = ("127.", "localhost", "::1")
+EVERY_NODE: Final = "EveryNode"
+"""Serve's own default of where proxies are, which readiness goes by."""
 HTTP_PORT: Final = 8000
 GRPC_PORT: Final = 9000
 
@@ -35,6 +37,7 @@ def check_serving(service: Mapping[str, Any], document: Mapping[str, Any]) -> It
         service: A RayService of the right shape.
         document: Its Serve file.
     """
+    yield from _check_proxies(service, document.get("proxy_location", EVERY_NODE))
     http = _section(document, "http_options")
     host = http.get("host")
     if isinstance(host, str) and host.startswith(_LOOPBACK):
@@ -50,6 +53,17 @@ def check_serving(service: Mapping[str, Any], document: Mapping[str, Any]) -> It
     groups += [(join_path("workerGroupSpecs", index), g) for index, g in enumerate(cluster.get("workerGroupSpecs", ()))]
     for name, group in groups:
         yield from _check_ports(group, ports, f"spec.rayClusterConfig.{name}.template.spec.containers[0].ports")
+
+
+def _check_proxies(service: Mapping[str, Any], location: object) -> Iterator[str]:
+    """The operator takes a pod for ready whose proxy says so, and sends requests to no other."""
+    spec = service["spec"]
+    has_workers = bool(spec["rayClusterConfig"].get("workerGroupSpecs"))
+    if location == "HeadOnly" and not spec.get("excludeHeadPodFromServeSvc") and not has_workers:
+        return
+    if location != EVERY_NODE:
+        where = f"{PATH}.proxy_location"
+        yield f"{where}: expected {EVERY_NODE}, got {shown(location, '')}: a pod without a proxy is never ready"
 
 
 def _check_ports(group: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from email.message import Message
 from typing import Any, Final
 
 from modelyard.errors import InvalidRequest, ModelNotFound, ModelyardError
-from modelyard.openai import ROUTES
+from modelyard.openai import ROUTES, read_disposition
 from modelyard.protocol.errors import encode_http, to_message
 from modelyard.protocol.fields import check_object, expected
 from modelyard.protocol.http import Encoded, dump_json, encode_json, load_json
@@ -47,7 +47,6 @@ _BEGINNING: Final = 2000
 _BEGINNING_TOKENS: Final = 500
 """As many characters, about, of a prompt that is tokens."""
 
-_MODEL_FIELD: Final = re.compile(rb';\s*name="?model"?\s*(?:;|\r|$)', re.IGNORECASE)
 
 _TYPES: Final[Mapping[int, str]] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -128,7 +127,7 @@ def rename_in_form(body: bytes, content_type: str, name: str) -> bytes:
     pieces = (b"\r\n" + body).split(delimiter)  # the line break before a boundary belongs to it
     for index, piece in enumerate(pieces):
         head, separator, _ = piece.partition(b"\r\n\r\n")
-        if separator and _MODEL_FIELD.search(head):
+        if separator and read_disposition(head).get(b"name") == b"model":
             pieces[index] = head + separator + name.encode()
     return delimiter.join(pieces).removeprefix(b"\r\n")
 
@@ -163,6 +162,6 @@ def encode_error(error: ModelyardError) -> Encoded:
     return encode_json(to_error(error), error.http_status, extra)
 
 
-def encode_error_event(error: ModelyardError) -> bytes:
-    """The error that ends a stream which has begun."""
-    return b"data: " + dump_json(to_error(error)) + b"\n\n"
+def dump_error(error: ModelyardError) -> bytes:
+    """The body of the reply to a call that failed, for a stream that has begun."""
+    return dump_json(to_error(error))

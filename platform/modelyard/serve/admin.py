@@ -6,29 +6,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from modelyard.admin import AdminTransport, Event, ModelState, ModelStatus, Plan, Pool, Revision
+from modelyard.admin import AdminTransport, By, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.batching import Call, split
 from modelyard.dataplane import DataPlane
-from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError
+from modelyard.errors import DeadlineExceeded, ModelyardError, Unavailable
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json
 from modelyard.routing import RevisionRoute
-from modelyard.serve.changes import (
-    GENERATION,
-    actor_of,
-    check_query,
-    find_flag,
-    find_generation,
-    find_message,
-    pop_message,
-    read_document,
-    read_message,
-)
+from modelyard.serve.changes import check_query, find_by, find_flag, pop_message, read_change, read_document, to_by
 from modelyard.serve.handle import CONTROLLER_NAME, RevisionHandle, count
 from modelyard.serve.history import HistoryHandlers
 from modelyard.serve.http import HttpRequest, RouteEntry
@@ -55,13 +46,9 @@ class HandleTransport:
     def __init__(self, controller: DeploymentHandle[Any] | None = None) -> None:
         self._controller = controller or serve.get_deployment_handle(CONTROLLER_NAME, app_name=PLATFORM_APPLICATION)
 
-    async def register(
-        self, spec: Mapping[str, Any], *, actor: str, message: str, expected_generation: int | None = None
-    ) -> ModelStatus:
+    async def register(self, spec: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change(
-            "register", dict(spec), actor, message, expected_generation, timeout_s=_READING_TIMEOUT_S
-        )
+        return await self._change("register", dict(spec), **by, timeout_s=_READING_TIMEOUT_S)
 
     async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
         """See ``AdminTransport``."""
@@ -82,49 +69,49 @@ class HandleTransport:
         )
         return _unwrap(found)
 
-    async def unregister(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def unregister(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("unregister", name, actor, message)
+        return await self._change("unregister", name, **by)
 
-    async def load(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def load(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("load", name, actor, message, timeout_s=_READING_TIMEOUT_S)
+        return await self._change("load", name, **by, timeout_s=_READING_TIMEOUT_S)
 
-    async def unload(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def unload(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("unload", name, actor, message)
+        return await self._change("unload", name, **by)
 
-    async def set_traffic(self, name: str, change: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def set_traffic(self, name: str, change: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("set_traffic", name, dict(change), actor, message)
+        return await self._change("set_traffic", name, dict(change), **by)
 
-    async def set_label(self, name: str, label: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def set_label(self, name: str, label: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("set_label", name, label, revision, actor, message)
+        return await self._change("set_label", name, label, revision, **by)
 
-    async def rollout(self, name: str, plan: Mapping[str, Any], *, actor: str, message: str) -> ModelStatus:
+    async def rollout(self, name: str, plan: Mapping[str, Any], **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("rollout", name, dict(plan), actor, message)
+        return await self._change("rollout", name, dict(plan), **by)
 
-    async def promote(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def promote(self, name: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("promote", name, revision, actor, message)
+        return await self._change("promote", name, revision, **by)
 
-    async def rollback(self, name: str, revision: str | None, *, actor: str, message: str) -> ModelStatus:
+    async def rollback(self, name: str, revision: str | None, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("rollback", name, revision, actor, message)
+        return await self._change("rollback", name, revision, **by)
 
-    async def abort(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def abort(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("abort", name, actor, message)
+        return await self._change("abort", name, **by)
 
-    async def pause(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def pause(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("pause", name, actor, message)
+        return await self._change("pause", name, **by)
 
-    async def resume(self, name: str, *, actor: str, message: str) -> ModelStatus:
+    async def resume(self, name: str, **by: Unpack[By]) -> ModelStatus:
         """See ``AdminTransport``."""
-        return await self._change("resume", name, actor, message)
+        return await self._change("resume", name, **by)
 
     async def pools(self) -> tuple[Pool, ...]:
         """See ``AdminTransport``."""
@@ -165,17 +152,21 @@ class HandleTransport:
     async def close(self) -> None:
         """Nothing to free: the handle is Serve's."""
 
-    async def _change(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S) -> ModelStatus:
+    async def _change(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S, **by: Any) -> ModelStatus:
         """A verb whose answer is the model's status."""
-        found: ModelStatus | ModelyardError = await self._ask(verb, *args, timeout_s=timeout_s)
+        found: ModelStatus | ModelyardError = await self._ask(verb, *args, timeout_s=timeout_s, **by)
         return _unwrap(found)
 
-    async def _ask(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S) -> Any:
+    async def _ask(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S, **by: Any) -> Any:
         try:
-            return await asyncio.wait_for(getattr(self._controller, verb).remote(*args), timeout_s)
+            return await asyncio.wait_for(getattr(self._controller, verb).remote(*args, **by), timeout_s)
+        except RayTaskError:
+            raise  # a fault of ours, which the log is to have
+        except TimeoutError as exc:
+            raise DeadlineExceeded(timeout_s, "the platform's controller may do it yet") from exc
         except Exception as exc:
             # Serve's many ways to say that the controller is away just now.
-            raise InternalError(f"the platform's controller does not answer: {type(exc).__name__}") from exc
+            raise Unavailable(f"the platform's controller does not answer: {type(exc).__name__}") from exc
 
 
 class _ByHandle:
@@ -256,15 +247,13 @@ class AdminHandlers:
         With ``dry_run=true`` the answer is what would be done. ``expected_generation`` or ``If-Match`` say which
         generation of the model the change is for.
         """
-        check_query(request, "dry_run", GENERATION)
+        check_query(request, "dry_run")
         document = await read_document(request)
-        message = pop_message(document)
-        expected = find_generation(request)
+        by = to_by(request, pop_message(document))
         if find_flag(request, "dry_run"):
-            return encode_json((await self._transport.plan(document, expected_generation=expected)).to_dict())
-        status = await self._transport.register(
-            document, actor=actor_of(request), message=message, expected_generation=expected
-        )
+            plan = await self._transport.plan(document, expected_generation=by.get("expected_generation"))
+            return encode_json(plan.to_dict())
+        status = await self._transport.register(document, **by)
         is_new = status.created_at == status.updated_at
         return encode_json(status.to_dict(), 201 if is_new else 200)
 
@@ -278,18 +267,17 @@ class AdminHandlers:
 
     async def unregister(self, request: HttpRequest) -> Encoded:
         """``DELETE /platform/v1/models/{model}?message=…``."""
-        message = find_message(request)
-        status = await self._transport.unregister(request.path("model"), actor=actor_of(request), message=message)
+        status = await self._transport.unregister(request.path("model"), **find_by(request))
         return encode_json(status.to_dict(), 202)
 
     async def load(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models/{model}/load``, with an optional ``message``; 200 when nothing is left to do."""
-        message = await read_message(request)
-        status = await self._transport.load(request.path("model"), actor=actor_of(request), message=message)
+        _, by = await read_change(request)
+        status = await self._transport.load(request.path("model"), **by)
         return encode_json(status.to_dict(), 200 if status.state is ModelState.READY else 202)
 
     async def unload(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models/{model}/unload``, as ``load``."""
-        message = await read_message(request)
-        status = await self._transport.unload(request.path("model"), actor=actor_of(request), message=message)
+        _, by = await read_change(request)
+        status = await self._transport.unload(request.path("model"), **by)
         return encode_json(status.to_dict(), 200 if status.state is ModelState.UNLOADED else 202)

@@ -83,8 +83,8 @@ class Artifacts:
             if spec.version_policy is not None:
                 raise InvalidConfig(("version_policy: expected none for a model that runs elsewhere, got one",))
             return _make_entry(spec, _ELSEWHERE)
-        if framework.runs_code(spec.options):
-            check_allowed(spec.uri, self._roots)
+        for location in framework.code_locations(spec.uri, spec.options):
+            check_allowed(location, self._roots)
         artifact = find_artifact(spec.uri)
         if _has_versions(spec, artifact.path, framework):
             _check_workers(spec, framework, artifact.path)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+from modelyard.admin import By
 from modelyard.errors import InvalidRequest, TooLarge
 from modelyard.protocol.fields import check_depth, check_object, check_text, expected, quoted
 from modelyard.protocol.http import load_json
@@ -19,7 +20,7 @@ _MAX_ACTOR_CHARS: Final = 200
 ACTOR_HEADER: Final = "x-modelyard-actor"
 """Who asks, for the history; our own client and command line send it."""
 _FLAGS: Final = {"": False, "false": False, "true": True}
-GENERATION: Final = "expected_generation"
+_GENERATION: Final = "expected_generation"
 MAX_ID: Final = 2**63 - 1
 """The largest number that a database keeps."""
 
@@ -29,23 +30,22 @@ def check_query(request: HttpRequest, *known: str) -> None:
 
     Args:
         request: The request.
-        known: Parameters of the query that it looks at; ``expected_generation`` stands for ``If-Match`` too.
+        known: Parameters of the query that it looks at, besides ``expected_generation``: each change may be for one.
 
     Raises:
         InvalidRequest: It has others.
     """
-    expected = f"expected {quoted(known)}" if known else "expected no parameters here"
+    known = (*known, _GENERATION)
     for name in _parse_query(request):
         if name not in known:
-            raise InvalidRequest(f"query {name[:40]}: {expected}")
-    if request.header("if-match") and GENERATION not in known:
-        raise InvalidRequest("header if-match: expected none: of these changes only a registration can be for one")
+            raise InvalidRequest(f"query {name[:40]}: expected {quoted(known)}")
 
 
-async def read_message(request: HttpRequest) -> str:
-    """The ``message`` of a body that may be empty."""
+async def read_change(request: HttpRequest) -> tuple[dict[str, Any], By]:
+    """The change in a body, and who makes it; the body is empty where nothing has to be said."""
     check_query(request)
-    return pop_message(await read_document(request, b"{}"))
+    document = await read_document(request, b"{}")
+    return document, to_by(request, pop_message(document))
 
 
 async def read_document(request: HttpRequest, default: bytes = b"") -> dict[str, Any]:
@@ -105,15 +105,24 @@ def check_empty(document: dict[str, Any], known: str) -> None:
         raise InvalidRequest(f"the request body: expected {known}, got the unknown keys {quoted(document)}")
 
 
-def find_message(request: HttpRequest) -> str:
-    """The ``message`` in the query of a request without a body.
+def find_by(request: HttpRequest) -> By:
+    """Who makes the change of a request without a body, whose ``message`` is in the query.
 
     Raises:
         InvalidRequest: The query has something else.
-        TooLarge: It is too long.
+        TooLarge: The message is too long.
     """
     check_query(request, "message")
-    return _check_message(find_parameter(request, "message"))
+    return to_by(request, _check_message(find_parameter(request, "message")))
+
+
+def to_by(request: HttpRequest, message: str) -> By:
+    """Who makes a change, why, and for which generation of the model.
+
+    Raises:
+        InvalidRequest: The generation is none.
+    """
+    return {"actor": actor_of(request), "message": message, _GENERATION: _find_generation(request)}
 
 
 def find_parameter(request: HttpRequest, name: str) -> str:
@@ -158,13 +167,9 @@ def to_number(text: str, where: str, least: int, most: int) -> int:
     return int(text)
 
 
-def find_generation(request: HttpRequest) -> int | None:
-    """The generation that a change is for, in the query or in ``If-Match``; None where any will do.
-
-    Raises:
-        InvalidRequest: It is no generation.
-    """
-    asked = find_number(request, GENERATION, 0, MAX_ID)
+def _find_generation(request: HttpRequest) -> int | None:
+    """The generation that a change is for, in the query or in ``If-Match``; None where any will do."""
+    asked = find_number(request, _GENERATION, 0, MAX_ID)
     match = request.header("if-match")
     if asked is not None or not match:
         return asked

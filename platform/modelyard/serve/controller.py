@@ -26,7 +26,7 @@ from ray import serve
 from modelyard.admin import Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.catalog import Catalog, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.config import PlatformConfig
-from modelyard.errors import Conflict, InvalidConfig, ModelNotFound, ModelyardError
+from modelyard.errors import Conflict, InternalError, InvalidConfig, ModelNotFound, ModelyardError, Unavailable
 from modelyard.outcomes import Outcomes
 from modelyard.routing import ModelRoute, RouteTable
 from modelyard.serve.applications import (
@@ -64,6 +64,8 @@ _EVENTS_S: Final = 0.5
 _TRY_AGAIN_S: Final = 5.0
 _READERS: Final = 16
 _UNFIT_S: Final = 60.0
+_STUCK_S: Final = 300.0
+"""No round takes so long: what it asks of Ray does not come back."""
 _SETTLED: Final = (ModelState.READY, ModelState.FAILED, ModelState.UNLOADED)
 
 
@@ -94,14 +96,13 @@ class Controller:
         self._config = PlatformConfig.model_validate(args)
         self._application = serve.get_replica_context().app_name
         self._loop = asyncio.get_running_loop()
-        self._catalog = Catalog(self._config.catalog.url)
+        self._catalog = Catalog(self._config.catalog.url, keep_events=self._config.catalog.keep_events)
         self._deployed: dict[str, str] = {}
         self._read: dict[str, tuple[tuple[str, int, str], RevisionDeployment]] = {}
         self._builds = Builds()
         self._pools = Pools(self._config.pools, self._application)
         self._knowledge = Knowledge(self._pools, self._loop)
         self._asking = ThreadPoolExecutor(1, "asking")  # of its own: where it hangs, nothing else does
-        self._rollouts = Rollouts(self._catalog)
         self._news = News(self._catalog)
         self._reading = ThreadPoolExecutor(_READERS, "reading")  # of large artifacts: other verbs do not wait for it
         self._unfit: dict[str, tuple[str, float]] = {}
@@ -111,7 +112,7 @@ class Controller:
         self._table = RouteTable(epoch=uuid.uuid4().hex)
         self._leaving: dict[str, float] = {}
         self._clock = time.monotonic
-        self._began = self._clock()
+        self._began = self._round_began = self._clock()
         self._is_settled = False
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # of a traffic that moves, nobody is told before the ingress replicas are
@@ -122,6 +123,7 @@ class Controller:
             self._catalog, self._config, self._knowledge.failures, self._find_plan, self._wake.set
         )
         self._traffic = Traffic(self._catalog, self._is_ready, self._registrations.try_again)
+        self._rollouts = Rollouts(self._catalog, self._registrations.try_again)
         self._registrations.declare(self._config.models)
         self._admit_again()
         self._threads = [
@@ -202,55 +204,57 @@ class Controller:
         """See ``reload.ReloadTransport.reload``; errors are returned."""
         return await self._answer(self._reload, specs, actor, message, executor=self._reading)
 
-    async def unregister(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
+    async def unregister(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unregister``; errors are returned."""
-        return await self._change(self._registrations.unregister, name, actor, message)
+        return await self._change(self._registrations.unregister, *args, **by)
 
-    async def load(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
+    async def load(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.load``; errors are returned."""
-        return await self._read_and_change(self._registrations.load, name, actor, message)
+        return await self._read_and_change(self._registrations.load, *args, **by)
 
-    async def unload(self, name: str, actor: str, message: str) -> ModelStatus | ModelyardError:
+    async def unload(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unload``; errors are returned."""
-        return await self._change(self._registrations.unload, name, actor, message)
+        return await self._change(self._registrations.unload, *args, **by)
 
-    async def set_traffic(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def set_traffic(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.set_traffic``; errors are returned, as by the next seven."""
-        return await self._change(self._traffic.set_traffic, *args)
+        return await self._change(self._traffic.set_traffic, *args, **by)
 
-    async def set_label(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def set_label(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.set_label``."""
-        return await self._change(self._traffic.set_label, *args)
+        return await self._change(self._traffic.set_label, *args, **by)
 
-    async def rollout(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def rollout(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.rollout``."""
-        return await self._change(self._traffic.roll_out, *args)
+        return await self._change(self._traffic.roll_out, *args, **by)
 
-    async def promote(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def promote(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.promote``."""
-        return await self._change(self._traffic.promote, *args)
+        return await self._change(self._traffic.promote, *args, **by)
 
-    async def rollback(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def rollback(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.rollback``."""
-        return await self._change(self._traffic.roll_back, *args)
+        return await self._change(self._traffic.roll_back, *args, **by)
 
-    async def abort(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def abort(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.abort``."""
-        return await self._change(self._traffic.abort, *args)
+        return await self._change(self._traffic.abort, *args, **by)
 
-    async def pause(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def pause(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.pause``."""
-        return await self._change(self._traffic.pause, *args)
+        return await self._change(self._traffic.pause, *args, **by)
 
-    async def resume(self, *args: Any) -> ModelStatus | ModelyardError:
+    async def resume(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.resume``."""
-        return await self._change(self._traffic.resume, *args)
+        return await self._change(self._traffic.resume, *args, **by)
 
-    async def _change(self, verb: Callable[..., ModelRecord], *args: Any) -> ModelStatus | ModelyardError:
-        return await self._answer(lambda: self._changed(verb(*args)))
+    async def _change(self, verb: Callable[..., ModelRecord], *args: Any, **by: Any) -> ModelStatus | ModelyardError:
+        return await self._answer(lambda: self._changed(verb(*args, **by)))
 
-    async def _read_and_change(self, verb: Callable[..., ModelRecord], *args: Any) -> ModelStatus | ModelyardError:
-        return await self._answer(lambda: self._changed(verb(*args)), executor=self._reading)
+    async def _read_and_change(
+        self, verb: Callable[..., ModelRecord], *args: Any, **by: Any
+    ) -> ModelStatus | ModelyardError:
+        return await self._answer(lambda: self._changed(verb(*args, **by)), executor=self._reading)
 
     async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
         """See ``AdminTransport.revisions``; errors are returned."""
@@ -368,6 +372,7 @@ class Controller:
 
     def _reconcile_forever(self) -> None:
         while not self._stopping.is_set():
+            self._round_began = self._clock()
             try:
                 is_busy = self._reconcile()
             except Exception:
@@ -386,15 +391,9 @@ class Controller:
         # In this order: an attempt that is asked for comes before the catalog's record that follows it, and what Serve
         # then says is not older than either.
         models = self._catalog.list_models()
-        again = self._registrations.take_again()
-        applications = read_applications()
-        own = applications.get(self._application)
-        if own is None or own.is_deleting:
+        observed = self._observe()
+        if observed is None:
             return False  # Serve takes everything down; what it has removed is not to be put up again
-        observed = self._knowledge.take(applications, self._clock())
-        for name in self._deployed.keys() - observed.keys():
-            del self._deployed[name]
-        observed = self._begin_again(again, observed)
         self._pools.try_standbys(self._loop)
         self._find_misfits(models, observed)
         self._knowledge.give_up_loading(models, observed, self._clock())
@@ -440,6 +439,22 @@ class Controller:
         return bool(targets or deleted) or any(
             not _is_settled(look.plan, may_lack_place=False) or look.plan.serving is None for look in looks.values()
         )
+
+    def _observe(self) -> dict[str, Observed] | None:
+        """What there is, after what is wanted once more has been begun again; None while the platform is taken down."""
+        again = self._registrations.take_again()
+        try:
+            applications = read_applications()
+            own = applications.get(self._application)
+            if own is None or own.is_deleting:
+                return None
+            observed = self._knowledge.take(applications, self._clock())
+            for name in self._deployed.keys() - observed.keys():
+                del self._deployed[name]
+            return self._begin_again(again, observed)
+        except Exception:
+            self._registrations.put_back(again)
+            raise
 
     def _tell_news(self) -> None:
         try:
@@ -524,10 +539,15 @@ class Controller:
 
     def _purge(self, names: Sequence[str]) -> None:
         for name in names:
-            with contextlib.suppress(Conflict):  # wanted again since this round began
+            try:
                 self._catalog.purge_model(name)
-                self._knowledge.forget(name)
-                self._unfit = {one: kept for one, kept in self._unfit.items() if one.rpartition("@")[0] != name}
+            except Conflict:  # wanted again since this round began
+                continue
+            except (InternalError, Unavailable) as exc:  # the next round tries again
+                logger.warning('model "%s" cannot be forgotten: %s', name, exc)
+                continue
+            self._knowledge.forget(name)
+            self._unfit = {one: kept for one, kept in self._unfit.items() if one.rpartition("@")[0] != name}
 
     def _begin_again(self, again: set[str], observed: Mapping[str, Observed]) -> dict[str, Observed]:
         """Forgets why these applications could not be loaded, and takes down what is left of the last attempt."""
@@ -677,10 +697,13 @@ class Controller:
         """Healthy while reconciliation goes on.
 
         Raises:
-            RuntimeError: Its thread has ended.
+            RuntimeError: Its thread has ended, or is stuck.
         """
         if not all(thread.is_alive() for thread in self._threads):
             raise RuntimeError("reconciliation has ended")
+        since_s = self._clock() - self._round_began
+        if since_s > _STUCK_S + self._config.controller.reconcile_interval_s:
+            raise RuntimeError(f"reconciliation has been stuck for {since_s:.0f} s")
 
     def __del__(self) -> None:
         """Serve calls it when the controller stops."""

@@ -75,6 +75,7 @@ class Knowledge:
         for name in self.described.keys() - observed.keys():
             del self.described[name]
             clear_description(name)
+        self._confirmed = {name: digest for name, digest in self._confirmed.items() if name in observed}
         for name, seen in observed.items():
             if name in self._pools.residents:
                 continue  # its pool tells

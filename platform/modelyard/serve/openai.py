@@ -26,6 +26,7 @@ from modelyard.openai import (
     SIGNATURE,
     OpenAIRequest,
     Part,
+    encode_error_event,
     part_from_tensors,
     request_to_tensors,
 )
@@ -38,7 +39,7 @@ from modelyard.protocol.openai import (
     PREFIXES,
     check_model,
     decode_addressee,
-    encode_error_event,
+    dump_error,
     rename,
     rename_in_form,
     to_affinity,
@@ -100,7 +101,7 @@ class OpenAIHandlers:
             # A stream that is silent for long begins with a comment; what comes after has to be an event then.
             await asyncio.wait({first}, timeout=self._keep_alive_s if is_stream else None)
             if not first.done() or first.result().content_type == EVENTS:
-                events = _events(first, answers, request)
+                events = _events(first, answers, request, route)
                 return Streamed(200, events, EVENT_HEADERS, KEEP_ALIVE, self._keep_alive_s)
             part = first.result()
             body = b"".join([part.data, *[_part(answer).data async for answer in answers]])
@@ -187,24 +188,27 @@ async def _abandon(first: asyncio.Future[Part], answers: AsyncGenerator[Inferenc
 
 
 async def _events(
-    first: asyncio.Future[Part], answers: AsyncGenerator[InferenceResponse], request: HttpRequest
+    first: asyncio.Future[Part], answers: AsyncGenerator[InferenceResponse], request: HttpRequest, route: str
 ) -> AsyncGenerator[bytes]:
+    sent = b""
     try:
-        yield _to_event(await first)
+        sent = _to_event(await first, route, sent)
+        yield sent
         async for answer in answers:
-            yield _to_event(_part(answer))
+            sent = _to_event(_part(answer), route, sent)
+            yield sent
     except Exception as exc:  # noqa: BLE001  # the edge: the reply has begun, so its last event says it
         error = as_modelyard_error(exc)
         if isinstance(error, InternalError | ModelFailed):
             logger.warning("stream from %s failed: %s", request.scope["path"], error)
-        yield encode_error_event(error)
+        yield encode_error_event(route, dump_error(error), sent)
     finally:
         await _abandon(first, answers)
 
 
-def _to_event(part: Part) -> bytes:
+def _to_event(part: Part, route: str, sent: bytes) -> bytes:
     """The part as events; an error whose status could not be told any more is one."""
-    return part.data if part.content_type == EVENTS else b"data: %b\n\n" % part.data
+    return part.data if part.content_type == EVENTS else encode_error_event(route, part.data, sent)
 
 
 async def _decode_form(content_type: str, body: bytes) -> tuple[str, bool]:

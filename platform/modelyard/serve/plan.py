@@ -200,23 +200,34 @@ def plan_model(
     if model.wanted is Wanted.REMOVED:
         return ModelPlan(None, newest, model.generation, delete=leaving, purge=not observed)
     wanted = {revision.number: state(revision.number) for revision in model.revisions} | {newest_number: newest}
+
+    def hold(one: RevisionState) -> RevisionState:
+        name = application_name(model.name, one.number)
+        return _hold(one, observed.get(name)) if name in described and ran_lately(name) else one
+
+    if model.rollout is not None and model.is_rolling_out and not model.rollout.is_plain:
+        # What is on trial does not get the share of what comes back in a moment.
+        trying = model.rollout.to
+        shares = [number for number in model.traffic.keys() & wanted.keys() if model.traffic[number] > 0]
+        wanted |= {number: hold(wanted[number]) for number in shares if number != trying}
     weights = {
         number: weight
         for number, weight in model.traffic.items()
         if weight > 0 and number in wanted and wanted[number].state is ModelState.READY
     }
     serving = _most(weights, wanted) or _find_stand_in(model, observed, wanted, state) or _most(model.traffic, wanted)
-    serving = serving or newest
-    main = application_name(model.name, serving.number)
-    if main in described and ran_lately(main):
-        serving = _hold(serving, observed.get(main))
+    serving = hold(serving or newest)
     newest = serving if newest.number == serving.number else newest
+
+    def may_come_back(number: int) -> bool:
+        """It has answered before, or nothing else does: Serve tries it again and again."""
+        return number == serving.number or application_name(model.name, number) in described
+
     shown = wanted | {serving.number: serving}
     kept = {
         application_name(model.name, number)
         for number, one in shown.items()
-        if one.state is not ModelState.FAILED
-        or (number == serving.number and not _has_given_up(model, number, observed))
+        if one.state is not ModelState.FAILED or (may_come_back(number) and not _has_given_up(model, number, observed))
     }
     return ModelPlan(
         serving,

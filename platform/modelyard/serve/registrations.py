@@ -35,6 +35,8 @@ _SILENT_S: Final = 60.0
 _TELL_AGAIN_S: Final = 600.0
 _VERSION_POLICY: Final = "version policy"
 """Who adds the versions that appear in a folder, for the history."""
+_STORE: Final = "store"
+"""Who loads what was away when the platform started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Registrations:
         self._on_versions = on_versions
         self._again: set[str] = set()
         self._clock = clock
+        self._away: set[str] = set()
         self._silent: dict[str, float] = {}
         self._told: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
@@ -169,9 +172,16 @@ class Registrations:
         kept = (one for one in served if application_name(one.model, one.number) not in self._failures)
         return {one.content["uri"]: one.content["artifact"] for one in kept if "artifact" in one.content}
 
-    def load(self, name: str, actor: str, message: str, attempts: int = _ATTEMPTS) -> ModelRecord:
+    def load(
+        self,
+        name: str,
+        actor: str,
+        message: str,
+        expected_generation: int | None = None,
+        attempts: int = _ATTEMPTS,
+    ) -> ModelRecord:
         """See ``AdminTransport.load``."""
-        old = self._catalog.get_model(name)
+        old = self._catalog.get_model(name, expected_generation)
         entry = self._read_again(old)
         try:
             record = self._catalog.load_model(
@@ -182,9 +192,9 @@ class Registrations:
                 again=self._ask_again(old, entry),
             )
         except Conflict:  # it was changed while its artifact was read
-            if attempts == 1:
+            if attempts == 1 or expected_generation is not None:
                 raise
-            return self.load(name, actor, message, attempts - 1)
+            return self.load(name, actor, message, attempts=attempts - 1)
         return record
 
     def _read_again(self, record: ModelRecord) -> ModelEntry:
@@ -199,13 +209,15 @@ class Registrations:
             raise ModelLoadError(f"{UNUSABLE}: {exc}") from exc
         return self._artifacts.make_entry(spec)
 
-    def unload(self, name: str, actor: str, message: str) -> ModelRecord:
+    def unload(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
         """See ``AdminTransport.unload``."""
-        return self._catalog.unload_model(name, actor=actor, message=message)
+        return self._catalog.unload_model(name, actor=actor, message=message, expected_generation=expected_generation)
 
-    def unregister(self, name: str, actor: str, message: str) -> ModelRecord:
+    def unregister(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
         """See ``AdminTransport.unregister``."""
-        return self._catalog.remove_model(name, actor=actor, message=message, owner=Owner.REGISTERED)
+        return self._catalog.remove_model(
+            name, actor=actor, message=message, expected_generation=expected_generation, owner=Owner.REGISTERED
+        )
 
     # -- another attempt
 
@@ -221,6 +233,11 @@ class Registrations:
         with self._lock:
             again, self._again = self._again, set()
         return again
+
+    def put_back(self, again: set[str]) -> None:
+        """They have not been tried after all."""
+        with self._lock:
+            self._again |= again
 
     def _ask_again(self, model: ModelRecord, entry: ModelEntry) -> bool:
         """Whoever registers or loads a model that has failed, unchanged, wants another attempt.
@@ -262,6 +279,8 @@ class Registrations:
                 entries.append(self._make_declared(spec, silent))
             except ModelyardError as exc:
                 refused[spec.name] = str(exc)
+                if isinstance(exc, StoreAway):
+                    self._away.add(spec.name)
                 entries.append(make_absent_entry(spec))
         records = self._catalog.sync_declared(entries)
         for record in records:
@@ -293,7 +312,7 @@ class Registrations:
     # -- folders of versions
 
     def follow_versions(self) -> None:
-        """Looks at the folders of versions, and takes what has appeared or gone."""
+        """Looks at the folders of versions, and takes what has appeared or gone; and for what was away at the start."""
         for record in self._catalog.list_models():
             store = _find_store(str(record.spec.get("uri", "")))
             is_silent = self._clock() < self._silent.get(store, 0.0)
@@ -302,8 +321,9 @@ class Registrations:
             names = {one.number: application_name(record.name, one.number) for one in record.revisions}
             failed = {number for number, name in names.items() if name in self._failures}
             try:
-                entry = self._artifacts.look_again(record, failed)
-                if entry is not None:
+                if record.name in self._away:
+                    self._find_away(record.name)
+                elif (entry := self._artifacts.look_again(record, failed)) is not None:
                     self._take_versions(record, entry)
             except ModelyardError as exc:  # its folder is being changed, or the model was; the next look decides
                 now = self._clock()
@@ -313,6 +333,17 @@ class Registrations:
                 if told != str(exc) or now - told_at > _TELL_AGAIN_S:
                     logger.warning('model "%s": its versions cannot be followed: %s', record.name, exc)
                     self._told[record.name] = now, str(exc)
+
+    def _find_away(self, name: str) -> None:
+        """Tries a declared model once more whose store did not answer when the platform started."""
+        try:
+            self.load(name, _STORE, "its store answers")
+        except StoreAway:
+            raise
+        except ModelyardError as exc:  # it says what is wrong, and that does not go by
+            self._failures[application_name(name, newest_revision(self._catalog.get_model(name)))] = str(exc)
+        self._away.discard(name)
+        self._on_versions()
 
     def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
         self._ask_again(record, entry)

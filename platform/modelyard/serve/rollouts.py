@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from modelyard.admin import ModelState
 from modelyard.catalog import Catalog, ModelRecord
-from modelyard.config import RolloutPlan, TrafficPlan, parse_section
-from modelyard.errors import Conflict, InvalidConfig, ModelNotFound
+from modelyard.config import RolloutPlan, TrafficPlan, merge_rollout, parse_section
+from modelyard.errors import Conflict, InternalError, InvalidConfig, ModelNotFound, Unavailable
 from modelyard.outcomes import Outcomes
 from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure, measure_shadow
 from modelyard.serve.applications import application_name
@@ -50,10 +50,12 @@ class Traffic:
         self._is_ready = is_ready
         self._try_again = try_again
 
-    def set_traffic(self, name: str, change: Mapping[str, Any], actor: str, message: str) -> ModelRecord:
+    def set_traffic(
+        self, name: str, change: Mapping[str, Any], actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelRecord:
         """Weights, shadow, or both."""
         plan = parse_section(TrafficPlan, change)
-        record = self._catalog.get_model(name)
+        record = self._catalog.get_model(name, expected_generation)
         weights = None
         if plan.weights is not None:
             weights = {_find_revision(record, text): weight for text, weight in plan.weights.items()}
@@ -74,43 +76,75 @@ class Traffic:
             keep_shadow=stays,
             actor=actor,
             message=message,
-            expected_generation=record.generation if _names_labels(plan) else None,  # they may point elsewhere by now
+            expected_generation=_find_expected(record, expected_generation, *_list_named(plan)),
         )
 
-    def set_label(self, name: str, label: str, revision: str | None, actor: str, message: str) -> ModelRecord:
+    def set_label(
+        self,
+        name: str,
+        label: str,
+        revision: str | None,
+        actor: str,
+        message: str,
+        expected_generation: int | None = None,
+    ) -> ModelRecord:
         """A label of the operator's own."""
         if not _LABEL.fullmatch(label):
             raise InvalidConfig((f"label: expected {_A_LABEL}, got {label[:80]!r}",))
-        number = None if revision is None else _find_revision(self._catalog.get_model(name), revision)
-        if number is not None:
+        number, expected = None, expected_generation
+        if revision is not None:
+            record = self._catalog.get_model(name, expected_generation)
+            number, expected = _find_revision(record, revision), _find_expected(record, expected_generation, revision)
             self._try_again(name, number)
-        return self._catalog.set_label(name, label, number, actor=actor, message=message)
+        return self._catalog.set_label(name, label, number, actor=actor, message=message, expected_generation=expected)
 
-    def roll_out(self, name: str, plan: Mapping[str, Any], actor: str, message: str) -> ModelRecord:
+    def roll_out(
+        self, name: str, plan: Mapping[str, Any], actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelRecord:
         """A rollout, as the model's own but for what is given."""
-        record = self._catalog.get_model(name)
+        record = self._catalog.get_model(name, expected_generation)
         own = record.spec.get("rollout")
-        given = parse_section(RolloutPlan, {**(own if isinstance(own, Mapping) else {}), **plan})
+        given = parse_section(RolloutPlan, merge_rollout(own if isinstance(own, Mapping) else {}, plan))
         number = _find_revision(record, str(given.to))
         rollout = Rollout.from_dict({**given.model_dump(mode="json"), "to": number})
         self._try_again(name, number)
-        return self._catalog.begin_rollout(name, rollout, actor=actor, message=message)
+        expected = _find_expected(record, expected_generation, str(given.to))
+        return self._catalog.begin_rollout(name, rollout, actor=actor, message=message, expected_generation=expected)
 
-    def promote(self, name: str, revision: str | None, actor: str, message: str) -> ModelRecord:
+    def promote(
+        self, name: str, revision: str | None, actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelRecord:
         """All traffic to a revision, at once where it is ready."""
-        record = self._catalog.get_model(name)
+        record = self._catalog.get_model(name, expected_generation)
         number = None if revision is None else _find_revision(record, revision)
         if number is None and record.rollout is not None and record.is_rolling_out:
             number = record.rollout.to  # this one, whatever takes its place meanwhile
-        return self._catalog.promote(name, number, is_ready=self._look(name, number), actor=actor, message=message)
+        return self._catalog.promote(
+            name,
+            number,
+            is_on_its_way=revision is None,
+            is_ready=self._look(name, number),
+            actor=actor,
+            message=message,
+            expected_generation=_find_expected(record, expected_generation, revision),
+        )
 
-    def roll_back(self, name: str, revision: str | None, actor: str, message: str) -> ModelRecord:
+    def roll_back(
+        self, name: str, revision: str | None, actor: str, message: str, expected_generation: int | None = None
+    ) -> ModelRecord:
         """Ends the rollout, or returns to an earlier revision."""
-        record = self._catalog.get_model(name)
+        record = self._catalog.get_model(name, expected_generation)
         number = None if revision is None else _find_revision(record, revision)
         if number is None and not record.is_rolling_out:
             number = self._catalog.find_rollback(name)
-        return self._catalog.roll_back(name, number, is_ready=self._look(name, number), actor=actor, message=message)
+        return self._catalog.roll_back(
+            name,
+            number,
+            is_ready=self._look(name, number),
+            actor=actor,
+            message=message,
+            expected_generation=_find_expected(record, expected_generation, revision),
+        )
 
     def _look(self, name: str, number: int | None) -> bool:
         """Whether the revision can answer now; one that has failed is tried again."""
@@ -119,32 +153,29 @@ class Traffic:
         self._try_again(name, number)
         return self._is_ready(name, number)
 
-    def abort(self, name: str, actor: str, message: str) -> ModelRecord:
+    def abort(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
         """The rollout is taken back."""
-        return self._catalog.abort(name, actor=actor, message=message)
+        return self._catalog.abort(name, actor=actor, message=message, expected_generation=expected_generation)
 
-    def pause(self, name: str, actor: str, message: str) -> ModelRecord:
+    def pause(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
         """The rollout stays where it is."""
-        return self._switch(name, RolloutState.RUNNING, RolloutState.PAUSED, actor, message)
+        return self._catalog.pause(name, actor=actor, message=message, expected_generation=expected_generation)
 
-    def resume(self, name: str, actor: str, message: str) -> ModelRecord:
+    def resume(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
         """The rollout goes on."""
-        return self._switch(name, RolloutState.PAUSED, RolloutState.RUNNING, actor, message)
-
-    def _switch(self, name: str, old: RolloutState, new: RolloutState, actor: str, message: str) -> ModelRecord:
-        record = self._catalog.get_model(name)
-        if record.rollout is None or record.rollout.state is not old:
-            got = "none" if record.rollout is None else f"one that is {record.rollout.state}"
-            raise Conflict(f'model "{name}": expected a rollout that is {old}, got {got}')
-        changed = replace(record.rollout, state=new, reason=message)
-        return self._catalog.advance_rollout(
-            name, changed, expected_generation=record.generation, actor=actor, message=message
-        )
+        return self._catalog.resume(name, actor=actor, message=message, expected_generation=expected_generation)
 
 
-def _names_labels(plan: TrafficPlan) -> bool:
-    named = [*(plan.weights or ()), *([str(plan.shadow.revision)] if plan.shadow is not None else ())]
-    return not all(name.isdecimal() for name in named)
+def _list_named(plan: TrafficPlan) -> list[str]:
+    return [*(plan.weights or ()), *([str(plan.shadow.revision)] if plan.shadow is not None else ())]
+
+
+def _find_expected(model: ModelRecord, asked: int | None, *named: str | None) -> int | None:
+    """The generation that the model still has to be at: the one that is asked for.
+
+    Where labels name revisions, that at which they were read: they may point elsewhere by now.
+    """
+    return model.generation if any(text is not None and not text.isdecimal() for text in named) else asked
 
 
 def _find_revision(model: ModelRecord, text: str) -> int:
@@ -174,10 +205,12 @@ class Rollouts:
 
     Args:
         catalog: Where they are written down.
+        try_again: Has a revision loaded once more that has failed.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, try_again: Callable[[str, int], None]) -> None:
         self._catalog = catalog
+        self._try_again = try_again
         self._lock = threading.Lock()
         self._counted: dict[str, Outcomes] = {}
         self._steps: dict[str, _Step] = {}
@@ -220,6 +253,12 @@ class Rollouts:
             )
         except (Conflict, ModelNotFound):  # somebody has changed it since this round began
             return model
+        except (InternalError, Unavailable) as exc:  # the next round tries again; other models do not wait for it
+            logger.warning('model "%s": its rollout does not go on: %s', model.name, exc)
+            return model
+        if decided.state is RolloutState.ROLLED_BACK:
+            for number in decided.base:
+                self._try_again(model.name, number)
         what = f"at {decided.percent:g} %" if decided.is_active else decided.state.value
         logger.info('model "%s": revision %d %s %s', model.name, decided.to, what, decided.reason)
         return moved

@@ -228,8 +228,10 @@ def _shown_state(record: ModelRecord, plan: ModelPlan | None) -> RevisionState:
         return pending
     if not is_current and shown.state not in (ModelState.READY, ModelState.LOADING):
         return pending
-    failed = shown if shown.state is ModelState.FAILED else plan.find(rollout.to) if rollout is not None else None
-    if failed is not None and failed.state is ModelState.FAILED and plan.serving.state is ModelState.READY:
+    on_trial = plan.find(rollout.to) if rollout is not None else None
+    in_use = (one for one in (shown, on_trial, plan.newest, *plan.others) if one is not None)
+    failed = next((one for one in in_use if one.state is ModelState.FAILED), None)
+    if failed is not None and plan.serving.state is ModelState.READY:
         return replace(plan.serving, reason=f"revision {failed.number} failed and gets no traffic: {failed.reason}")
     if rollout is not None and rollout.is_plain and shown.state is ModelState.READY:
         return replace(shown, state=ModelState.LOADING, reason="it is ready and gets its traffic now")

@@ -104,6 +104,33 @@ def outline(uri: str, digest: str, files: tuple[RemoteFile, ...] = ()) -> Copy:
     return _obtain(f"{_key(uri, digest)}{_OUTLINE}", lambda part: _sketch(uri, digest, files, part))
 
 
+def keep(folder: Path, stamp: Callable[[Path], str], expected: str) -> Copy:
+    """The files of a folder on this node or a volume, for whoever needs them whatever becomes of the folder.
+
+    Folders within it are left out.
+
+    Args:
+        folder: Anybody may change or remove it.
+        stamp: Says what changes with each of its files.
+        expected: What that said.
+
+    Raises:
+        ModelLoadError: It has changed, cannot be kept, or there is no room for it.
+    """
+    return _obtain(_key(str(folder), expected), lambda part: _copy(folder, stamp, expected, part))
+
+
+def _copy(folder: Path, stamp: Callable[[Path], str], expected: str, part: Path) -> str:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    _reserve(sum(path.stat().st_size for path in files), part)
+    for path in files:
+        shutil.copyfile(path, part / _FILES / path.name)
+    if stamp(folder) != expected:
+        shutil.rmtree(part / _FILES)
+        raise ModelLoadError("its files change while they are copied")
+    return ""
+
+
 def _obtain(name: str, make: Callable[[Path], str]) -> Copy:
     """A copy, made unless it is there.
 

@@ -10,37 +10,37 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any
 
 import httpx
 import numpy as np
 import orjson
 
-from modelyard.admin import Event, ModelState, ModelStatus, Pool, Revision
+from modelyard.admin import By, Event, ModelState, ModelStatus, Pool, Revision
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.client import HttpTransport, Platform
-from modelyard.config import RolloutPlan, TrafficPlan, load_model_spec, parse_model_spec, parse_section, to_short
+from modelyard.config import (
+    RolloutPlan,
+    TrafficPlan,
+    load_model_spec,
+    merge_rollout,
+    parse_model_spec,
+    parse_section,
+    to_short,
+)
 from modelyard.errors import (
-    Conflict,
-    InternalError,
     InvalidConfig,
     ModelNotFound,
     ModelNotReady,
     ModelyardError,
     RouteNotFound,
+    Unavailable,
 )
 from modelyard.inference import InferenceResponse
 from modelyard.outcomes import Outcomes
 from modelyard.protocol import v2
 from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure
 from modelyard.signature import TensorSpec
-
-
-class _By(TypedDict):
-    """Who changes a model, and why."""
-
-    actor: str
-    message: str
 
 
 class FakePlatform:
@@ -80,7 +80,7 @@ class FakePlatform:
         parts = request.url.path.strip("/").split("/")
         try:
             if self.is_away:
-                raise InternalError("the platform's controller does not answer")
+                raise Unavailable("the platform's controller does not answer")
             if parts == ["platform", "v1", "events"]:
                 return self._events(request, None)
             if parts == ["platform", "v1", "pools"]:
@@ -116,14 +116,14 @@ class FakePlatform:
     def _register(self, request: httpx.Request) -> httpx.Response:
         document, params = orjson.loads(request.content), request.url.params
         by = _find_by(request, document)
-        expected = int(params["expected_generation"]) if "expected_generation" in params else None
         spec = load_model_spec(document)
         entry = ModelEntry(spec.name, spec.to_json(), spec.revision_content(), spec.revision_digest(""))
         if params.get("dry_run") == "true":
+            expected = by.get("expected_generation")
             plan = self.catalog.plan_model(entry, owner=Owner.REGISTERED, expected_generation=expected)
             return httpx.Response(200, json=plan.to_dict())
         is_new = self.catalog.find_model(spec.name) is None
-        record = self.catalog.put_model(entry, owner=Owner.REGISTERED, **by, expected_generation=expected)
+        record = self.catalog.put_model(entry, owner=Owner.REGISTERED, **by)
         if record.rollout is not None and record.rollout.is_plain:
             record = self._advance(record)
         return httpx.Response(201 if is_new else 200, json=self._status(record).to_dict())
@@ -147,7 +147,8 @@ class FakePlatform:
         elif way == ["rollout", "abort"]:
             record = self.catalog.abort(name, **by)
         elif verb == "rollout":
-            record = self._pause(name, rest[0], by) if rest else self._roll_out(name, document, by)
+            pause = self.catalog.pause if rest == ["pause"] else self.catalog.resume
+            record = pause(name, **by) if rest else self._roll_out(name, document, by)
         else:
             raise RouteNotFound(f"no route {verb}")
         return httpx.Response(202, json=self._status(record).to_dict())
@@ -159,7 +160,7 @@ class FakePlatform:
             raise ModelNotFound(name, revision)
         return labels.get(str(revision)) or int(revision)
 
-    def _set_traffic(self, name: str, document: dict[str, Any], by: _By) -> ModelRecord:
+    def _set_traffic(self, name: str, document: dict[str, Any], by: By) -> ModelRecord:
         change = parse_section(TrafficPlan, document)
         weights = {self._number(name, revision): weight for revision, weight in (change.weights or {}).items()}
         shadow = None
@@ -169,19 +170,10 @@ class FakePlatform:
         keep = "shadow" not in change.model_fields_set
         return self.catalog.set_traffic(name, weights or None, shadow=shadow, keep_shadow=keep, **by)
 
-    def _roll_out(self, name: str, document: dict[str, Any], by: _By) -> ModelRecord:
-        plan = parse_section(RolloutPlan, {**self._get(name).spec.get("rollout", {}), **document})
+    def _roll_out(self, name: str, document: dict[str, Any], by: By) -> ModelRecord:
+        plan = parse_section(RolloutPlan, merge_rollout(self._get(name).spec.get("rollout", {}), document))
         rollout = Rollout.from_dict(plan.model_dump(mode="json") | {"to": self._number(name, plan.to)})
         return self.catalog.begin_rollout(name, rollout, **by)
-
-    def _pause(self, name: str, verb: str, by: _By) -> ModelRecord:
-        old, new = RolloutState.RUNNING, RolloutState.PAUSED
-        if verb == "resume":
-            old, new = new, old
-        rollout = self._get(name).rollout
-        if rollout is None or rollout.state is not old:
-            raise Conflict(f'model "{name}": expected a rollout that is {old}')
-        return self.catalog.advance_rollout(name, replace(rollout, state=new, reason=by["message"]), **by)
 
     def _get(self, name: str) -> ModelRecord:
         record = self.catalog.find_model(name)
@@ -189,7 +181,7 @@ class FakePlatform:
             raise ModelNotFound(name)
         return record
 
-    def _unload(self, name: str, by: _By) -> ModelRecord:
+    def _unload(self, name: str, by: By) -> ModelRecord:
         record = self.catalog.unload_model(name, **by)
         self.coming[name] = [(ModelState.UNLOADING, "")]
         return record
@@ -232,7 +224,7 @@ class FakePlatform:
         found = self.catalog.list_events(name, limit, after=None if after is None else int(after))
         return httpx.Response(200, json={"events": [Event(**asdict(event)).to_dict() for event in found]})
 
-    def _load(self, name: str, by: _By) -> ModelRecord:
+    def _load(self, name: str, by: By) -> ModelRecord:
         known = self._get(name)
         latest = known.latest or known.active
         entry = ModelEntry(name, known.spec, latest.content, latest.digest)
@@ -333,10 +325,13 @@ class FakePlatform:
         return httpx.Response(encoded.status, content=encoded.body, headers=headers)
 
 
-def _find_by(request: httpx.Request, document: dict[str, Any]) -> _By:
+def _find_by(request: httpx.Request, document: dict[str, Any]) -> By:
     """Who asks, and why: a member of the body, which is taken out of it, or a parameter."""
-    message = document.pop("message", request.url.params.get("message", ""))
-    return {"actor": request.headers.get("x-modelyard-actor", ""), "message": message}
+    params = request.url.params
+    expected = int(params["expected_generation"]) if "expected_generation" in params else None
+    message = document.pop("message", params.get("message", ""))
+    actor = request.headers.get("x-modelyard-actor", "")
+    return {"actor": actor, "message": message, "expected_generation": expected}
 
 
 def _to_reply(error: ModelyardError, extra: dict[str, Any]) -> httpx.Response:

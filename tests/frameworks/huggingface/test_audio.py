@@ -3,6 +3,7 @@
 
 import base64
 import json
+import struct
 import sys
 from typing import Any
 
@@ -47,6 +48,31 @@ def test_what_is_no_recording_is_the_clients_mistake(load: Any, predict: Any, re
         body = json.dumps({"instances": [base64.b64encode(content).decode()]}).encode()
         with pytest.raises(InvalidRequest, match=r'input "audio"\[0\]: '):
             predict(model, body)
+
+
+def _with_header(bits: int, rate: int) -> bytes:
+    """A WAV file of silence that says so of itself."""
+    size = max(1, (bits + 7) // 8)
+    head = struct.pack("<HHIIHH", 1, 1, rate, min(rate * size, 2**32 - 1), size, bits)
+    body = b"WAVEfmt \x10\0\0\0" + head + b"data\x78\0\0\0" + b"\0" * 120
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("rate", [0, 1, 999, 768_001, 4_294_967_291])
+def test_a_rate_that_no_recording_has_is_the_clients_mistake(rate: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"expected 1000 to 768000 samples a second, got {rate}$"):
+        decode_audio(_array(_with_header(16, rate)), 16_000)
+
+
+def test_every_other_rate_is_converted() -> None:
+    for rate in (1000, 768_000):
+        (samples,) = decode_audio(_array(_with_header(16, rate)), 16_000)
+        assert len(samples) == -(-60 * 16_000 // rate)
+
+
+def test_a_width_that_is_none_of_numbers_is_the_clients_mistake() -> None:
+    with pytest.raises(InvalidRequest, match=r"expected a WAV file of 8, 16, 24 or 32 bits, got .*i5"):
+        decode_audio(_array(_with_header(40, 16_000)), 16_000)
 
 
 def test_chunks_have_the_seconds_of_words(load: Any, predict: Any, record: Any) -> None:

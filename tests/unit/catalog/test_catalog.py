@@ -326,6 +326,40 @@ def test_a_bad_row_is_told_hides_no_other_and_can_be_repaired(
     assert not _put(catalog).problem
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("shadow", '{"percent": 5}'),
+        ("shadow", "[1]"),
+        ("rollout", '{"steps": [1]}'),
+        ("rollout", '{"to": 1, "base": [1]}'),
+        ("rollout", '{"to": 1, "state": "asleep"}'),
+    ],
+)
+def test_a_shadow_or_rollout_that_nobody_writes_is_none_and_hides_no_model(
+    catalog: Catalog, edit: Edit, column: str, value: str
+) -> None:
+    _put(catalog)
+    edit(f"UPDATE models SET {column} = '{value}'")
+    (record,) = catalog.list_models()
+    assert (record.shadow, record.rollout, record.problem) == (None, None, "")
+
+
+def test_of_the_history_the_newest_events_are_kept(url: str) -> None:
+    event = {"model": "m", "kind": "ready", "actor": "", "message": "", "detail": {}}
+    with Catalog(url, keep_events=200) as catalog:
+        catalog.add_events([event] * 150)
+        first = catalog.list_events(limit=1000)[-1].id
+        catalog.add_events([event] * 450)
+        kept = [one.id for one in catalog.list_events(limit=1000)][::-1]
+        assert 200 <= len(kept) < 300
+        assert kept == list(range(kept[0], first + 600))
+        assert [one.id for one in catalog.list_events(after=first, limit=2)] == kept[:2]
+        with pytest.raises(ZeroDivisionError):
+            catalog.add_events({**event, "detail": {"nothing": 1 // (499 - number)}} for number in range(600))
+        assert [one.id for one in catalog.list_events(limit=1000)][::-1] == kept
+
+
 def test_events_are_newest_first_and_limited(catalog: Catalog) -> None:
     _put(catalog)
     event = {"model": "iris", "kind": "failed", "actor": "", "message": "no such file", "detail": {"replica": 1}}

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from modelyard.catalog import Catalog, ModelEntry, Owner, schema
 from modelyard.catalog.engine import open_engine, reading, writing
-from modelyard.errors import InternalError, InvalidConfig
+from modelyard.errors import InternalError, InvalidConfig, Unavailable
 
 PASSWORD = "hunter2"
 """How the server's begins, before the characters that a URL has to escape."""
@@ -120,9 +120,9 @@ def test_it_goes_on_after_a_restart_of_the_server(server: Any, postgresql_url: s
     with Catalog(postgresql_url) as catalog:
         _put(catalog)
         with server.stopped():
-            with pytest.raises(InternalError, match="the catalog's database failed: connection") as read:
+            with pytest.raises(Unavailable, match="the catalog's database failed: connection") as read:
                 catalog.list_models()
-            with pytest.raises(InternalError) as written:
+            with pytest.raises(Unavailable) as written:
                 _put(catalog, "d2")
         assert PASSWORD not in f"{read.value}{written.value}"
         _put(catalog, "d2")
@@ -131,7 +131,7 @@ def test_it_goes_on_after_a_restart_of_the_server(server: Any, postgresql_url: s
 
 def test_a_server_that_restarts_during_a_change_leaves_nothing_of_it(server: Any, postgresql_url: str) -> None:
     with Catalog(postgresql_url) as catalog:
-        with pytest.raises(InternalError, match="the catalog's database failed: "):
+        with pytest.raises(Unavailable, match="the catalog's database failed: "):
             _write_around_a_kill(catalog, server)
         assert catalog.list_events() == ()
 

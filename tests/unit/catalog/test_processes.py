@@ -114,6 +114,6 @@ def test_what_was_acknowledged_survives_a_kill_of_the_server(server: Any, postgr
     _read_25(writer)
     with server.killed():
         out, err = writer.communicate(timeout=TIMEOUT_S)
-    assert "modelyard.errors.InternalError: the catalog's database failed: " in err
+    assert "modelyard.errors.Unavailable: the catalog's database failed: " in err
     assert PASSWORD not in err
     _check(postgresql_url, int(([25, *out.split()])[-1]))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +59,98 @@ def test_a_rollout_is_aborted_and_never_something_before_it(catalog: Catalog) ->
     with pytest.raises(Conflict, match="no rollout on its way"):
         catalog.abort("m")
     assert catalog.get_model("m").traffic == {2: 100}
+
+
+def running(catalog: Catalog, step: int = 0) -> ModelRecord:
+    """A model of two revisions, whose rollout is at a step."""
+    promoted(catalog, 1)
+    record = put(catalog, "d2", rollout=STEPS)
+    assert record.rollout is not None
+    return catalog.advance_rollout("m", replace(record.rollout, state=RolloutState.RUNNING, step=step))
+
+
+def test_what_a_gate_has_taken_back_is_not_promoted_as_the_rollout_on_its_way(catalog: Catalog) -> None:
+    running(catalog)
+    assert catalog.promote("m", 2, is_on_its_way=True, is_ready=True).traffic == {2: 100.0}
+    put(catalog, "d3", rollout=STEPS)
+    catalog.abort("m", message="a gate did not hold")
+    with pytest.raises(Conflict, match="the rollout of revision 3 has ended meanwhile"):
+        catalog.promote("m", 3, is_on_its_way=True, is_ready=True)
+    put(catalog, "d4", rollout=STEPS)
+    with pytest.raises(Conflict, match="the rollout of revision 3 has ended meanwhile"):
+        catalog.promote("m", 3, is_on_its_way=True, is_ready=True)
+    assert catalog.get_model("m").traffic == {2: 100.0, 4: 0.0}
+    assert catalog.promote("m", 3, is_ready=True).traffic == {3: 100.0}
+
+
+def test_a_rollout_is_paused_and_resumed_at_the_step_it_has_come_to(catalog: Catalog) -> None:
+    running(catalog, step=1)
+    paused = catalog.pause("m", message="look")
+    assert paused.rollout is not None
+    assert (paused.rollout.state, paused.rollout.reason, paused.traffic) == ("paused", "look", {1: 90.0, 2: 10.0})
+    with pytest.raises(Conflict, match="expected a rollout that is waiting or running, got one that is paused"):
+        catalog.pause("m")
+    resumed = catalog.resume("m")
+    assert resumed.rollout is not None
+    assert (resumed.rollout.state, resumed.rollout.step, resumed.rollout.reason) == ("running", 1, "")
+    with pytest.raises(Conflict, match="expected a rollout that is paused, got one that is running"):
+        catalog.resume("m")
+    assert kinds(catalog)[-2:] == ["paused", "resumed"]
+
+
+def test_a_rollout_that_waits_is_paused_too_and_waits_again(catalog: Catalog) -> None:
+    promoted(catalog, 1)
+    waiting = put(catalog, "d2", rollout=STEPS)
+    paused = catalog.pause("m")
+    assert paused.rollout is not None
+    assert (paused.rollout.state, paused.traffic) == ("paused", waiting.traffic)
+    assert catalog.resume("m").rollout == waiting.rollout
+    assert kinds(catalog)[-2:] == ["paused", "resumed"]
+
+
+def test_a_model_without_a_rollout_is_not_paused(catalog: Catalog) -> None:
+    put(catalog, "d1")
+    with pytest.raises(Conflict, match="expected a rollout that is waiting or running, got none"):
+        catalog.pause("m")
+
+
+CHANGES: dict[str, Callable[[Catalog, int], ModelRecord]] = {
+    "load": lambda catalog, expected: catalog.load_model(
+        ModelEntry("m", {}, {"framework": "d3"}, "d3"), expected_generation=expected
+    ),
+    "unload": lambda catalog, expected: catalog.unload_model("m", expected_generation=expected),
+    "remove": lambda catalog, expected: catalog.remove_model("m", expected_generation=expected),
+    "traffic": lambda catalog, expected: catalog.set_traffic("m", shadow=Shadow(1), expected_generation=expected),
+    "label": lambda catalog, expected: catalog.set_label("m", "own", 1, expected_generation=expected),
+    "rollout": lambda catalog, expected: catalog.begin_rollout("m", Rollout(1), expected_generation=expected),
+    "promote": lambda catalog, expected: catalog.promote("m", 1, expected_generation=expected),
+    "rollback": lambda catalog, expected: catalog.roll_back("m", 1, expected_generation=expected),
+    "abort": lambda catalog, expected: catalog.abort("m", expected_generation=expected),
+    "pause": lambda catalog, expected: catalog.pause("m", expected_generation=expected),
+    "resume": lambda catalog, expected: catalog.resume("m", expected_generation=expected),
+}
+
+
+@pytest.mark.parametrize("verb", CHANGES)
+def test_a_change_may_be_for_one_generation(catalog: Catalog, verb: str) -> None:
+    record = running(catalog)
+    if verb == "resume":
+        record = catalog.pause("m")
+    before = catalog.list_events()
+    for expected in (record.generation - 1, record.generation + 1, 0):
+        with pytest.raises(Conflict, match=f"expected generation {expected}, got {record.generation}"):
+            CHANGES[verb](catalog, expected)
+    assert catalog.list_events() == before
+    assert CHANGES[verb](catalog, record.generation).generation == record.generation + 1
+
+
+@pytest.mark.parametrize("verb", ["unload", "remove"])
+def test_a_change_that_was_made_already_is_of_an_older_generation(catalog: Catalog, verb: str) -> None:
+    expected = promoted(catalog, 1).generation
+    done = CHANGES[verb](catalog, expected)
+    with pytest.raises(Conflict, match="was changed meanwhile"):
+        CHANGES[verb](catalog, expected)
+    assert CHANGES[verb](catalog, done.generation) == done
 
 
 def test_a_new_revision_waits_without_traffic_and_then_has_all(catalog: Catalog) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from modelyard import __version__
@@ -169,7 +170,36 @@ def test_waiting_prints_a_line_for_each_change_beside_the_result(shell, fake: Fa
         "revision 1: unloaded; unloaded",
     ]
     assert shell.run("load", "iris", "--wait")[2] == "revision 1: ready\n"
-    assert shell.run("unregister", "iris", "--wait")[2] == "revision 1: removing\n"
+    assert shell.run("unregister", "iris", "--wait") == (0, "iris is gone\n", "revision 1: removing\n")
+
+
+def test_one_that_is_registered_again_while_it_goes_is_not_gone(shell, fake: FakePlatform) -> None:
+    shell.run(*REGISTER)
+    answer = fake.answer
+
+    def register_again(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            fake.coming.clear()
+            with fake.connect() as platform:
+                fake.answer = answer  # type: ignore[method-assign]  # what is behind the transport
+                platform.register("iris", framework="sklearn", uri="models/iris")
+        return answer(request)
+
+    fake.answer = register_again  # type: ignore[method-assign]
+    status, out, _ = shell.run("unregister", "iris", "--wait")
+    assert status == 0
+    assert ["state", "ready"] in [line.split() for line in out.splitlines()]
+
+
+def test_a_model_is_waited_for(shell, fake: FakePlatform) -> None:
+    shell.run(*REGISTER)
+    fake.coming["iris"] = [(ModelState.LOADING, "")] * 2
+    assert shell.json("wait", "iris")["state"] == "ready"
+    fake.coming["iris"] = [(ModelState.LOADING, "its replicas start")] * 9
+    sentence = 'modelyard: model "iris" is not ready: loading: its replicas start (waited 0 s)\n'
+    assert shell.run("wait", "iris", "--timeout", "0") == (1, "", sentence)
+    fake.coming["iris"] = [(ModelState.FAILED, "no such file")]
+    assert shell.run("wait", "iris")[0] == 1
 
 
 def test_without_waiting_or_for_machines_nothing_is_printed_beside_the_result(shell) -> None:
@@ -198,7 +228,7 @@ def test_the_version_is_printed(shell) -> None:
 def test_help_names_every_verb(shell) -> None:
     status, out, _ = shell.run("--help")
     assert status == 0
-    verbs = ("serve", "register", "list", "status", "load", "unload", "unregister", "predict", "--version")
+    verbs = ("serve", "register", "list", "status", "wait", "load", "unload", "unregister", "predict", "--version")
     for verb in (
         *verbs,
         "traffic",

@@ -74,6 +74,16 @@ def test_a_rollout_that_is_rolled_back_is_status_1(shell, fake):
 
 
 @pytest.mark.usefixtures("models")
+def test_a_rollout_has_the_gates_of_the_model_unless_it_wants_none(shell):
+    gates = ("--set", "rollout.gates.p99_ms=50")
+    shell.json("register", "iris", "--framework", "sklearn", "--uri", "models/2", *gates)
+    started = ("rollout", "iris", "1", "--error-rate", "0.1")
+    assert shell.json(*started)["rollout"]["gates"] == {"error_rate": 0.1, "p99_ms": 50, "shadow_mismatch": None}
+    only = shell.json(*started, "--no-gates")["rollout"]["gates"]
+    assert only == {"error_rate": 0.1, "p99_ms": None, "shadow_mismatch": None}
+
+
+@pytest.mark.usefixtures("models")
 def test_moving_the_traffic_prints_how_it_goes(shell, fake):
     fake.coming["iris"] = [(ModelState.LOADING, "its replicas start")] * 2
     assert shell.run("promote", "iris", "1", "--wait")[2].splitlines() == [

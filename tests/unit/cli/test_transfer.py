@@ -6,7 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+
+from modelyard.cli.session import app
 
 REGISTER = ("register", "iris", "--framework", "sklearn", "--uri")
 
@@ -55,6 +58,42 @@ def test_only_the_generation_that_is_expected_is_changed(shell):
             'modelyard: model "iris" was changed meanwhile: expected generation 0, got 1\n',
         )
     assert shell.json(*REGISTER, "b", "--expected-generation", "1")["traffic"] == {"2": 100}
+
+
+CHANGES = {
+    "load": (),
+    "unload": (),
+    "unregister": (),
+    "traffic": ("1=100",),
+    "label": ("own", "--remove"),
+    "rollout": ("2", "--steps", "10"),
+    "promote": ("2",),
+    "rollback": (),
+    "abort": (),
+    "pause": (),
+    "resume": (),
+}
+
+
+@pytest.mark.parametrize("command", CHANGES)
+def test_every_change_may_be_for_one_generation_only(shell, command):
+    for uri in ("a", "b"):
+        shell.json(*REGISTER, uri, "-s", "rollout.steps=[]")
+    shell.json("label", "iris", "own", "2")
+    if command == "resume":
+        shell.json("pause", "iris")
+    generation = shell.json("status", "iris")["generation"]
+    change = (command, "iris", *CHANGES[command], "--expected-generation")
+    status, _, err = shell.run(*change, str(generation - 1))
+    assert status == 1
+    assert err.endswith(f"was changed meanwhile: expected generation {generation - 1}, got {generation}\n")
+    shell.json(*change, str(generation))
+
+
+def test_every_command_with_a_reason_is_one_of_these_changes():
+    commands = typer.main.get_command(app).commands
+    options = {name: {option.name for option in command.params} for name, command in commands.items()}
+    assert {name for name, known in options.items() if "message" in known} == {*CHANGES, "register", "import"}
 
 
 def test_models_are_written_as_a_configuration_file_has_them_and_read_again(shell, tmp_path: Path):

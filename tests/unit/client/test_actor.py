@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import inspect
 import socket
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ import pytest
 
 from modelyard import AsyncPlatform, Platform
 from modelyard.client.actor import find_actor
-from modelyard.errors import InvalidRequest, Unsupported
+from modelyard.errors import Conflict, InvalidRequest, Unsupported
 from modelyard.inference import InferenceRequest
 from modelyard.testing.platform import FakePlatform
 
@@ -47,42 +48,66 @@ def test_an_actor_has_200_characters_that_can_be_printed() -> None:
     assert find_actor("x" * 300) == "x" * 200
 
 
-VERBS: dict[str, Callable[[Platform], object]] = {
-    "register": lambda platform: platform.register("iris", framework="sklearn", uri="models/3"),
-    "unregister": lambda platform: platform.unregister("iris"),
-    "load": lambda platform: platform.load("iris"),
-    "unload": lambda platform: platform.unload("iris"),
-    "set_traffic": lambda platform: platform.set_traffic("iris", {2: 100}),
-    "set_label": lambda platform: platform.set_label("iris", "mine", 1),
-    "remove_label": lambda platform: platform.remove_label("iris", "own"),
-    "rollout": lambda platform: platform.rollout("iris", 1),
-    "promote": lambda platform: platform.promote("iris", 1),
-    "rollback": lambda platform: platform.rollback("iris"),
-    "abort": lambda platform: platform.abort("iris"),
-    "pause": lambda platform: platform.pause("iris"),
-    "resume": lambda platform: platform.resume("iris"),
+VERBS: dict[str, Callable[..., object]] = {
+    "register": lambda platform, **more: platform.register("iris", framework="sklearn", uri="models/3", **more),
+    "unregister": lambda platform, **more: platform.unregister("iris", **more),
+    "load": lambda platform, **more: platform.load("iris", **more),
+    "unload": lambda platform, **more: platform.unload("iris", **more),
+    "set_traffic": lambda platform, **more: platform.set_traffic("iris", {2: 100}, **more),
+    "set_label": lambda platform, **more: platform.set_label("iris", "mine", 1, **more),
+    "remove_label": lambda platform, **more: platform.remove_label("iris", "own", **more),
+    "rollout": lambda platform, **more: platform.rollout("iris", 1, **more),
+    "promote": lambda platform, **more: platform.promote("iris", 1, **more),
+    "rollback": lambda platform, **more: platform.rollback("iris", **more),
+    "abort": lambda platform, **more: platform.abort("iris", **more),
+    "pause": lambda platform, **more: platform.pause("iris", **more),
+    "resume": lambda platform, **more: platform.resume("iris", **more),
 }
+
+
+def prepare(platform: Platform, verb: str) -> None:
+    """A model for which the verb has something to do."""
+    for uri in ("models/1", "models/2"):
+        platform.register("iris", framework="sklearn", uri=uri)
+    platform.set_label("iris", "own", 1)
+    if verb in ("abort", "pause", "resume"):
+        platform.rollout("iris", 1, steps=[10])
+        platform.status("iris")
+    if verb == "resume":
+        platform.pause("iris")
+    if verb == "load":
+        platform.unload("iris")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("machine")
 def test_every_change_says_who_makes_it(fake: FakePlatform, verb: str) -> None:
     with fake.connect() as platform:
-        for uri in ("models/1", "models/2"):
-            platform.register("iris", framework="sklearn", uri=uri)
-        platform.set_label("iris", "own", 1)
-        if verb in ("abort", "pause", "resume"):
-            platform.rollout("iris", 1, steps=[10])
-            platform.status("iris")
-        if verb == "resume":
-            platform.pause("iris")
-        if verb == "load":
-            platform.unload("iris")
+        prepare(platform, verb)
         begun = platform.events()[0].id
         VERBS[verb](platform)
         made = [event for event in platform.events() if event.id > begun]
     assert made
     assert {event.actor for event in made if event.kind != "promoted"} <= {"me@laptop"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_change_may_be_for_one_generation_only(fake: FakePlatform, verb: str) -> None:
+    with fake.connect() as platform:
+        prepare(platform, verb)
+        generation = fake.catalog.get_model("iris").generation
+        with pytest.raises(Conflict, match=f"expected generation {generation - 1}, got {generation}"):
+            VERBS[verb](platform, expected_generation=generation - 1)
+        VERBS[verb](platform, expected_generation=generation)
+    assert fake.requests[-1].url.params["expected_generation"] == str(generation)
+
+
+@pytest.mark.parametrize("twin", [Platform, AsyncPlatform])
+def test_every_change_has_a_reason_and_a_generation(twin: type) -> None:
+    public = {name: verb for name, verb in inspect.getmembers(twin, inspect.isfunction) if name[0] != "_"}
+    found = {name: inspect.signature(verb).parameters for name, verb in public.items()}
+    assert {name for name, known in found.items() if "message" in known} == {*VERBS, "register_spec", "import_"}
+    assert {name for name, known in found.items() if "expected_generation" in known} == {*VERBS, "register_spec"}
 
 
 async def test_the_actor_is_an_argument_of_both_twins(fake: FakePlatform) -> None:

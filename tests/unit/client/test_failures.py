@@ -29,6 +29,7 @@ EXAMPLES: list[ModelyardError] = [
     errors.Overloaded("queue full"),
     errors.ModelFailed("iris", "ValueError: bad: thing"),
     errors.InternalError("see the log"),
+    errors.Unavailable("the controller is away"),
     errors.Unsupported("cannot explain"),
     errors.ModelNotReady("iris", "failed: no\nfile"),
     errors.DeadlineExceeded(0.25),
@@ -63,6 +64,21 @@ def test_without_a_code_the_status_decides_and_the_sentence_stays(error: Modelya
     back = to_error(error.http_status, {"error": str(error)})
     assert str(back) == str(error)
     assert back.http_status == error.http_status
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Unavailable("the platform's controller does not answer: TimeoutError"),
+        errors.Unavailable("the catalog's database failed: connection refused"),
+        errors.ModelLoadError("needs scikit-learn 1.5"),
+        errors.ModelNotReady("iris", "loading"),
+    ],
+    ids=str,
+)
+def test_the_sentences_of_one_status_are_told_apart(error: ModelyardError) -> None:
+    back = to_error(503, {"error": str(error)})
+    assert (type(back), back.args) == (type(error), error.args)
 
 
 @pytest.mark.parametrize(

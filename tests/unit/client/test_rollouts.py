@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -110,9 +111,40 @@ def test_a_rollout_that_is_rolled_back_is_an_error_with_the_reason(platform: Pla
     assert (caught.value.revision, platform.status("iris").traffic) == (1, {"3": 100.0})
 
 
-def test_waiting_for_a_rollout_that_stays_ends_when_the_time_is_over(platform: Platform) -> None:
+def test_waiting_for_a_rollout_that_goes_on_ends_when_the_time_is_over(platform: Platform, fake: FakePlatform) -> None:
+    fake.coming["iris"] = [(ModelState.LOADING, "")] * 9
     with pytest.raises(DeadlineExceeded, match="the rollout of revision 1 goes on: waiting"):
         platform.rollout("iris", 1, steps=[], wait=True, timeout_s=0)
+
+
+def test_waiting_for_a_dark_revision_ends_when_it_is_ready(platform: Platform, fake: FakePlatform) -> None:
+    fake.coming["iris"] = [(ModelState.LOADING, "")] * 2
+    status = platform.rollout("iris", 1, steps=[], wait=True)
+    assert (rollout_of(status).state, status.traffic) == (RolloutState.WAITING, {"1": 0.0, "3": 100.0})
+    assert platform.revisions("iris")[-1].state == "ready"
+
+
+def test_waiting_ends_at_a_last_step_that_does_not_give_all_traffic(platform: Platform, fake: FakePlatform) -> None:
+    fake.seen["iris"] = Outcomes(requests=100)
+    status = platform.rollout("iris", 1, steps=[10, 50], interval_s=0, gates={"error_rate": 0.1}, wait=True)
+    assert (rollout_of(status).state, status.traffic) == (RolloutState.RUNNING, {"1": 50.0, "3": 50.0})
+
+
+@pytest.mark.parametrize("more", [{"interval_s": 60}, {"interval_s": 0, "gates": {"error_rate": 0.1}}], ids=str)
+def test_such_a_last_step_has_to_have_its_time_and_its_requests(
+    platform: Platform, fake: FakePlatform, more: dict[str, Any]
+) -> None:
+    fake.seen["iris"] = Outcomes(requests=99)
+    with pytest.raises(DeadlineExceeded, match="the rollout of revision 1 goes on: running"):
+        platform.rollout("iris", 1, steps=[10], **more, wait=True, timeout_s=0.3)
+
+
+def test_a_rollout_keeps_the_gates_of_the_model_that_it_does_not_name(platform: Platform) -> None:
+    own = {"steps": [10], "gates": {"error_rate": 0.1, "p99_ms": 50}}
+    platform.register("iris", framework="sklearn", uri="models/iris3", rollout=own)
+    gates = rollout_of(platform.rollout("iris", 1, gates={"error_rate": 0.2})).gates
+    assert gates == Gates(error_rate=0.2, p99_ms=50)
+    assert rollout_of(platform.rollout("iris", 1, gates={"p99_ms": None})).gates == Gates(error_rate=0.1)
 
 
 def test_waiting_ends_when_something_else_takes_its_place(platform: Platform) -> None:

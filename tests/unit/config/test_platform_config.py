@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from modelyard.catalog.catalog import KEEP_EVENTS
 from modelyard.config import ModelSpec, PlatformConfig, check_framework, load_platform_config, parse_model_spec
 from modelyard.errors import InvalidConfig
 
@@ -39,6 +40,7 @@ def test_nothing_given_is_a_platform_without_models() -> None:
     config = load_platform_config({})
     assert config.models == ()
     assert config.catalog.url == "sqlite:///state/modelyard.db"
+    assert config.catalog.keep_events == KEEP_EVENTS
 
 
 def test_the_sections_are_all_found() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from modelyard.errors import InternalError, ModelyardError, UnsupportedMediaType
+from modelyard.errors import InternalError, ModelyardError, Unavailable, UnsupportedMediaType
 from modelyard.protocol.openapi.operations import BINARY, EVENT, FORM, JSON, OPENAI, OPERATIONS, Fault, Operation
 from modelyard.protocol.openapi.schemas import HEADERS, PARAMETERS, SCHEMAS, Schema, ref, text
 
@@ -98,6 +98,8 @@ def describe_operation(operation: Operation, name: str) -> dict[str, Any]:
     if operation.tag == OPENAI:
         prefix = _OPENAI_ERROR
     faults: tuple[Fault, ...] = (*operation.faults, InternalError)
+    if operation.path.startswith("/platform/"):
+        faults = (*faults, Unavailable)
     for fault in faults:
         responses.setdefault(str(fault.http_status), ref(f"{prefix}{fault.http_status}", "responses"))
     found["responses"] = dict(sorted(responses.items()))

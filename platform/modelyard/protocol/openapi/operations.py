@@ -66,6 +66,8 @@ OPENAI: Final = "OpenAI"
 NOT_THERE: Final = "Not supported"
 _DEADLINE: Final = "Timeout"
 _JSON_LENGTH: Final = "JsonLength"
+_GENERATION: Final = ("ExpectedGeneration", "IfMatch")
+"""Of whatever changes a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,8 @@ class Operation:
         answers: Schema of the answer by status; empty for a body that is no JSON.
         answer_types: Media types of the answers.
         parameters: Headers and query parameters it looks at, by their names among the components.
-        faults: Errors it can end in; every operation also has ``InternalError``.
+        faults: Errors it can end in; every operation also has ``InternalError``, and what asks the controller
+            ``Unavailable``.
     """
 
     method: str
@@ -375,7 +378,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "that was there. With `dry_run=true` all is checked and nothing changed: the answer is a plan.",
         body="Registration",
         answers={200: "ModelOrPlan", 201: "Model"},
-        parameters=("DryRun", "ExpectedGeneration", "IfMatch"),
+        parameters=("DryRun", *_GENERATION),
         faults=(*_BODY, InvalidConfig, Conflict),
     ),
     Operation(
@@ -405,7 +408,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="Take a model away",
         description="It answers what it has accepted first; then it is not found any more.",
         answers={202: "Model"},
-        parameters=("Message",),
+        parameters=("Message", *_GENERATION),
         faults=(InvalidRequest, TooLarge, ModelNotFound, Conflict),
     ),
     Operation(
@@ -418,6 +421,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="Change",
         body_required=False,
         answers={200: "Model", 202: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, ModelLoadError, Conflict),
     ),
     Operation(
@@ -430,6 +434,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="Change",
         body_required=False,
         answers={200: "Model", 202: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -441,6 +446,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="At once; for steps there are rollouts.",
         body="TrafficPlan",
         answers={200: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, InvalidConfig, ModelNotFound, Conflict),
     ),
     Operation(
@@ -452,6 +458,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="The revision then runs also without traffic.",
         body="LabelPlan",
         answers={200: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, InvalidConfig, ModelNotFound, Conflict),
     ),
     Operation(
@@ -461,7 +468,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="Platform",
         summary="Take a label away",
         answers={200: "Model"},
-        parameters=("Message",),
+        parameters=("Message", *_GENERATION),
         faults=(InvalidRequest, InvalidConfig, ModelNotFound, Conflict, TooLarge),
     ),
     Operation(
@@ -473,6 +480,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="202 while it goes on.",
         body="RolloutPlan",
         answers={200: "Model", 202: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, InvalidConfig, ModelNotFound, Conflict),
     ),
     Operation(
@@ -485,6 +493,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="OnlyMessage",
         body_required=False,
         answers={200: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -497,6 +506,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="OnlyMessage",
         body_required=False,
         answers={200: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -508,6 +518,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="OnlyMessage",
         body_required=False,
         answers={200: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -520,6 +531,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="RevisionPlan",
         body_required=False,
         answers={200: "Model", 202: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -533,6 +545,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="RevisionPlan",
         body_required=False,
         answers={200: "Model", 202: "Model"},
+        parameters=_GENERATION,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(

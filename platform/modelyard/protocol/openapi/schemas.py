@@ -579,7 +579,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     "ExpectedGeneration": {
         "name": "expected_generation",
         "in": "query",
-        "description": "409 unless the model is at this generation; 0: unless it is new.",
+        "description": "409 where the model is at another generation by now; one that is new is at 0.",
         "schema": _GENERATION,
     },
     "IfMatch": {

@@ -301,6 +301,15 @@ MISTAKES = [
         "response_format",
     ),
     ("chat/completions", {**CHAT, "structured_outputs": {"regex": "[0-"}}, "structured_outputs"),
+    *(
+        ("chat/completions", {**CHAT, "structured_outputs": {"json": "[" * deep + "]" * deep}}, "structured_outputs")
+        for deep in (300, 5000)
+    ),
+    (
+        "chat/completions",
+        {**CHAT, "structured_outputs": {"json": '{"not": ' * 600 + "{}" + "}" * 600}},
+        "structured_outputs",
+    ),
     ("completions", {"prompt": "x", "suffix": "y"}, "suffix"),
     ("completions", {"prompt": ""}, "prompt"),
     ("completions", {"prompt": [99999999]}, "prompt"),

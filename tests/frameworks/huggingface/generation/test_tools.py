@@ -2,11 +2,14 @@
 """Calls are found in what models say, however it comes."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelyard_deployments._generation_prompts import Prompts
+from modelyard_deployments._openai_requests import AssistantMessage, FunctionCall, ToolCall
 from modelyard_deployments._openai_tools import Call, CallReader, Found, NamedReader
 
 CALL = '{"name": "f", "arguments": {"x": 1}}'
@@ -48,6 +51,37 @@ TEXTS = {
     "tagged behind JSON": (f'{{"a": 1}}<tool_call>{CALL}</tool_call>', ['{"a": 1}', WANTED]),
     "nothing": ("", []),
 }
+
+
+DEEP = '{"x": ' + "[" * 5000 + "]" * 5000 + "}"
+
+
+@pytest.mark.parametrize("text", [f'{{"name": "f", "arguments": {DEEP}}}', "[" * 5000 + "]" * 5000])
+def test_what_is_nested_too_deeply_is_content(text: str) -> None:
+    assert read(CallReader(["f"]), [text[:3000], text[3000:]]) == [text]
+    assert read(CallReader(["f"]), [f"<tool_call>{text}</tool_call>"]) == [f"<tool_call>{text}</tool_call>"]
+    assert read(CallReader(["f"], is_required=True), [text]) == [text]
+
+
+class Template:
+    """A tokenizer whose template knows tools, and shows what it is given."""
+
+    chat_template = "{{ tools }}"
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **_: Any) -> str:
+        self.conversation = conversation
+        return "x"
+
+    def __call__(self, *_: Any, **__: Any) -> dict[str, list[int]]:
+        return {"input_ids": [1]}
+
+
+@pytest.mark.parametrize(("text", "wanted"), [('{"x": 1}', {"x": 1}), (DEEP, DEEP), ("no JSON", "no JSON")])
+async def test_earlier_arguments_are_an_object_where_they_can_be_read(text: str, wanted: object) -> None:
+    template = Template()
+    call = ToolCall(id="1", function=FunctionCall(name="f", arguments=text))
+    await Prompts(template, None, 9, 9).from_messages([AssistantMessage(role="assistant", tool_calls=(call,))])
+    assert template.conversation[0]["tool_calls"][0]["function"] == {"name": "f", "arguments": wanted}
 
 
 @pytest.mark.parametrize("name", TEXTS)
