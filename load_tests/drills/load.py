@@ -44,7 +44,7 @@ class Report:
 class Load:
     """Clients that ask one model, each with one request in flight.
 
-    Half of them ask whatever endpoint is next. The others stay with the connection that they have as long as it works,
+    Half of them ask whatever endpoint is next. The others stay with the connection that they have until it is closed,
     also where it leads to an endpoint that is none any more: so does whoever keeps connections to a Service.
 
     Args:
@@ -126,6 +126,8 @@ class Load:
                 reply = connection.getresponse()
                 may_close = False
                 text = reply.read()
+                if connection.sock is None:  # told to close it: the next one goes where the Service leads then
+                    kept.pop(endpoint)
             except (OSError, http.client.HTTPException) as exc:
                 kept.pop(endpoint).close()
                 if not (may_close and isinstance(exc, _CLOSED)) and not self._may_break(endpoint):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from load_tests.drills.load import Load, Report
 from rendering import OVERLAYS, find
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+LAST = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"
 CUT = b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{}"
 
 
@@ -79,6 +81,16 @@ def test_connections_to_what_was_ended_may_break_in_any_way() -> None:
         report = load(endpoint, lambda found: found.resent >= 2, may_break=True)
     assert report.resent >= 2
     assert report.failures.total() == 0
+
+
+def test_a_client_that_is_told_to_close_its_connection_asks_where_the_service_leads_then() -> None:
+    for answer, stays in ((ANSWER, True), (LAST, False)):
+        with serving(answer) as endpoint:
+            kept: dict[str, http.client.HTTPConnection] = {}
+            assert Load(lambda: [endpoint], MODEL, ROW)._ask(kept, 0, stays=True) == (0, "")
+            assert (endpoint in kept) is stays
+            for connection in kept.values():
+                connection.close()
 
 
 def test_the_time_without_an_answer_counts_while_it_lasts() -> None:
