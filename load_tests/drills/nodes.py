@@ -101,7 +101,9 @@ class Node:
         subprocess.run(["unshare", f"--net={network}", "true"], check=True)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(network))
         _ip("link", "set", link, "master", _BRIDGE_NAME, "up")
-        for change in ("link set lo up", f"address add {self.address}/24 dev eth0", "link set eth0 up"):
+        changes = ["link set lo up", f"address add {self.address}/24 dev eth0", "link set eth0 up"]
+        changes.append(f"route add default via {BRIDGE}")  # by which Ray finds a node's own address
+        for change in changes:
             subprocess.run(["nsenter", f"--net={network}", "ip", *change.split()], check=True)
 
     def _path(self, what: str) -> Path:
