@@ -221,7 +221,9 @@ class Rollout:
 
     def resumed(self, reason: str = "") -> Rollout:
         """As it is when that is over; one that had not begun waits again."""
-        return replace(self, state=RolloutState.RUNNING if self.step >= 0 else RolloutState.WAITING, reason=reason)
+        if self.step < 0:
+            return replace(self, state=RolloutState.WAITING, reason="")  # whose reason is that it cannot begin
+        return replace(self, state=RolloutState.RUNNING, reason=reason)
 
     def promoted(self, reason: str = "") -> Rollout:
         """As it is when its revision has got all traffic."""

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from modelyard.admin import AdminTransport, By, ModelStatus
 from modelyard.catalog import Catalog
 from modelyard.client import AsyncPlatform, HttpTransport
-from modelyard.errors import ModelNotFound
+from modelyard.errors import ModelNotFound, Unavailable
 from modelyard.protocol.openapi import OPERATIONS
 from modelyard.rollout import RolloutState
 from modelyard.serve.admin import AdminHandlers, HandleTransport
@@ -69,6 +69,12 @@ async def platform(app: ASGIApp) -> AsyncIterator[AsyncPlatform]:
         yield platform
 
 
+def raised(error: Exception) -> Exception:
+    """As Ray raises what a method of an actor did: with the traceback in its text."""
+    found: Exception = RayTaskError("status", "Traceback: secret/path.py", error).as_instanceof_cause()
+    return found
+
+
 class Away:
     """The handle of a controller none of whose methods come back with an answer."""
 
@@ -87,9 +93,10 @@ class Away:
     [
         (ActorDiedError(), 503, "unavailable", "the platform's controller does not answer: ActorDiedError"),
         (TimeoutError(), 504, "deadline-exceeded", "no answer within 30 s; the platform's controller may do it yet"),
-        (RayTaskError("status", "", ValueError("ours")), 500, "internal", "the server's log has the details"),
+        (raised(ValueError("ours")), 500, "internal", "the platform's controller failed: ValueError"),
+        (raised(Unavailable("the catalog's database failed: it is full")), 503, "unavailable", "it is full"),
     ],
-    ids=["away", "late", "at fault"],
+    ids=["away", "late", "at fault", "its own error"],
 )
 async def test_what_a_controller_does_that_does_not_answer(
     error: Exception, status: int, code: str, words: str
@@ -99,6 +106,7 @@ async def test_what_a_controller_does_that_does_not_answer(
         reply = await client.get(f"{MODELS}/m")
     assert (reply.status_code, reply.json()["code"]) == (status, code)
     assert words in reply.json()["error"]
+    assert "secret" not in reply.text
     assert ("retry-after" in reply.headers) == (status == 503)
 
 

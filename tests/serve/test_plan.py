@@ -117,6 +117,25 @@ def test_a_revision_that_has_answered_comes_back_in_the_middle_of_a_rollout(stab
     assert plan.serving.is_held == (serving == 1)
 
 
+def test_what_is_waited_for_is_shown_so_also_where_it_is_the_newest():
+    model = _in_rollout({1: 10, 2: 90})
+    model = replace(model, rollout=Rollout(1, (10, 90), base={2: 100.0}))
+    seen = {"m@1": RUNNING, "m@2": STARTING}
+    plan = plan_model(model, seen, set(seen), {}, ran_lately=lambda _: True)
+    assert plan.weights == {1: 10, 2: 90}
+    for number in plan.weights:
+        state = plan.find(number)
+        assert state is not None
+        assert state.state is ModelState.READY
+
+
+@pytest.mark.parametrize(("observed", "is_tried"), [({1: STARTING}, True), ({1: CRASHED}, False), ({}, False)])
+def test_one_that_has_failed_says_whether_serve_goes_on_trying(observed, is_tried):
+    seen = {f"m@{number}": one for number, one in observed.items()}
+    newest = plan_model(_model(1), seen, {}, {"m@1": "no memory"}).newest
+    assert (newest.state, newest.is_tried) == (ModelState.FAILED, is_tried)
+
+
 def test_what_is_on_trial_is_not_waited_for():
     seen = {"m@1": RUNNING, "m@2": STARTING}
     plan = plan_model(_in_rollout({1: 90, 2: 10}), seen, set(seen), {}, ran_lately=lambda _: True)

@@ -41,6 +41,21 @@ def test_what_a_rollout_returns_to_is_tried_again() -> None:
     assert again == [("m", 1)]
 
 
+def test_after_that_no_other_rollout_waits_for_it() -> None:
+    asked: list[str] = []
+
+    def write(name: str, *_: object, **__: object) -> ModelyardError:
+        asked.append(name)
+        raise Unavailable("the catalog's database failed: no answer")
+
+    rollouts = Rollouts(SimpleNamespace(advance_rollout=write), lambda *_: None)  # type: ignore[arg-type]
+    serving, failed = RevisionState(1, ModelState.READY, ""), RevisionState(2, ModelState.FAILED, "no memory")
+    for name in ("a", "b"):
+        model = replace(_model(), name=name)
+        assert rollouts.advance(model, ModelPlan(serving, failed, 1)) is model
+    assert asked == ["a"]
+
+
 def test_a_catalog_that_takes_nothing_now_leaves_the_rollout_where_it_is() -> None:
     model = _model()
 

@@ -57,6 +57,17 @@ def traffic(catalog: Busy, tried: list[tuple[str, int]]) -> Traffic:
     return Traffic(catalog, is_ready=lambda *_: True, try_again=lambda *revision: tried.append(revision))
 
 
+@pytest.mark.parametrize("verb", ["abort", "roll_back"])
+def test_what_a_rollout_is_taken_back_to_is_tried_again(
+    traffic: Traffic, tried: list[tuple[str, int]], verb: str
+) -> None:
+    if verb == "abort":
+        traffic.abort("m", "", "")
+    else:
+        traffic.roll_back("m", None, "", "")
+    assert tried == [("m", 2)]
+
+
 def rollout_of(record: ModelRecord) -> Rollout:
     assert record.rollout is not None
     return record.rollout

@@ -142,6 +142,7 @@ def test_one_that_is_paused_before_it_begins_does_not_and_waits_again_afterwards
     assert look(paused, is_ready=False, failure="no file") is paused
     assert paused.weights == {1: 100.0, 2: 0.0}
     assert look(paused.resumed()).percent == 1
+    assert paused.resumed("all clear").reason == "", "a reason would say that it cannot begin"
 
 
 def test_what_has_ended_stays_so() -> None:

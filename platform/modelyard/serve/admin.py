@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from modelyard.admin import AdminTransport, By, Event, ModelState, ModelStatus, Plan, Pool, Revision
 from modelyard.batching import Call, split
 from modelyard.dataplane import DataPlane
-from modelyard.errors import DeadlineExceeded, ModelyardError, Unavailable
+from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError, Unavailable
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json
 from modelyard.routing import RevisionRoute
@@ -132,8 +132,8 @@ class HandleTransport:
 
     async def list(self) -> tuple[ModelStatus, ...]:
         """See ``AdminTransport``."""
-        found: tuple[ModelStatus, ...] = await self._ask("list_models")
-        return found
+        found: tuple[ModelStatus, ...] | ModelyardError = await self._ask("list_models")
+        return _unwrap(found)
 
     async def status(self, name: str) -> ModelStatus:
         """See ``AdminTransport``."""
@@ -160,8 +160,10 @@ class HandleTransport:
     async def _ask(self, verb: str, *args: Any, timeout_s: float = _TIMEOUT_S, **by: Any) -> Any:
         try:
             return await asyncio.wait_for(getattr(self._controller, verb).remote(*args, **by), timeout_s)
-        except RayTaskError:
-            raise  # a fault of ours, which the log is to have
+        except RayTaskError as exc:
+            if isinstance(exc.cause, ModelyardError):  # with its own sentence, where Ray's has a traceback
+                raise exc.cause from exc
+            raise InternalError(f"the platform's controller failed: {type(exc.cause).__name__}") from exc
         except TimeoutError as exc:
             raise DeadlineExceeded(timeout_s, "the platform's controller may do it yet") from exc
         except Exception as exc:

@@ -278,10 +278,9 @@ class Controller:
         if self._rollouts.report(counts):
             self._wake.set()
 
-    async def list_models(self) -> tuple[ModelStatus, ...]:
-        """See ``AdminTransport.list``."""
-        await self._look_first()
-        return await asyncio.to_thread(self._list_models)
+    async def list_models(self) -> tuple[ModelStatus, ...] | ModelyardError:
+        """See ``AdminTransport.list``; errors are returned."""
+        return await self._answer(self._list_models)
 
     async def status(self, name: str) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.status``; errors are returned."""

@@ -37,6 +37,7 @@ class RevisionState:
         replicas: Names of those that can answer.
         has_no_place: No node has room for a replica now: that may last.
         is_held: Its last replica has just ended, and requests wait for the next one.
+        is_tried: It could not be loaded, and Serve goes on trying.
     """
 
     number: int
@@ -47,6 +48,7 @@ class RevisionState:
     replicas: tuple[str, ...] = ()
     has_no_place: bool = False
     is_held: bool = False
+    is_tried: bool = False
 
     @property
     def can_answer(self) -> bool:
@@ -110,7 +112,8 @@ def revision_state(
     if observed is not None and observed.running and is_described and not observed.is_deleting:
         return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted, observed.replicas)
     if failure is not None:
-        return RevisionState(number, ModelState.FAILED, failure)
+        is_tried = observed is not None and not (observed.is_deleting or observed.has_failed)
+        return RevisionState(number, ModelState.FAILED, failure, is_tried=is_tried)
     if may_sleep and is_described and observed is not None and observed.may_sleep:
         sleeps, wakes = (_SLEEPS_ON_STANDBY, _WAKES_ON_STANDBY) if has_standby else (_SLEEPS, _WAKES)
         wakes = _find_obstacle(observed) or wakes
@@ -210,6 +213,7 @@ def plan_model(
         trying = model.rollout.to
         shares = [number for number in model.traffic.keys() & wanted.keys() if model.traffic[number] > 0]
         wanted |= {number: hold(wanted[number]) for number in shares if number != trying}
+        newest = wanted[newest_number]
     weights = {
         number: weight
         for number, weight in model.traffic.items()

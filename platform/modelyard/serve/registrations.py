@@ -16,7 +16,7 @@ from typing import Any, Final
 from modelyard.admin import ModelState, Plan
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, check_policy, load_model_spec, parse_model_spec, to_short
-from modelyard.errors import Conflict, InvalidConfig, ModelLoadError, ModelyardError
+from modelyard.errors import Conflict, Forbidden, InvalidConfig, ModelLoadError, ModelyardError
 from modelyard.serve.applications import application_name
 from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.plan import ModelPlan, newest_revision
@@ -222,9 +222,11 @@ class Registrations:
     # -- another attempt
 
     def try_again(self, name: str, number: int) -> None:
-        """Whoever sends traffic to a revision that has failed wants another attempt."""
+        """Whoever sends traffic to a revision that has failed wants another attempt, unless Serve is at one already."""
         application = application_name(name, number)
-        if application in self._failures:
+        plan = self._find_plan(name)
+        state = plan.find(number) if plan is not None else None
+        if application in self._failures and not (state is not None and state.is_tried):
             with self._lock:
                 self._again.add(application)
 
@@ -322,7 +324,7 @@ class Registrations:
             failed = {number for number, name in names.items() if name in self._failures}
             try:
                 if record.name in self._away:
-                    self._find_away(record.name)
+                    self._find_away(record)
                 elif (entry := self._artifacts.look_again(record, failed)) is not None:
                     self._take_versions(record, entry)
             except ModelyardError as exc:  # its folder is being changed, or the model was; the next look decides
@@ -334,15 +336,19 @@ class Registrations:
                     logger.warning('model "%s": its versions cannot be followed: %s', record.name, exc)
                     self._told[record.name] = now, str(exc)
 
-    def _find_away(self, name: str) -> None:
-        """Tries a declared model once more whose store did not answer when the platform started."""
+    def _find_away(self, record: ModelRecord) -> None:
+        """Tries a declared model once more whose store did not answer when the platform started.
+
+        Raises:
+            ModelyardError: The next look may do.
+        """
         try:
-            self.load(name, _STORE, "its store answers")
-        except StoreAway:
+            self.load(record.name, _STORE, "its store answers", record.generation)
+        except StoreError:
             raise
-        except ModelyardError as exc:  # it says what is wrong, and that does not go by
-            self._failures[application_name(name, newest_revision(self._catalog.get_model(name)))] = str(exc)
-        self._away.discard(name)
+        except (InvalidConfig, Forbidden, ModelLoadError) as exc:  # what is wrong does not go by
+            self._failures[application_name(record.name, newest_revision(record))] = str(exc)
+        self._away.discard(record.name)
         self._on_versions()
 
     def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:

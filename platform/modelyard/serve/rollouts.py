@@ -8,8 +8,10 @@ from then on.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,6 +29,8 @@ from modelyard.serve.plan import ModelPlan
 logger = logging.getLogger(__name__)
 
 _ACTOR: Final = "rollout"
+_PAUSE_S: Final = 5.0
+"""After the catalog has not taken a change, which may have taken it long to say."""
 
 
 _MAX_DIGITS: Final = 18
@@ -137,6 +141,8 @@ class Traffic:
         number = None if revision is None else _find_revision(record, revision)
         if number is None and not record.is_rolling_out:
             number = self._catalog.find_rollback(name)
+        if number is None:
+            self._try_base_again(record)
         return self._catalog.roll_back(
             name,
             number,
@@ -145,6 +151,11 @@ class Traffic:
             message=message,
             expected_generation=_find_expected(record, expected_generation, revision),
         )
+
+    def _try_base_again(self, record: ModelRecord) -> None:
+        """What the rollout on its way is taken back to is to answer, also where it has failed meanwhile."""
+        for number in record.rollout.base if record.rollout is not None and record.is_rolling_out else ():
+            self._try_again(record.name, number)
 
     def _look(self, name: str, number: int | None) -> bool:
         """Whether the revision can answer now; one that has failed is tried again."""
@@ -155,6 +166,7 @@ class Traffic:
 
     def abort(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
         """The rollout is taken back."""
+        self._try_base_again(self._catalog.get_model(name, expected_generation))
         return self._catalog.abort(name, actor=actor, message=message, expected_generation=expected_generation)
 
     def pause(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
@@ -214,6 +226,7 @@ class Rollouts:
         self._lock = threading.Lock()
         self._counted: dict[str, Outcomes] = {}
         self._steps: dict[str, _Step] = {}
+        self._again_at = -math.inf
 
     def report(self, counts: Mapping[str, Outcomes]) -> bool:
         """Adds what has been counted somewhere, by application; whether a rollout waits for such numbers."""
@@ -234,7 +247,7 @@ class Rollouts:
         """
         rollout = model.rollout
         state = plan.find(rollout.to) if rollout is not None else None
-        if rollout is None or state is None:
+        if rollout is None or state is None or time.monotonic() < self._again_at:
             return model
         now = datetime.now(UTC)
         decided = decide(
@@ -253,7 +266,8 @@ class Rollouts:
             )
         except (Conflict, ModelNotFound):  # somebody has changed it since this round began
             return model
-        except (InternalError, Unavailable) as exc:  # the next round tries again; other models do not wait for it
+        except (InternalError, Unavailable) as exc:  # a later round tries again; other models do not wait for it
+            self._again_at = time.monotonic() + _PAUSE_S
             logger.warning('model "%s": its rollout does not go on: %s', model.name, exc)
             return model
         if decided.state is RolloutState.ROLLED_BACK:
@@ -273,7 +287,8 @@ class Rollouts:
         """
         is_current = plan is not None and plan.generation == model.generation  # else it may be tried again by now
         state = plan.find(rollout.to) if plan is not None and is_current else None
-        if rollout.state is RolloutState.WAITING and state is not None and state.state is ModelState.FAILED:
+        has_begun = rollout.state is not RolloutState.WAITING and rollout.step >= 0
+        if rollout.is_active and not has_begun and state is not None and state.state is ModelState.FAILED:
             return replace(rollout, reason=f"its revision has failed: {state.reason}")
         return replace(rollout, measured=measure(self._count(model.name, rollout))) if rollout.is_watched else rollout
 

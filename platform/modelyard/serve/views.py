@@ -15,7 +15,7 @@ from modelyard.admin import ModelState, ModelStatus, Revision
 from modelyard.batching import report_batch_id
 from modelyard.catalog import STABLE, ModelRecord, RevisionRecord, Wanted, compare
 from modelyard.config import ModelSpec, parse_model_spec
-from modelyard.rollout import Shadow
+from modelyard.rollout import RolloutState, Shadow
 from modelyard.routing import ModelRoute, RevisionRoute, ShadowRoute
 from modelyard.serve.applications import application_name
 from modelyard.serve.plan import ModelPlan, RevisionState, newest_revision, unloaded_state
@@ -222,18 +222,20 @@ def _shown_state(record: ModelRecord, plan: ModelPlan | None) -> RevisionState:
     if record.wanted is Wanted.UNLOADED:
         return plan.newest if plan is not None and is_current else unloaded_state(newest, is_running=True)
     rollout = record.rollout if record.is_rolling_out else None
-    number = rollout.to if rollout is not None and rollout.is_plain else _main_revision(record)
+    takes_over = rollout is not None and rollout.is_plain and rollout.state is RolloutState.WAITING
+    number = rollout.to if rollout is not None and takes_over else _main_revision(record)
     pending = RevisionState(number, ModelState.PENDING, _CREATED)
     if plan is None or plan.serving is None or (shown := plan.find(number)) is None:
         return pending
     if not is_current and shown.state not in (ModelState.READY, ModelState.LOADING):
         return pending
-    on_trial = plan.find(rollout.to) if rollout is not None else None
-    in_use = (one for one in (shown, on_trial, plan.newest, *plan.others) if one is not None)
-    failed = next((one for one in in_use if one.state is ModelState.FAILED), None)
+    looked_at = [shown, *([plan.find(rollout.to)] if rollout is not None else [])]
+    if is_current and not takes_over:
+        looked_at += [plan.newest, *plan.others]
+    failed = next((one for one in looked_at if one is not None and one.state is ModelState.FAILED), None)
     if failed is not None and plan.serving.state is ModelState.READY:
         return replace(plan.serving, reason=f"revision {failed.number} failed and gets no traffic: {failed.reason}")
-    if rollout is not None and rollout.is_plain and shown.state is ModelState.READY:
+    if takes_over and shown.state is ModelState.READY:
         return replace(shown, state=ModelState.LOADING, reason="it is ready and gets its traffic now")
     return shown
 
