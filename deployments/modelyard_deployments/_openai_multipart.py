@@ -62,6 +62,16 @@ def decode_form(request: OpenAIRequest) -> Form:
     return form
 
 
+def list_names(request: OpenAIRequest) -> list[str]:
+    """The names in a form, whatever there is in its parts.
+
+    Raises:
+        Refusal: It is none.
+    """
+    parts = _split(request.body, _find_boundary(request.content_type))
+    return [read_disposition(head).get(b"name", b"").decode(errors="replace") for head, _ in parts]
+
+
 def _find_boundary(content_type: str) -> bytes:
     message = Message()
     message["content-type"] = content_type

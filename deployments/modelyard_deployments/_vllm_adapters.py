@@ -14,6 +14,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,12 +26,29 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 2.0
 _REMOTE_LOOK_S: Final = 15.0
+_TRY_AGAIN_S: Final = 30.0
+"""After files could not be had."""
 _LINGER_S: Final = 3600.0
 """How long the files of an adapter that is no more are kept for requests that still need them."""
 _CONFIG: Final = "adapter_config.json"
 """Every adapter has one. Source: PEFT "Checkpoint format"."""
 _MARK: Final = "@"
 """Between an adapter's name and the number of its loading, in the name that the engine has for it."""
+
+
+class Place(Protocol):
+    """Where an adapter's files are for the engine."""
+
+    @property
+    def path(self) -> Path:
+        """Their folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Itself:
+    """The folder that somebody else writes to: of one that is replaced nothing is left."""
+
+    path: Path
 
 
 class Shelf(Protocol):
@@ -47,28 +65,41 @@ class Shelf(Protocol):
             ModelLoadError: Likewise.
         """
 
-    def get(self, name: str, stamp: str) -> Copy:
-        """A copy on this node of the adapter's folder as it was found.
+    def get(self, name: str, stamp: str) -> Place:
+        """The adapter's files as they were found, for as long as the answer lives.
 
         Raises:
-            ModelLoadError: It cannot be fetched, or has changed since.
+            ModelLoadError: They cannot be fetched or kept, or have changed since.
         """
 
 
 class Folder:
     """On this node, or on a volume that every node has.
 
+    An adapter is told of when two looks have found its files alike: whoever copies them there has finished.
+
     Args:
         path: Holds a folder for each adapter.
+        copies: Gives copies; else the folders themselves, which workers on other nodes find on a volume.
     """
 
     look_s = _LOOK_S
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, copies: bool = True) -> None:
         self._path = path
+        self._copies = copies
+        self._last: dict[str, str] | None = None
+        self._told: dict[str, str] = {}
 
     def find(self) -> dict[str, str]:
-        """See :class:`Shelf`: times and sizes change while files are being copied, too."""
+        """See :class:`Shelf`."""
+        found = self._look()
+        last, self._last = self._last, found
+        steady = found if last is None else {name: stamp for name, stamp in found.items() if last.get(name) == stamp}
+        self._told = {name: told for name, told in self._told.items() if name in found} | steady
+        return dict(self._told)
+
+    def _look(self) -> dict[str, str]:
         found = {}
         for path in sorted(self._path.iterdir()):
             if not path.name.startswith(".") and (path / _CONFIG).is_file():
@@ -76,9 +107,10 @@ class Folder:
                     found[path.name] = _stamp(path)
         return found
 
-    def get(self, name: str, stamp: str) -> Copy:
+    def get(self, name: str, stamp: str) -> Place:
         """See :class:`Shelf`."""
-        return keep((self._path / name).absolute(), _stamp, stamp)
+        path = (self._path / name).absolute()
+        return keep(path, _stamp, stamp) if self._copies else _Itself(path)
 
 
 class Store:
@@ -106,11 +138,12 @@ class Store:
         return fetch(f"{self._uri}/{name}", stamp)
 
 
-def open_shelf(place: str) -> Shelf:
+def open_shelf(place: str, *, copies: bool = True) -> Shelf:
     """Where adapters are.
 
     Args:
         place: A folder, or the URL of one in a store.
+        copies: See :class:`Folder`.
 
     Raises:
         ModelLoadError: There is none.
@@ -120,7 +153,7 @@ def open_shelf(place: str) -> Shelf:
         return Store(place)
     if not Path(place).is_dir():
         raise ModelLoadError(f'options.adapters: expected a folder, got "{place}"')
-    return Folder(Path(place))
+    return Folder(Path(place), copies=copies)
 
 
 class Adapters:
@@ -138,8 +171,9 @@ class Adapters:
         self._shelf = shelf
         self._models = models
         self._models.model_name = _name_without_number(models.model_name)
-        self._copies: dict[str, Copy] = {}
-        self._gone: list[tuple[float, Copy]] = []
+        self._places: dict[str, Place] = {}
+        self._gone: list[tuple[float, Place]] = []
+        self._refused: dict[str, tuple[str, float, str]] = {}
         self._seen: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -172,7 +206,9 @@ class Adapters:
         for name in set(self.names) - found.keys():
             del self._models.lora_requests[name]
             self._let_go(name)
-        self._gone = [(at, copy) for at, copy in self._gone if time.monotonic() - at < _LINGER_S]
+        now = time.monotonic()
+        self._gone = [(at, place) for at, place in self._gone if now - at < _LINGER_S]
+        self._refused = {name: one for name, one in self._refused.items() if name in found}
         self._seen = {name: stamp for name, stamp in self._seen.items() if name in found}
         for name, stamp in sorted(found.items()):
             if self._seen.get(name) == stamp:
@@ -181,33 +217,46 @@ class Adapters:
                 logger.error('adapter "%s" has the name of its model, which answers to it: give it another', name)
                 self._seen[name] = stamp
                 continue
+            refused, again_at, told = self._refused.get(name, ("", 0.0, ""))
+            if refused == stamp and now < again_at:
+                continue
             try:  # first, so that the one that is loaded answers meanwhile
-                copy = await asyncio.to_thread(self._shelf.get, name, stamp)
+                place = await asyncio.to_thread(self._shelf.get, name, stamp)
             except ModelLoadError as exc:
-                logger.error('adapter "%s" cannot be fetched: %s', name, exc)
-                continue  # the next look tries again
-            await self._load(name, copy)
+                if told != str(exc):
+                    logger.error('adapter "%s" cannot be fetched: %s', name, exc)
+                self._refused[name] = stamp, now + _TRY_AGAIN_S, str(exc)
+                continue
+            await self._load(name, place)
             self._seen[name] = stamp
 
-    async def _load(self, name: str, copy: Copy) -> None:
+    async def _load(self, name: str, place: Place) -> None:
         """Puts it in the place of the one before it, once the engine has it."""
         from vllm.lora.request import LoRARequest
 
         number = self._models.lora_id_counter.inc(1)
-        request = LoRARequest(lora_name=f"{name}{_MARK}{number}", lora_int_id=number, lora_path=str(copy.path))
+        request = LoRARequest(lora_name=f"{name}{_MARK}{number}", lora_int_id=number, lora_path=str(place.path))
         try:
             await self._models.engine_client.add_lora(request)
         except Exception as exc:  # noqa: BLE001  # vLLM and its workers raise anything about files that are no adapter
-            still = "; the one before it answers on" if name in self._copies else ""
-            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, still)
+            logger.error('adapter "%s" cannot be loaded: %s%s', name, exc, self._settle(name))
             return
         self._let_go(name)
-        self._models.lora_requests[name], self._copies[name] = request, copy
+        self._models.lora_requests[name], self._places[name] = request, place
+
+    def _settle(self, name: str) -> str:
+        """What becomes of an adapter that cannot be replaced: without its own files it is gone."""
+        if name not in self._places:
+            return ""
+        if not isinstance(self._places[name], _Itself):
+            return "; the one before it answers on"
+        del self._models.lora_requests[name], self._places[name]
+        return "; the one before it answers no longer, since its files are gone"
 
     def _let_go(self, name: str) -> None:
         """Of an adapter that takes no more requests, the files stay for those that it has."""
-        if (copy := self._copies.pop(name, None)) is not None:
-            self._gone.append((time.monotonic(), copy))
+        if (place := self._places.pop(name, None)) is not None:
+            self._gone.append((time.monotonic(), place))
 
 
 def _name_without_number(name_of: Callable[..., str]) -> Callable[..., str]:
@@ -227,5 +276,5 @@ def _stamp(folder: Path) -> str:
         words.append(path.name)
         with contextlib.suppress(OSError):
             one = path.stat()
-            words.append(f"{one.st_dev} {one.st_ino} {one.st_ctime_ns} {one.st_mtime_ns} {one.st_size}")
+            words.append(f"{one.st_ctime_ns} {one.st_mtime_ns} {one.st_size}")
     return hashlib.blake2b("\n".join(words).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

@@ -87,6 +87,7 @@ _MODULE: Final = "module_path"
 _SPECULATIVE: Final = "speculative_config"
 _FOLDERS: Final = ("tokenizer", "hf_config_path", "spec_model")
 """Arguments that name a folder beside the model's, of which ``trust_remote_code`` runs the code too."""
+_TRUST: Final = "trust_remote_code"
 _FOLDERS_TO_SPECULATE: Final = ("model", "tokenizer")
 _NO_FOLDERS: Final = frozenset({"ngram", "[ngram]"})
 """What vLLM takes in place of a folder for speculation without a model."""
@@ -179,11 +180,19 @@ def names_code(engine: object) -> bool:
     return _names_code(engine) or _names_custom(engine)
 
 
-def find_code_folders(engine: object) -> tuple[str, ...]:
-    """Folders beside the model's that engine arguments name, and that may hold code that runs with it."""
+def find_code_folders(engine: object, trusts: object = False) -> tuple[str, ...]:
+    """Folders beside the model's that engine arguments name, and whose code runs as that of the model does.
+
+    Args:
+        engine: Perhaps not what it has to be.
+        trusts: Code is trusted whatever the arguments say.
+    """
     if not isinstance(engine, Mapping):
         return ()
     speculative = engine.get(_SPECULATIVE)
+    by_itself = isinstance(speculative, Mapping) and speculative.get(_TRUST)
+    if not (trusts or engine.get(_TRUST) or by_itself):
+        return ()
     named = [engine.get(name) for name in _FOLDERS]
     named += [speculative.get(name) for name in _FOLDERS_TO_SPECULATE] if isinstance(speculative, Mapping) else []
     return tuple(one for one in named if isinstance(one, str) and one and one not in _NO_FOLDERS)

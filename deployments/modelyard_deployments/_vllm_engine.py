@@ -70,12 +70,13 @@ class Engine:
         self._app: Any = None
         self._settling: asyncio.Task[None] | None = None
 
-    async def start(self, name: str, meter: Meter) -> None:
+    async def start(self, name: str, meter: Meter, *, keeps_cache: bool = False) -> None:
         """Starts it on this event loop.
 
         Args:
             name: The model's, in requests and answers.
             meter: Where it tells of its steps.
+            keeps_cache: Blocks are kept for another engine when their request is over.
 
         Raises:
             ModelLoadError: vLLM refuses the model or the arguments, or there is not enough memory.
@@ -94,7 +95,7 @@ class Engine:
             self._server = make_server(name, str(self._path), self._arguments, bundles)
             await self._server.start()
             self._app = await self._server.engine.build_asgi_app()
-            self._logger = StatLogger(meter, keeps_cache=bool(self._arguments.get("kv_transfer_config")))
+            self._logger = StatLogger(meter, keeps_cache)
             self._client.logger_manager.stat_loggers.append(self._logger)
             self._settling = asyncio.create_task(self._settle())
             # A client's mistake in a conversation is the client's reply, and no traceback in the log.

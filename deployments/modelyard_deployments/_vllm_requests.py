@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from modelyard.openai import JSON, ROUTES, OpenAIRequest
 from modelyard.peers import get_origin
-from modelyard_deployments._openai_multipart import decode_form, is_form
+from modelyard_deployments._openai_multipart import is_form, list_names
 from modelyard_deployments._openai_protocol import Refusal
 from modelyard_deployments._vllm_members import check_members, list_members, to_unknown
 
@@ -75,8 +75,7 @@ class Requests:
                 no messages, or a role that there is not.
         """
         if is_form(request.content_type):
-            form = decode_form(request)
-            self._check_names(request.route, form.fields | form.files)
+            self._check_names(request.route, list_names(request))
         if request.content_type != JSON:
             return
         try:
@@ -101,9 +100,9 @@ class Requests:
                 except RecursionError:
                     raise Refusal(f"{name}: it is nested too deeply", name) from None
 
-    def _check_names(self, route: str, document: Mapping[str, Any]) -> None:
-        known = self._known.get(route)
-        for name in document.keys() - (known or document.keys()) - _NO_EFFECT:
+    def _check_names(self, route: str, names: Iterable[str]) -> None:
+        given, known = set(names), self._known.get(route)
+        for name in given - (known or given) - _NO_EFFECT:
             raise to_unknown("", name, known or ())
 
 

@@ -51,7 +51,7 @@ class HuggingFaceFramework(Framework):
     def code_locations(self, uri: str, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The artifact, and what engine arguments name beside it."""
         found = super().code_locations(uri, options)
-        return found and (*found, *find_code_folders(options.get("engine")))
+        return found and (*found, *find_code_folders(options.get("engine"), options.get("trust_remote_code")))
 
     def workers(self, path: Path, options: HuggingFaceOptions) -> int:
         """Where vLLM generates, its own."""

@@ -83,6 +83,7 @@ class VLLMModel(OpenAIModel):
         if options.prefill is not None:
             engine = engine | {TRANSFER: {**NIXL, **(engine.get(TRANSFER) or {})}}
         self._engine = Engine(path, engine, has_adapters=options.adapters is not None)
+        self._keeps_cache = engine.get(TRANSFER) is not None and options.prefill is None
         self._prefill: Prefill | None = None
         self._prefill_name = options.prefill
         self._shelf = shelf
@@ -99,7 +100,7 @@ class VLLMModel(OpenAIModel):
         """
         if self._prefill_name == self.name:
             raise ModelLoadError(f'options.prefill: expected another model, got "{self.name}" itself')
-        await self._engine.start(self.name, self.meter)
+        await self._engine.start(self.name, self.meter, keeps_cache=self._keeps_cache)
         paths = self._engine.paths
         self._requests = Requests(self._engine.app.routes)
         self.openai_routes = tuple(route for route in ROUTES if _path(route, paths))
@@ -224,7 +225,7 @@ class VLLMFramework(Framework):
     def code_locations(self, uri: str, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The artifact, and what engine arguments name beside it."""
         found = super().code_locations(uri, options)
-        return found and (*found, *find_code_folders(options.get("engine")))
+        return found and (*found, *find_code_folders(options.get("engine")))  # nothing, where none runs
 
 
 def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:
@@ -242,7 +243,8 @@ def load_vllm(path: Path, options: VLLMOptions, reason: str = "") -> VLLMModel:
     if path.is_dir() and not (path / _CONFIG).is_file():
         raise ModelLoadError(f"expected a folder with {_CONFIG}, as Hugging Face's libraries save models; got none")
     # Before the environment says that the hub is not to be asked, which its library reads once.
-    shelf = None if options.adapters is None else open_shelf(options.adapters)
+    is_alone = count_workers(options.engine) == 1  # else its workers may be on nodes that have only a volume in common
+    shelf = None if options.adapters is None else open_shelf(options.adapters, copies=is_alone)
     prepare_environment()
     import vllm  # noqa: F401  # says at once, and not in the engine's own words, that it is not installed
 

@@ -31,7 +31,9 @@ def _possible() -> None:
         pytest.skip(f"no networks can be made here: {made.stderr.strip()}")
 
 
-@pytest.mark.parametrize(("overlay", "drill"), [("ha", "kill-worker"), ("cpu", "break-file")])
+@pytest.mark.parametrize(
+    ("overlay", "drill"), [("ha", "kill-worker"), ("cpu", "break-file"), ("incremental-upgrade", "break-file")]
+)
 def test_no_request_fails(overlay: str, drill: str) -> None:
     command = [sys.executable, "-m", "load_tests.drills", "--overlay", overlay, drill]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)

@@ -154,6 +154,8 @@ def test_code_beside_the_models_own_has_to_be_allowed_too(framework: str) -> Non
     assert find("models/m", {"engine": engine}) == (), "nothing runs code"
     places = find("models/m", {"engine": engine | {"trust_remote_code": True}})
     assert places == ("models/m", "/elsewhere/tokenizer", "/elsewhere/config", "/elsewhere/draft")
+    with_plugin = {"tool_parser_plugin": "parser.py", "tokenizer": "/elsewhere/tokenizer"}
+    assert find("models/m", {"engine": with_plugin}) == ("models/m",), "of the tokenizer none runs"
     ngram = {"trust_remote_code": True, "speculative_config": {"model": "ngram"}}
     assert find("models/m", {"engine": ngram}) == ("models/m",)
 

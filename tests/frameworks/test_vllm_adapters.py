@@ -62,23 +62,39 @@ def put(folder: Path, name: str, weights: str, broken: bool = False) -> None:
         (folder / name / "broken").touch()
 
 
-def follow(folder: Path, *changes: Callable[[], Any]) -> list[dict[str, Any]]:
+def follow(folder: Path, *changes: Callable[[], Any], copies: bool = True) -> list[dict[str, Any]]:
     """The table after each change, and the weights that the engine would read now of each adapter that it ever had."""
     from modelyard_deployments._vllm_adapters import Adapters, Folder
 
     table = Table(Engine())
-    adapters = Adapters(Folder(folder), table)
+    adapters = Adapters(Folder(folder, copies=copies), table)
     seen, paths = [], {}
     for change in changes:
         change()
-        asyncio.run(adapters._follow())
+        for _ in range(2):  # looks: what the second one finds unchanged is whole
+            asyncio.run(adapters._follow())
         assert adapters.names == tuple(sorted(table.lora_requests))
         assert all(table.model_name(request) == name for name, request in table.lora_requests.items())
         loaded = {name: (one.lora_name, one.lora_int_id) for name, one in table.lora_requests.items()}
         paths |= {one.lora_int_id: Path(one.lora_path) for one in table.lora_requests.values()}
         weights = {number: (path / "adapter_model.safetensors").read_text() for number, path in paths.items()}
-        seen.append({"loaded": loaded, "base": table.model_name(), "weights": list(weights.values())})
+        places = [str(path.relative_to(folder)) for path in paths.values() if path.is_relative_to(folder)]
+        seen.append({"loaded": loaded, "base": table.model_name(), "weights": list(weights.values()), "places": places})
     return seen
+
+
+def grow(folder: Path) -> list[list[str]]:
+    """What is found at each look while an adapter is being written, and then at rest."""
+    from modelyard_deployments._vllm_adapters import Folder
+
+    put(folder, "old", "x")
+    shelf, found = Folder(folder), []
+    found.append(sorted(shelf.find()))
+    put(folder, "new", "")
+    for length in range(5):
+        (folder / "new" / "adapter_model.safetensors").write_text("x" * min(length, 3))
+        found.append(sorted(shelf.find()))
+    return [*found, sorted(shelf.find())]
 
 
 def table_name(known_as: str) -> str:
@@ -98,10 +114,10 @@ def scenarios(folder: Path) -> dict[str, Any]:
         return _gen_lora_extra_hash_keys(SimpleNamespace(lora_request=SimpleNamespace(lora_name=name)))  # type: ignore[arg-type]
 
     os.environ["MODELYARD_CACHE"] = str(folder / "cache")
-    places = [folder / name for name in "abcd"]
+    places = [folder / name for name in "abcdef"]
     for place in places:
         place.mkdir()
-    first, second, third, fourth = places
+    first, second, third, fourth, fifth, sixth = places
     replaced = follow(
         first,
         lambda: put(first, "pirate", "old"),
@@ -130,6 +146,10 @@ def scenarios(folder: Path) -> dict[str, Any]:
             lambda: shutil.move(fourth / "a", folder / "aside"),
             lambda: shutil.move(folder / "aside", fourth / "a"),
         ),
+        "over nodes": follow(
+            fifth, lambda: put(fifth, "a", "x"), lambda: put(fifth, "a", "y", broken=True), copies=False
+        ),
+        "growing": grow(sixth),
         "own": table_name("adapter"),
     }
 
@@ -167,6 +187,18 @@ def test_the_engine_finds_the_files_of_all_that_it_was_given(seen: dict[str, Any
         ["old", "newer"],
         ["old", "newer", "third one"],
     ]
+
+
+def test_workers_on_other_nodes_are_given_the_folder_on_the_volume(seen: dict[str, Any]) -> None:
+    before, after = seen["over nodes"]
+    assert (before["places"], before["loaded"].keys()) == (["a"], {"a"})
+    assert after["loaded"] == {}, "its files have been written over"
+
+
+def test_an_adapter_that_is_being_written_is_waited_for(seen: dict[str, Any]) -> None:
+    *growing, last = seen["growing"]
+    assert last == ["new", "old"]
+    assert growing == [["old"]] * len(growing)
 
 
 def test_no_adapter_takes_the_models_name_and_a_link_to_nothing_is_no_trouble(seen: dict[str, Any]) -> None:

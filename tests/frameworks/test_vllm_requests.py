@@ -160,6 +160,10 @@ def test_an_unknown_field_of_a_form_is_refused_too(name: str, near: str) -> None
     assert (caught.value.param, caught.value.code) == (name, "unknown_parameter")
 
 
+def test_of_a_form_only_the_names_are_read() -> None:
+    check_form(model="m", language="\xe9".encode("latin-1"))
+
+
 def test_an_unknown_file_of_a_form_is_refused_and_known_fields_are_taken() -> None:
     check_form(model="m", language="en", **{"grains[]": ["word", "word"]})
     with pytest.raises(Refusal, match='unknown parameter "files"'):

@@ -78,6 +78,13 @@ def test_a_number_of_ray_start_is_a_whole_one(key: str, value: str) -> None:
     assert found.startswith(f"spec.rayClusterConfig.headGroupSpec.rayStartParams.{key}: expected a whole number")
 
 
+@pytest.mark.parametrize(("key", "is_expanded"), [("object-store-memory", True), ("num-cpus", False)])
+def test_a_shell_expands_what_nobody_reads_before(key: str, is_expanded: bool) -> None:
+    made = changed()
+    made["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["rayStartParams"][key] = "$BYTES"
+    assert (list(check_rules(made)) == []) is is_expanded
+
+
 def test_options_are_those_of_ray_start() -> None:
     kinds = {name: option.type for option in start.params for name in option.opts if name.startswith("--")}
     numbers = {name.removeprefix("--") for name, kind in kinds.items() if isinstance(kind, click.types.IntParamType)}

@@ -37,18 +37,8 @@ class Overlay:
 
     def lets_out(self, port: int) -> bool:
         """Whether every pod may reach a port of others, anywhere at all."""
-        return any(port in ports or not ports for ports in self._ways_out())
-
-    def _ways_out(self) -> Iterator[set[int | str]]:
-        """Ports of each rule that leads out of the cluster's own pods; none for all of them."""
-        for policy in self.around:
-            # One with more labels is for some of the pods.
-            if policy["kind"] == "NetworkPolicy" and _labels(policy["spec"].get("podSelector")).keys() <= {_OURS}:
-                for rule in policy["spec"].get("egress") or ():
-                    inside = [target for target in rule.get("to") or () if _OURS in _labels(target.get("podSelector"))]
-                    if not inside:
-                        ports = {port.get("port") for port in rule.get("ports") or ()}
-                        yield set() if None in ports else ports
+        policies = [item for item in self.around if item["kind"] == "NetworkPolicy" and _is_for_egress(item)]
+        return not policies or any(_lets_out(rule, port) for policy in policies for rule in _ways_out(policy))
 
     def pods_that_stay(self, group: str) -> int | None:
         """How many pods of a group evictions leave; None where no budget says."""
@@ -58,6 +48,31 @@ class Overlay:
                 if _labels(budget["spec"].get("selector")).get("ray.io/group") == group and isinstance(stay, int):
                     return stay
         return None
+
+
+def _is_for_egress(policy: Item) -> bool:
+    """Source: Kubernetes ``NetworkPolicySpec.policyTypes``."""
+    spec = policy["spec"]
+    return "Egress" in spec.get("policyTypes", ("Egress",) if spec.get("egress") else ())
+
+
+def _ways_out(policy: Item) -> Iterator[Mapping[str, Any]]:
+    """The rules for all pods that lead to others than the cluster's own."""
+    if _labels(policy["spec"].get("podSelector")).keys() <= {_OURS}:  # one with more labels is for some of the pods
+        for rule in policy["spec"].get("egress") or ():
+            if not any(_OURS in _labels(target.get("podSelector")) for target in rule.get("to") or ()):
+                yield rule
+
+
+def _lets_out(rule: Mapping[str, Any], port: int) -> bool:
+    ports = rule.get("ports") or ()
+    return not ports or any(_is_within(port, one.get("port"), one.get("endPort")) for one in ports)
+
+
+def _is_within(port: int, first: object, last: object) -> bool:
+    if first is None:
+        return True
+    return port == first or (isinstance(first, int) and isinstance(last, int) and first <= port <= last)
 
 
 def _labels(selector: Mapping[str, Any] | None) -> Mapping[str, str]:

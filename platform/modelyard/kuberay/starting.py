@@ -36,6 +36,8 @@ OTHERS: Final = frozenset(
     }
 )
 """The others."""
+_READ: Final = frozenset({"num-cpus", "num-gpus", "memory"})
+"""What the autoscaler reads as it stands; all the others a shell expands when the pod starts."""
 _DRAIN: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 _AFTER_DRAIN_S: Final = 30
 _GRACE_S: Final = 30
@@ -88,7 +90,7 @@ def _check_parameters(group: Part, path: str) -> Iterator[str]:
         where = join_path(path, key)
         if key not in INTEGERS | OTHERS:
             yield f"{where}: no option of ray start{nearest(key, sorted(INTEGERS | OTHERS))}"
-        elif key in INTEGERS and not value.isdecimal():
+        elif key in INTEGERS and not value.isdecimal() and not ("$" in value and key not in _READ):
             yield f"{where}: expected a whole number, got {shown(value, '')}"
 
 

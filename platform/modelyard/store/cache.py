@@ -122,12 +122,15 @@ def keep(folder: Path, stamp: Callable[[Path], str], expected: str) -> Copy:
 
 def _copy(folder: Path, stamp: Callable[[Path], str], expected: str, part: Path) -> str:
     files = [path for path in folder.iterdir() if path.is_file()]
-    _reserve(sum(path.stat().st_size for path in files), part)
-    for path in files:
-        shutil.copyfile(path, part / _FILES / path.name)
-    if stamp(folder) != expected:
-        shutil.rmtree(part / _FILES)
-        raise ModelLoadError("its files change while they are copied")
+    try:
+        _reserve(sum(path.stat().st_size for path in files), part)
+        for path in files:
+            shutil.copyfile(path, part / _FILES / path.name)
+        if stamp(folder) != expected:
+            raise ModelLoadError("its files change while they are copied")
+    except BaseException:  # nobody asks for them as they were again
+        shutil.rmtree(part)
+        raise
     return ""
 
 

@@ -23,7 +23,7 @@ from s3_server import s3_settings, serving_s3
 from modelyard.errors import Forbidden, InvalidConfig, ModelLoadError
 from modelyard.store import cache, check_allowed, remote
 from modelyard.store.artifact import find_artifact
-from modelyard.store.cache import fetch, outline
+from modelyard.store.cache import fetch, keep, outline
 from modelyard.store.remote import Remote, RemoteFile, StoreError, below, digest_of, is_remote
 
 URI = "s3://models/iris"
@@ -369,6 +369,23 @@ def test_what_is_being_fetched_has_its_room_before_it_is_there(bucket: Path, mon
             fetch(second, digests[second])
         go_on.set()
         assert fetching.result().path.exists()
+
+
+def test_a_folder_is_kept_as_it_was_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    folder = tmp_path / "adapter"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    (folder / "weights").write_bytes(b"1" * LARGE)
+    copy = keep(folder, lambda _: "as it was", "as it was")
+    shutil.rmtree(folder)
+    assert _tree(copy.path) == {"weights": b"1" * LARGE}
+    copy.release()
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"2" * LARGE)
+    with pytest.raises(ModelLoadError, match="change while they are copied"):
+        keep(folder, lambda _: "another by now", "as it is")
+    left = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert [path / "files" for path in left] == [copy.path], "nothing of it takes anybody's room"
 
 
 def test_a_limit_that_is_no_number_is_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
