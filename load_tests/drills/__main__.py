@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from load_tests.drills.cluster import ROOT, Cluster, platform_text
 from load_tests.drills.drills import DRILLS, MODEL, ROW, check_overlay
@@ -32,7 +32,7 @@ def main() -> int:
     if os.environ.get(_INSIDE) != "1":
         if reason := check_overlay(platform_text(options.overlay)):
             parser.error(f"--overlay {options.overlay}: {reason}")
-        return _enter()
+        _enter()
     make_bridge()
     folder = Path(tempfile.mkdtemp(prefix="my-", dir="/var/tmp"))  # each node has a /tmp of its own
     folder.chmod(0o755)  # PostgreSQL's user passes through it
@@ -71,11 +71,11 @@ def main() -> int:
     return int(lost)
 
 
-def _enter() -> int:
-    """The same in a network and a PID namespace of its own: when it ends, everything in it has ended."""
+def _enter() -> NoReturn:
+    """The same in a network and a PID namespace of its own: when this process ends, everything in it has ended."""
     command = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m"]
-    environment = os.environ | {_INSIDE: "1"}
-    return subprocess.run([*command, "load_tests.drills", *sys.argv[1:]], cwd=ROOT, env=environment).returncode
+    os.chdir(ROOT)
+    os.execvpe(command[0], [*command, "load_tests.drills", *sys.argv[1:]], os.environ | {_INSIDE: "1"})
 
 
 if __name__ == "__main__":
