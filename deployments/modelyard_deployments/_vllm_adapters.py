@@ -225,7 +225,7 @@ class Adapters:
             except ModelLoadError as exc:
                 if told != str(exc):
                     logger.error('adapter "%s" cannot be fetched: %s', name, exc)
-                self._refused[name] = stamp, now + _TRY_AGAIN_S, str(exc)
+                self._refused[name] = stamp, time.monotonic() + _TRY_AGAIN_S, str(exc)
                 continue
             await self._load(name, place)
             self._seen[name] = stamp

@@ -129,13 +129,6 @@ def test_what_is_waited_for_is_shown_so_also_where_it_is_the_newest():
         assert state.state is ModelState.READY
 
 
-@pytest.mark.parametrize(("observed", "is_tried"), [({1: STARTING}, True), ({1: CRASHED}, False), ({}, False)])
-def test_one_that_has_failed_says_whether_serve_goes_on_trying(observed, is_tried):
-    seen = {f"m@{number}": one for number, one in observed.items()}
-    newest = plan_model(_model(1), seen, {}, {"m@1": "no memory"}).newest
-    assert (newest.state, newest.is_tried) == (ModelState.FAILED, is_tried)
-
-
 def test_what_is_on_trial_is_not_waited_for():
     seen = {"m@1": RUNNING, "m@2": STARTING}
     plan = plan_model(_in_rollout({1: 90, 2: 10}), seen, set(seen), {}, ran_lately=lambda _: True)

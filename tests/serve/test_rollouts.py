@@ -8,9 +8,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from modelyard.admin import ModelState
 from modelyard.catalog import ModelRecord, Owner, RevisionRecord, Wanted
-from modelyard.errors import ModelyardError, Unavailable
+from modelyard.errors import InternalError, ModelyardError, Unavailable
 from modelyard.rollout import Rollout, RolloutState
 from modelyard.serve.plan import ModelPlan, RevisionState
 from modelyard.serve.rollouts import Rollouts
@@ -41,19 +43,27 @@ def test_what_a_rollout_returns_to_is_tried_again() -> None:
     assert again == [("m", 1)]
 
 
-def test_after_that_no_other_rollout_waits_for_it() -> None:
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Unavailable("the catalog's database failed: no answer"), ["a"]),
+        (InternalError("the catalog's database failed: that row"), ["a", "b"]),
+    ],
+    ids=["away", "one model's"],
+)
+def test_no_other_rollout_waits_for_a_catalog_that_is_away(error: ModelyardError, expected: list[str]) -> None:
     asked: list[str] = []
 
-    def write(name: str, *_: object, **__: object) -> ModelyardError:
+    def write(name: str, *_: object, **__: object) -> None:
         asked.append(name)
-        raise Unavailable("the catalog's database failed: no answer")
+        raise error
 
     rollouts = Rollouts(SimpleNamespace(advance_rollout=write), lambda *_: None)  # type: ignore[arg-type]
     serving, failed = RevisionState(1, ModelState.READY, ""), RevisionState(2, ModelState.FAILED, "no memory")
-    for name in ("a", "b"):
+    for name in ("a", "b", "a"):
         model = replace(_model(), name=name)
         assert rollouts.advance(model, ModelPlan(serving, failed, 1)) is model
-    assert asked == ["a"]
+    assert asked == expected
 
 
 def test_a_catalog_that_takes_nothing_now_leaves_the_rollout_where_it_is() -> None:

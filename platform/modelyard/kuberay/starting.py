@@ -36,8 +36,8 @@ OTHERS: Final = frozenset(
     }
 )
 """The others."""
-_READ: Final = frozenset({"num-cpus", "num-gpus", "memory"})
-"""What the autoscaler reads as it stands; all the others a shell expands when the pod starts."""
+_READ: Final = frozenset({"num-cpus", "num-gpus", "memory", "port", "dashboard-agent-listen-port"})
+"""What operator and autoscaler read as it stands; the others a shell expands when the pod starts."""
 _DRAIN: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 _AFTER_DRAIN_S: Final = 30
 _GRACE_S: Final = 30

@@ -37,7 +37,6 @@ class RevisionState:
         replicas: Names of those that can answer.
         has_no_place: No node has room for a replica now: that may last.
         is_held: Its last replica has just ended, and requests wait for the next one.
-        is_tried: It could not be loaded, and Serve goes on trying.
     """
 
     number: int
@@ -48,7 +47,6 @@ class RevisionState:
     replicas: tuple[str, ...] = ()
     has_no_place: bool = False
     is_held: bool = False
-    is_tried: bool = False
 
     @property
     def can_answer(self) -> bool:
@@ -112,8 +110,7 @@ def revision_state(
     if observed is not None and observed.running and is_described and not observed.is_deleting:
         return RevisionState(number, ModelState.READY, "", observed.running, observed.wanted, observed.replicas)
     if failure is not None:
-        is_tried = observed is not None and not (observed.is_deleting or observed.has_failed)
-        return RevisionState(number, ModelState.FAILED, failure, is_tried=is_tried)
+        return RevisionState(number, ModelState.FAILED, failure)
     if may_sleep and is_described and observed is not None and observed.may_sleep:
         sleeps, wakes = (_SLEEPS_ON_STANDBY, _WAKES_ON_STANDBY) if has_standby else (_SLEEPS, _WAKES)
         wakes = _find_obstacle(observed) or wakes

@@ -16,7 +16,7 @@ from typing import Any, Final
 from modelyard.admin import ModelState, Plan
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, check_policy, load_model_spec, parse_model_spec, to_short
-from modelyard.errors import Conflict, Forbidden, InvalidConfig, ModelLoadError, ModelyardError
+from modelyard.errors import Conflict, Forbidden, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
 from modelyard.serve.applications import application_name
 from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.plan import ModelPlan, newest_revision
@@ -222,11 +222,9 @@ class Registrations:
     # -- another attempt
 
     def try_again(self, name: str, number: int) -> None:
-        """Whoever sends traffic to a revision that has failed wants another attempt, unless Serve is at one already."""
+        """Whoever sends traffic to a revision that has failed wants another attempt."""
         application = application_name(name, number)
-        plan = self._find_plan(name)
-        state = plan.find(number) if plan is not None else None
-        if application in self._failures and not (state is not None and state.is_tried):
+        if application in self._failures:
             with self._lock:
                 self._again.add(application)
 
@@ -344,9 +342,13 @@ class Registrations:
         """
         try:
             self.load(record.name, _STORE, "its store answers", record.generation)
-        except StoreError:
+        except StoreAway:
             raise
-        except (InvalidConfig, Forbidden, ModelLoadError) as exc:  # what is wrong does not go by
+        except StoreError as exc:  # whoever gives it other keys need not start the platform anew
+            self._failures[application_name(record.name, newest_revision(record))] = str(exc)
+            self._silent[_find_store(str(record.spec.get("uri", "")))] = self._clock() + _SILENT_S
+            raise
+        except (InvalidConfig, Forbidden, ModelLoadError, ModelNotFound) as exc:  # what is wrong does not go by
             self._failures[application_name(record.name, newest_revision(record))] = str(exc)
         self._away.discard(record.name)
         self._on_versions()

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _ACTOR: Final = "rollout"
 _PAUSE_S: Final = 5.0
 """After the catalog has not taken a change, which may have taken it long to say."""
+_ALL: Final = ""
 
 
 _MAX_DIGITS: Final = 18
@@ -226,7 +227,7 @@ class Rollouts:
         self._lock = threading.Lock()
         self._counted: dict[str, Outcomes] = {}
         self._steps: dict[str, _Step] = {}
-        self._again_at = -math.inf
+        self._again_at: dict[str, float] = {}
 
     def report(self, counts: Mapping[str, Outcomes]) -> bool:
         """Adds what has been counted somewhere, by application; whether a rollout waits for such numbers."""
@@ -247,7 +248,8 @@ class Rollouts:
         """
         rollout = model.rollout
         state = plan.find(rollout.to) if rollout is not None else None
-        if rollout is None or state is None or time.monotonic() < self._again_at:
+        paused_until = max(self._again_at.get(name, -math.inf) for name in (_ALL, model.name))
+        if rollout is None or state is None or time.monotonic() < paused_until:
             return model
         now = datetime.now(UTC)
         decided = decide(
@@ -267,7 +269,7 @@ class Rollouts:
         except (Conflict, ModelNotFound):  # somebody has changed it since this round began
             return model
         except (InternalError, Unavailable) as exc:  # a later round tries again; other models do not wait for it
-            self._again_at = time.monotonic() + _PAUSE_S
+            self._again_at[_ALL if isinstance(exc, Unavailable) else model.name] = time.monotonic() + _PAUSE_S
             logger.warning('model "%s": its rollout does not go on: %s', model.name, exc)
             return model
         if decided.state is RolloutState.ROLLED_BACK:

@@ -128,8 +128,9 @@ def _copy(folder: Path, stamp: Callable[[Path], str], expected: str, part: Path)
             shutil.copyfile(path, part / _FILES / path.name)
         if stamp(folder) != expected:
             raise ModelLoadError("its files change while they are copied")
-    except BaseException:  # nobody asks for them as they were again
-        shutil.rmtree(part)
+    except BaseException:  # nobody asks for them as they were again, and what is left takes no room
+        shutil.rmtree(part / _FILES)
+        (part / _UNFINISHED / _RESERVED).unlink(missing_ok=True)
         raise
     return ""
 

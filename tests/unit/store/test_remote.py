@@ -384,8 +384,8 @@ def test_a_folder_is_kept_as_it_was_or_not_at_all(tmp_path: Path, monkeypatch: p
     (folder / "weights").write_bytes(b"2" * LARGE)
     with pytest.raises(ModelLoadError, match="change while they are copied"):
         keep(folder, lambda _: "another by now", "as it is")
-    left = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    assert [path / "files" for path in left] == [copy.path], "nothing of it takes anybody's room"
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size]
+    assert left == [copy.path / "weights"], "nothing of it takes anybody's room"
 
 
 def test_a_limit_that_is_no_number_is_told(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
