@@ -34,7 +34,7 @@ def main() -> int:
             parser.error(f"--overlay {options.overlay}: {reason}")
         _enter()
     make_bridge()
-    folder = Path(tempfile.mkdtemp(prefix="my-", dir="/var/tmp"))  # each node has a /tmp of its own
+    folder = Path(tempfile.mkdtemp(prefix="my-"))
     folder.chmod(0o755)  # PostgreSQL's user passes through it
     lost = False
     with Cluster(folder, options.overlay, options.workers) as cluster:

@@ -37,7 +37,7 @@ class Cluster:
     """Started in the constructor; ends with the ``with`` block.
 
     Args:
-        folder: An empty one outside /tmp, with a short path: sockets lie in it.
+        folder: An empty one, with a short path: sockets lie in it.
         overlay: Whose platform file and switches it has.
         workers: How many worker nodes.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray nodes on this machine, each with a network, process ids and a /tmp of its own, as pods have."""
+"""Ray nodes on this machine, each with a network, process ids and temporary files of its own, as pods have."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from typing import Final
 BRIDGE: Final = "10.99.0.1"
 """Where the drill's own processes are for the nodes: the clients, Redis and PostgreSQL."""
 _BRIDGE_NAME: Final = "drills"
+_SESSIONS: Final = "/tmp/ray"
+"""Where Ray has its sockets and logs, on the head and, by what that says, on all other nodes."""
 _ROOT = Path(__file__).parents[2]
 _BIN = Path(sys.executable).parent
-_ENTER: Final = 'mount --bind "$0" /tmp && exec "$@"'
+_ENTER: Final = f'mkdir -p {_SESSIONS} && mount --bind "$0" {_SESSIONS} && exec "$@"'
 
 
 def make_bridge() -> None:
@@ -35,7 +37,7 @@ class Node:
 
     Args:
         number: Of its own among all nodes of this machine.
-        folder: Where the platform's relative paths count from; not in /tmp, which each node has for itself.
+        folder: Where the platform's relative paths count from.
         environment: Of all nodes.
         gcs: Where its cluster's head keeps the state; empty for the head itself.
         autoscaling: For a head, the file from which Ray's autoscaler adds nodes.
@@ -66,7 +68,9 @@ class Node:
     def start(self) -> None:
         """Begins to start; it is there when Ray says so."""
         self._make_network()
-        (temporary := self._path("tmp")).mkdir(exist_ok=True)
+        temporary, sessions = self._path("tmp"), self._path("ray")
+        for own in (temporary, sessions):
+            own.mkdir(exist_ok=True)
         command = ["ray", "start", "--block", f"--node-ip-address={self.address}", "--object-store-memory=100000000"]
         command += ["--metrics-export-port=8080", "--disable-usage-stats"]
         if self.gcs:
@@ -82,10 +86,16 @@ class Node:
                     *("nsenter", f"--net={self._path('net')}"),
                     # Its own process ids: a signal to the first of them ends them all.
                     *("unshare", "--pid", "--fork", "--mount-proc"),
-                    *("sh", "-c", _ENTER, str(temporary), str(_BIN / command[0]), *command[1:]),
+                    *("sh", "-c", _ENTER, str(sessions), str(_BIN / command[0]), *command[1:]),
                 ],
                 cwd=self.folder,
-                env={**self.environment, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(_ROOT)},
+                env={
+                    **self.environment,
+                    "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",
+                    "PYTHONPATH": str(_ROOT),
+                    "RAY_TMPDIR": str(Path(_SESSIONS).parent),
+                    "TMPDIR": str(temporary),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
