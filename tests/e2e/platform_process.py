@@ -206,10 +206,11 @@ class PlatformProcess:
         return status
 
     def kill(self) -> None:
-        """Ends what is left, by process id."""
-        for pid in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Ends what is left, by process id, all at once: none is left to say that another has died."""
+        for ending in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, ending)
         if self._process is not None:
             self._process.wait()
 
