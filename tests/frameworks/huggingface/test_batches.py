@@ -32,7 +32,8 @@ def test_an_answer_does_not_depend_on_its_batch(most: int, load: Any, predict: A
     model = load("text_classification", max_batch_tokens=most)
     together = predict(model, orjson.dumps({"instances": texts}), ("logits",))["logits"]
     alone = [predict(model, orjson.dumps({"instances": [text]}), ("logits",))["logits"][0] for text in texts]
-    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-5, atol=1e-5)
+    # FP32 sums in another order; padding that is not masked differs by thousands of times as much.
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-4)
     assert len({tuple(row) for row in together.round(3).tolist()}) > 20
 
 
