@@ -27,12 +27,32 @@ class Sleeper(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type 
         return rows[:, 0]
 
 
+class Flagged(Sleeper):
+    """Cannot be loaded while a file is not there that is none of its artifact's."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = flag
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        if not Path(state["flag"]).exists():
+            raise RuntimeError("it is not time yet")
+        super().__setstate__(state)
+
+
 def write_sleeper(folder: Path) -> None:
+    _write(Sleeper(), folder)
+
+
+def write_flagged(folder: Path, flag: Path) -> None:
+    _write(Flagged(str(flag)), folder)
+
+
+def _write(model: Sleeper, folder: Path) -> None:
     """The class travels in the file: the platform need not have this module."""
     folder.mkdir(parents=True)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
-        (folder / "model.pkl").write_bytes(cloudpickle.dumps(Sleeper()))
+        (folder / "model.pkl").write_bytes(cloudpickle.dumps(model))
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 

@@ -176,7 +176,7 @@ async def test_large_bodies_do_not_hold_up_the_event_loop():
         await asyncio.sleep(0.001)
         turns += 1
     assert (await task)[0].status_code == 200
-    assert turns > 2  # it would be one turn on the event loop
+    assert turns > 1  # it would be one turn on the event loop
 
 
 async def test_binary_tensors_count_uncompressed_bytes(make_edge):

@@ -62,6 +62,7 @@ class RememberingServe:
         deadly: A revision whose load ends the pool's process, for all that are loaded with it.
         asked_now: Revisions that the pool is loading.
         message: What Serve says of applications.
+        attempts: What replicas of applications report under.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,7 @@ class RememberingServe:
         self.deadly = ""
         self.asked_now: set[str] = set()
         self.message: dict[str, str] = {}
+        self.attempts: dict[str, str] = {}
 
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
@@ -86,10 +88,10 @@ class RememberingServe:
         for name, states in self.states.items():
             all_states = [state for state, count in states.items() for _ in range(count)]
             replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
-            deployment = {"message": self.message.get(name, ""), "replicas": replicas}
-            found[name] = Observed.from_details(
-                {"status": self._status_of(name), "message": "", "deployments": {"Model": deployment}}
-            )
+            status = self._status_of(name)
+            trigger = "DELETING" if status == "DELETING" else "UNSPECIFIED"
+            deployment = {"message": self.message.get(name, ""), "replicas": replicas, "status_trigger": trigger}
+            found[name] = Observed.from_details({"status": status, "message": "", "deployments": {"Model": deployment}})
         return found
 
     def _status_of(self, name: str) -> str:
@@ -103,6 +105,7 @@ class RememberingServe:
             raise ValueError(f"no such thing in {', '.join(refused)}")
         for target in targets:
             self.deployed.append(target.name)
+            self.attempts[target.name] = target.target._bound_deployment.init_args[-1]
             if self.states.get(target.name) in (None, {"STOPPING": 1}):
                 self.states[target.name] = {"STARTING": 1}
 
@@ -142,6 +145,10 @@ class RememberingServe:
         """Its replica has started."""
         self.states[name] = {"RUNNING": 1}
 
+    def fail(self, name: str, reason: str) -> None:
+        """A replica of it reports why it cannot load its model."""
+        failures.report_failure(name, self.attempts[name], reason)
+
 
 class Stepped(Controller):
     """Reconciles when the test says so."""
@@ -178,11 +185,20 @@ class Stepped(Controller):
 def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     """Ray's key-value store."""
     store: dict[bytes, bytes] = {}
+
+    def find(prefix: bytes, namespace: bytes) -> list[bytes]:
+        return [key for key in store if key.startswith(prefix)]
+
+    def clear(prefix: bytes, namespace: bytes, *, del_by_prefix: bool) -> None:
+        assert del_by_prefix
+        for key in find(prefix, namespace):
+            del store[key]
+
+    monkeypatch.setattr(failures, "_internal_kv_put", lambda key, reason, **_: store.update({key: reason}))
     monkeypatch.setattr(failures, "_internal_kv_get", lambda key, namespace: store.get(key))
-    monkeypatch.setattr(failures, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
-    monkeypatch.setattr(
-        counts, "_internal_kv_list", lambda prefix, namespace: [k for k in store if k.startswith(prefix)]
-    )
+    monkeypatch.setattr(failures, "_internal_kv_list", find)
+    monkeypatch.setattr(failures, "_internal_kv_del", clear)
+    monkeypatch.setattr(counts, "_internal_kv_list", find)
     monkeypatch.setattr(counts, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
     described: dict[bytes, bytes] = {}
     monkeypatch.setattr(descriptions, "_internal_kv_get", lambda key, namespace: described.get(key))
@@ -391,10 +407,10 @@ async def test_a_missing_artifact_fails_its_own_model_only(start, remembering):
     assert remembering.deployed == ["m@1"]
 
 
-async def test_registering_a_declared_model_is_refused_and_tries_nothing_again(start, remembering, artifacts, kept):
+async def test_registering_a_declared_model_is_refused_and_tries_nothing_again(start, remembering, artifacts):
     controller = await start(m="one.fake")
     await controller.step()
-    kept[b"m@1"] = b"broken"
+    remembering.fail("m@1", "broken")
     await controller.step()
     assert (await controller.status("m")).state == "failed"
     assert isinstance(await controller.register(_spec(artifacts), "me", ""), Conflict)
@@ -514,19 +530,20 @@ async def test_one_that_sleeps_leaves_only_after_serve_had_time_to_wake_it_for_a
     assert remembering.deleted == ["m@1"]
 
 
-async def test_registering_a_failed_model_again_tries_again(start, remembering, artifacts, kept):
+async def test_registering_a_failed_model_again_tries_again(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.step()
-    kept[b"m@1"] = b"no memory"
+    remembering.fail("m@1", "no memory")
     await controller.step()
     assert (await controller.status("m")).state == "failed"
     await controller.register(_spec(artifacts), "me", "")
     await controller.step()
+    await controller.step()
     assert remembering.deployed == ["m@1", "m@1"]
 
 
-async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remembering, artifacts, kept):
+async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.step()
@@ -534,7 +551,7 @@ async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remem
     await controller.step()
     await controller.register(_spec(artifacts, "two.fake"), "me", "")
     await controller.step()
-    kept[b"m@2"] = b"expected a number"
+    remembering.fail("m@2", "expected a number")
     await controller.step()
     assert not await controller.step()  # nothing left to do, so nothing to hurry for
     assert (await _table(controller)).get_ready("m")[0].version == "1"
@@ -544,11 +561,11 @@ async def test_a_new_revision_that_fails_leaves_the_old_one_serving(start, remem
     assert remembering.deleted == ["m@2"]
 
 
-async def test_a_failed_application_leaves_when_serve_has_given_it_up(start, remembering, artifacts, kept):
+async def test_a_failed_application_leaves_when_serve_has_given_it_up(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.round()
-    kept[b"m@1"] = b"no memory"
+    remembering.fail("m@1", "no memory")
     await controller.unregister("m", "me", "")
     for now in (0.0, 5.0):
         controller.now = now
@@ -559,11 +576,11 @@ async def test_a_failed_application_leaves_when_serve_has_given_it_up(start, rem
     assert remembering.deleted == ["m@1"]
 
 
-async def test_a_repaired_artifact_does_not_wait_for_the_attempt_that_fails(start, remembering, artifacts, kept):
+async def test_a_repaired_artifact_does_not_wait_for_the_attempt_that_fails(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.round()
-    kept[b"m@1"] = b"expected a number"
+    remembering.fail("m@1", "expected a number")
     await controller.round()
     (artifacts / "one.fake").write_text("3")
     await controller.load("m", "me", "")
@@ -600,11 +617,11 @@ async def test_an_unregistered_model_is_taken_down_then_forgotten(start, remembe
     assert (await _table(controller)).find_model("m") is None
 
 
-async def test_a_model_registered_anew_does_not_inherit_a_failure(start, remembering, artifacts, kept):
+async def test_a_model_registered_anew_does_not_inherit_a_failure(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts, "two.fake"), "me", "")
     await controller.step()
-    kept[b"m@1"] = b"expected a number"
+    remembering.fail("m@1", "expected a number")
     await controller.step()
     assert (await controller.status("m")).state == "failed"
     await controller.unregister("m", "me", "")
@@ -680,9 +697,7 @@ async def test_a_replica_that_does_not_describe_itself_is_loading_and_holds_up_n
     await until(lambda: len(asyncio.all_tasks()) == 1)  # none of those that asked is left
 
 
-async def test_requests_wait_for_the_next_replica_where_the_last_one_has_ended_and_not_for_long(
-    start, remembering, kept
-):
+async def test_requests_wait_for_the_next_replica_where_the_last_one_has_ended_and_not_for_long(start, remembering):
     controller = await start(m="one.fake")
     await controller.step()
     remembering.run("m@1")
@@ -702,7 +717,7 @@ async def test_requests_wait_for_the_next_replica_where_the_last_one_has_ended_a
     remembering.run("m@1")
     await controller.round()
     remembering.states["m@1"] = {"STARTING": 1}
-    kept[b"m@1"] = b"its file is gone"
+    remembering.fail("m@1", "its file is gone")
     await controller.round()
     assert (await controller.status("m")).state == "failed"
 
@@ -744,7 +759,7 @@ async def test_a_declared_model_that_no_node_has_room_for_keeps_the_platform_fro
 
 
 async def test_the_history_and_a_metric_tell_which_revisions_became_ready_and_which_failed(
-    start, remembering, artifacts, kept, monkeypatch
+    start, remembering, artifacts, monkeypatch
 ):
     told: dict[tuple[str, str], float] = {}
     monkeypatch.setattr(
@@ -757,7 +772,7 @@ async def test_the_history_and_a_metric_tell_which_revisions_became_ready_and_wh
     await controller.step()
     await controller.register(_spec(artifacts, "two.fake"), "me", "")
     await controller.step()
-    kept[b"m@2"] = b"its file is gone"
+    remembering.fail("m@2", "its file is gone")
     await controller.step()
     events = [(one.kind, one.actor, one.detail) for one in await controller.events("m", None, 100)]
     assert [one for one in events if one[1] == "controller"] == [
@@ -903,11 +918,11 @@ async def test_a_dry_run_reads_the_artifact_and_wakes_nobody(start, remembering,
     assert (await controller.status("m")).generation == 1
 
 
-async def test_a_dry_run_does_not_try_a_failed_model_again(start, remembering, artifacts, kept):
+async def test_a_dry_run_does_not_try_a_failed_model_again(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.step()
-    kept[b"m@1"] = b"no memory"
+    remembering.fail("m@1", "no memory")
     await controller.step()
     assert (await controller.plan(_spec(artifacts))).action == "load"
     refused = await controller.register(_spec(artifacts), "me", "", 7)
@@ -1125,30 +1140,32 @@ async def test_every_change_by_handle_may_be_for_one_generation(serving, verb):
         await change("m", *CHANGES[verb], actor="me", message="", expected_generation=7)
 
 
-async def test_a_failed_model_is_tried_again_though_serve_has_not_forgotten_it(start, remembering, artifacts, kept):
+async def test_a_failed_model_is_tried_again_though_serve_has_not_forgotten_it(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.round()
     remembering.given_up.add("m@1")
-    kept[b"m@1"] = b"no memory"
+    remembering.fail("m@1", "no memory")
     await controller.round()
     failed = await controller.status("m")
     assert (failed.state, failed.reason) == ("failed", "no memory")
     again = await controller.load("m", "me", "")
     assert (again.state, again.generation) == ("pending", failed.generation + 1)
     await controller.round()
-    assert (remembering.deleted, remembering.deployed) == (["m@1"], ["m@1", "m@1"])
+    assert (remembering.deleted, remembering.deployed) == (["m@1"], ["m@1"]), "Serve has not begun to delete it"
     assert (await controller.status("m")).state == "pending"
+    await controller.round()
+    assert (remembering.deleted, remembering.deployed) == (["m@1"], ["m@1", "m@1"])
     remembering.run("m@1")
     await controller.round()
     assert (await controller.status("m")).state == "ready"
 
 
-async def test_a_failed_model_can_be_unloaded_and_then_tried_again(start, remembering, artifacts, kept):
+async def test_a_failed_model_can_be_unloaded_and_then_tried_again(start, remembering, artifacts):
     controller = await start()
     await controller.register(_spec(artifacts), "me", "")
     await controller.step()
-    kept[b"m@1"] = b"no memory"
+    remembering.fail("m@1", "no memory")
     await controller.step()
     await controller.unload("m", "me", "")
     await controller.step()
@@ -1159,11 +1176,11 @@ async def test_a_failed_model_can_be_unloaded_and_then_tried_again(start, rememb
     assert remembering.deployed == ["m@1", "m@1"]
 
 
-async def test_the_table_has_a_new_revision_that_failed_with_its_reason(serving, remembering, artifacts, kept):
+async def test_the_table_has_a_new_revision_that_failed_with_its_reason(serving, remembering, artifacts):
     controller = await serving()
     await controller.register(_spec(artifacts, "two.fake"), "me", "")
     await controller.step()
-    kept[b"m@2"] = b"expected a number"
+    remembering.fail("m@2", "expected a number")
     await controller.step()
     model = (await _table(controller)).get_model("m")
     assert (model.active, model.ready_versions) == ("1", ("1",))
@@ -1360,7 +1377,7 @@ async def test_a_version_that_goes_is_unloaded_but_not_the_last(start, rememberi
     assert _versions(await _table(controller)) == {"1": "ready", "active": "1"}
 
 
-async def test_a_version_that_fails_is_tried_again_when_its_files_change(start, remembering, artifacts, kept):
+async def test_a_version_that_fails_is_tried_again_when_its_files_change(start, remembering, artifacts):
     _add_version(artifacts, "1")
     controller = await start()
     await controller.register(_spec(artifacts, "many"), "me", "")
@@ -1368,7 +1385,7 @@ async def test_a_version_that_fails_is_tried_again_when_its_files_change(start, 
     _add_version(artifacts, "2", "broken")
     await controller.look(2)
     await controller.step()
-    kept[b"m@2"] = b"expected a number"
+    remembering.fail("m@2", "expected a number")
     remembering.given_up.add("m@2")
     await controller.step()
     assert _versions(await _table(controller)) == {"1": "ready", "2": "failed", "active": "1"}
@@ -1377,10 +1394,70 @@ async def test_a_version_that_fails_is_tried_again_when_its_files_change(start, 
     assert remembering.deployed.count("m@2") == 1
     _add_version(artifacts, "2", "2")
     await controller.look(2)
-    del kept[b"m@2"]
     await controller.step()
     remembering.run("m@2")
     await controller.step()
+    assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+
+
+async def test_what_a_replica_reports_late_is_no_word_on_the_repaired_version(start, remembering, artifacts):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+    _add_version(artifacts, "2", "broken")
+    await controller.look(2)
+    await controller.round()
+    before = remembering.attempts["m@2"]
+    remembering.fail("m@2", "expected a number")
+    await controller.round()
+    assert _versions(await _table(controller)) == {"1": "ready", "2": "failed", "active": "1"}
+    _add_version(artifacts, "2", "2")
+    await controller.look(2)
+    await controller.round()
+    failures.report_failure("m@2", before, "expected a number")  # its second attempt was on its way
+    await controller.step()
+    await controller.step()
+    assert _versions(await _table(controller)) == {"1": "ready", "2": "loading", "active": "1"}
+    remembering.run("m@2")
+    await controller.step()
+    assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+
+
+async def test_what_a_replica_reports_late_is_no_word_on_the_next_attempt(start, remembering, artifacts):
+    controller = await start(m="one.fake")
+    await controller.round()
+    before = remembering.attempts["m@1"]
+    remembering.fail("m@1", "no memory")
+    await controller.round()
+    assert (await controller.status("m")).state == "failed"
+    await controller.load("m", "me", "")
+    await controller.round()
+    await controller.round()
+    failures.report_failure("m@1", before, "no memory")
+    await controller.round()
+    assert (await controller.status("m")).state == "loading"
+    remembering.fail("m@1", "no memory again")
+    await controller.round()
+    assert (await controller.status("m")).reason == "no memory again"
+
+
+async def test_versions_that_the_catalog_did_not_take_are_taken_later(start, remembering, artifacts, monkeypatch):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+
+    def load(entry: object, **_: object) -> None:
+        raise Unavailable("the catalog's database failed: database is locked")
+
+    _add_version(artifacts, "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(controller._catalog, "load_model", load)
+        await controller.look(3)
+    assert _versions(await _table(controller)) == {"1": "ready", "active": "1"}
+    await controller.look()
+    await _serve_all(controller, remembering)
     assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
 
 
@@ -1482,18 +1559,17 @@ async def test_a_reload_that_is_refused_changes_nothing_and_tells_all_problems(s
     assert [status.name for status in await controller.list_models()] == ["a", "file"]
 
 
-async def test_a_reload_tries_again_what_has_failed_and_reads_it_anew(start, remembering, artifacts, kept):
+async def test_a_reload_tries_again_what_has_failed_and_reads_it_anew(start, remembering, artifacts):
     _add_version(artifacts, "1", "broken")
     controller = await start()
     await controller.reload(_listed(artifacts, "m"), "grpc", "")
     await controller.step()
-    kept[b"m@1"] = b"expected a number"
+    remembering.fail("m@1", "expected a number")
     remembering.given_up.add("m@1")
     await controller.step()
     assert (await controller.status("m")).state == "failed"
     _add_version(artifacts, "1", "1")
     await controller.reload(_listed(artifacts, "m"), "grpc", "")
-    del kept[b"m@1"]
     await controller.step()
     await controller.step()
     await _serve_all(controller, remembering)

@@ -17,7 +17,7 @@ def _deployment(framework: str, resources: dict[str, Any], **options: Any) -> An
         {"name": "m", "framework": framework, "uri": "models/m", "options": options, "resources": resources}
     )
     one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
-    return one.to_target("platform", {}, is_new=True).target._bound_deployment
+    return one.to_target("platform", "", {}, is_new=True).target._bound_deployment
 
 
 def test_a_model_of_one_process_has_no_placement_group() -> None:
@@ -75,6 +75,6 @@ def test_a_replica_that_stops_has_as_long_as_its_requests_may_take(request_timeo
     limits = {"request_timeout_s": request_timeout_s}
     spec = ModelSpec.model_validate({"name": "m", "framework": "sklearn", "uri": "models/m", "limits": limits})
     one = RevisionDeployment("m@1", spec.revision_content(), spec, "sha256:0", Runtime(), None)
-    made = one.to_target("platform", {}, is_new=True).target._bound_deployment
+    made = one.to_target("platform", "", {}, is_new=True).target._bound_deployment
     assert made._deployment_config.graceful_shutdown_timeout_s == shutdown_s
     assert made._deployment_config.user_config["request_timeout_s"] == request_timeout_s

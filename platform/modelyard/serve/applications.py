@@ -139,11 +139,12 @@ class RevisionDeployment:
             warmup=tuple(self.content.get("warmup", ())),
         )
 
-    def to_target(self, platform: str, policies: Mapping[str, str], *, is_new: bool) -> serve.RunTarget:
+    def to_target(self, platform: str, attempt: str, policies: Mapping[str, str], *, is_new: bool) -> serve.RunTarget:
         """What ``serve.run_many`` takes.
 
         Args:
             platform: The application of the platform that it belongs to.
+            attempt: What its replicas report under why they cannot load it; it alone restarts none.
             policies: The platform's own autoscaling policies.
             is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
         """
@@ -173,7 +174,7 @@ class RevisionDeployment:
             logging_config=QUIET,
         )(ModelReplica)
         application = deployment.options(version=version, _internal=True, **(placement if bundles else {})).bind(
-            self.application, revision
+            self.application, revision, attempt
         )
         return serve.RunTarget(target=application, name=self.application, route_prefix=None)
 

@@ -130,6 +130,10 @@ class Artifacts:
         kept = (one for one in record.revisions if one.number not in failed)
         return self.make_entry(spec, {one.content["uri"]: one.content["artifact"] for one in kept})
 
+    def look_anew(self, name: str) -> None:
+        """What was found of that model was not taken after all: the next look finds it again."""
+        self._taken.pop(name, None)
+
     def _may_look(self, name: str) -> bool:
         """Stores are not asked as often as the disk."""
         now = time.monotonic()

@@ -390,7 +390,7 @@ class Controller:
         # In this order: an attempt that is asked for comes before the catalog's record that follows it, and what Serve
         # then says is not older than either.
         models = self._catalog.list_models()
-        observed = self._observe()
+        observed = self._observe(models)
         if observed is None:
             return False  # Serve takes everything down; what it has removed is not to be put up again
         self._pools.try_standbys(self._loop)
@@ -431,6 +431,8 @@ class Controller:
             one for one in changed if not one.is_shared and not self._is_unfit(one)
         ]
         targets += [pool for pool in pools if self._deployed.get(pool.application) != pool.fingerprint]
+        begun = {name for name, seen in observed.items() if seen.is_deleting and not seen.is_ending}
+        targets = [one for one in targets if one.application not in begun]  # the next round finds them ending
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(self._await_environments(targets), observed)
@@ -439,7 +441,7 @@ class Controller:
             not _is_settled(look.plan, may_lack_place=False) or look.plan.serving is None for look in looks.values()
         )
 
-    def _observe(self) -> dict[str, Observed] | None:
+    def _observe(self, models: Sequence[ModelRecord]) -> dict[str, Observed] | None:
         """What there is, after what is wanted once more has been begun again; None while the platform is taken down."""
         again = self._registrations.take_again()
         try:
@@ -447,7 +449,7 @@ class Controller:
             own = applications.get(self._application)
             if own is None or own.is_deleting:
                 return None
-            observed = self._knowledge.take(applications, self._clock())
+            observed = self._knowledge.take(applications, models, self._clock())
             for name in self._deployed.keys() - observed.keys():
                 del self._deployed[name]
             return self._begin_again(again, observed)
@@ -558,9 +560,11 @@ class Controller:
             resident = self._pools.residents.get(name)
             begun = resident.pool if resident is not None else name
             may_end = resident is None or begun in self._knowledge.failures  # a pool that only starts anew goes on
-            if begun in seen and not seen[begun].running and not seen[begun].is_deleting and may_end:
+            if begun not in seen or seen[begun].running or not may_end:
+                continue
+            self._knowledge.begin_attempt(begun)
+            if not seen[begun].is_deleting:
                 serve.delete(begun, _blocking=False)
-                self._knowledge.failures.pop(begun, None)
                 self._deployed.pop(begun, None)
                 seen[begun] = replace(seen[begun], has_failed=False, is_deleting=True)
         return seen
@@ -598,7 +602,8 @@ class Controller:
                 has_run = is_described or (is_pool(deployment.application) and seen)
                 is_new = seen is None or seen.is_deleting or not has_run
                 policies = self._config.autoscaling_policies
-                targets.append(deployment.to_target(self._application, policies, is_new=is_new))
+                attempt = self._knowledge.attempt(deployment.application, deployment.digest)
+                targets.append(deployment.to_target(self._application, attempt, policies, is_new=is_new))
             except (
                 KeyError,
                 TypeError,

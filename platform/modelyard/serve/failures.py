@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why an application could not load its model: written by the replica, read by the controller.
 
-In Ray's key-value store, so that it is not lost when the controller is away while a replica fails. A replica that
-never came to load anything has written nothing: then Serve's own message tells, somewhere in its tracebacks.
+In Ray's key-value store, so that it is not lost when the controller is away while a replica fails, one entry for each
+attempt: a replica that was starting when its model was repaired reports late, and that is no word on the repaired one.
+A replica that never came to load anything has written nothing: then Serve's own message tells, somewhere in its
+tracebacks.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from typing import Final
 
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 
 from modelyard.environments.installers import clean
 
@@ -21,20 +24,33 @@ DIED_LOADING: Final = "its process died while loading; the application's log has
 _RAISED: Final = re.compile(r"^[A-Za-z_][\w.]*: (?=\S)", re.MULTILINE)
 
 
-def report_failure(application: str, reason: str) -> None:
-    """Keeps the reason until it is cleared; the newest wins."""
-    _internal_kv_put(application.encode(), reason.encode(), overwrite=True, namespace=_NAMESPACE)
+def report_failure(application: str, attempt: str, reason: str) -> None:
+    """Keeps the reason until it is cleared; the attempt's newest wins."""
+    _internal_kv_put(_key(application, attempt), reason.encode(), overwrite=True, namespace=_NAMESPACE)
 
 
-def find_failure(application: str) -> str | None:
-    """The reason, where there is one."""
-    raw: bytes | None = _internal_kv_get(application.encode(), namespace=_NAMESPACE)
+def list_failed() -> dict[str, list[str]]:
+    """Attempts that have failed, by application; one question for all of them."""
+    found = defaultdict(list)
+    for key in _internal_kv_list(b"", namespace=_NAMESPACE):
+        application, _, attempt = key.decode().partition("/")
+        found[application].append(attempt)
+    return found
+
+
+def find_failure(application: str, attempt: str) -> str | None:
+    """The reason, where there is one (any more)."""
+    raw: bytes | None = _internal_kv_get(_key(application, attempt), namespace=_NAMESPACE)
     return None if raw is None else raw.decode()
 
 
 def clear_failure(application: str) -> None:
-    """Forgets the reason."""
-    _internal_kv_del(application.encode(), namespace=_NAMESPACE)
+    """Forgets the reasons of all attempts."""
+    _internal_kv_del(_key(application, ""), del_by_prefix=True, namespace=_NAMESPACE)
+
+
+def _key(application: str, attempt: str) -> bytes:
+    return f"{application}/{attempt}".encode()
 
 
 def find_setup_failure(message: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Final
@@ -19,7 +20,7 @@ from modelyard.catalog import ModelRecord
 from modelyard.serve.applications import application_name, load_timeout_s
 from modelyard.serve.counts import clear_counts
 from modelyard.serve.descriptions import clear_description, find_description, keep_description
-from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure
+from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure, list_failed
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.observed import Observed, is_revision_application
 from modelyard.serve.pools import Pools, is_pool, is_pool_application
@@ -51,16 +52,20 @@ class Knowledge:
         self.failures: dict[str, str] = {}
         self._pools = pools
         self._loop = loop
+        self._attempts: dict[str, str] = {}
         self._loading: dict[str, float] = {}
         self._ran: dict[str, float] = {}
         self._asked: dict[str, tuple[float, str, Future[Description]]] = {}
         self._confirmed: dict[str, str] = {}
 
-    def take(self, applications: Mapping[str, Observed], now: float = 0.0) -> dict[str, Observed]:
+    def take(
+        self, applications: Mapping[str, Observed], models: Sequence[ModelRecord], now: float = 0.0
+    ) -> dict[str, Observed]:
         """Learns from what Serve says.
 
         Args:
             applications: All that run, also other people's.
+            models: With the revisions that are in use.
             now: In seconds, on any clock.
 
         Returns:
@@ -76,16 +81,7 @@ class Knowledge:
             del self.described[name]
             clear_description(name)
         self._confirmed = {name: digest for name, digest in self._confirmed.items() if name in observed}
-        for name, seen in observed.items():
-            if name in self._pools.residents:
-                continue  # its pool tells
-            if seen.running:
-                self.failures.pop(name, None)
-            elif name not in self.failures:
-                given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
-                reason = find_failure(name) or given_up
-                if reason is not None:
-                    self.fail(name, reason)
+        self._learn_failures(observed, _digests(models))
         self._ran = {
             name: now if seen.running else self._ran.get(name, -_LATELY_S)
             for name, seen in observed.items()
@@ -93,6 +89,37 @@ class Knowledge:
         }
         self._pools.blame(self.failures, observed)
         return observed
+
+    def _learn_failures(self, observed: Mapping[str, Observed], digests: Mapping[str, str]) -> None:
+        alone = {name: seen for name, seen in observed.items() if name not in self._pools.residents}  # pools tell
+        for name in [name for name, seen in alone.items() if seen.running]:
+            self.failures.pop(name, None)
+        open_ = {name: seen for name, seen in alone.items() if not seen.running and name not in self.failures}
+        failed = list_failed() if open_ else {}
+        for name, seen in open_.items():
+            is_known = name in digests or is_pool(name)
+            ours = self.attempt(name, digests.get(name, "")) if is_known else ""
+            reasons = (find_failure(name, one) for one in failed.get(name, ()) if one.startswith(ours))
+            given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
+            reason = next(filter(None, reasons), given_up)
+            if reason is not None:
+                self.fail(name, reason)
+
+    def attempt(self, application: str, digest: str) -> str:
+        """What replicas report under why they cannot load it.
+
+        Of a controller before this one it may be longer, and begins with what it is here.
+
+        Args:
+            application: Its name.
+            digest: Of what they load.
+        """
+        return f"{digest}/{self._attempts.get(application, '')}"
+
+    def begin_attempt(self, application: str) -> None:
+        """Another one at the same: what replicas of the one before still report is of no interest."""
+        self.failures.pop(application, None)
+        self._attempts[application] = uuid.uuid4().hex
 
     def ran_lately(self, application: str, now: float) -> bool:
         """It had a replica a moment ago."""
@@ -128,7 +155,7 @@ class Knowledge:
 
     def describe(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
         """Asks the applications that have begun to run what they serve, and again those where that may change."""
-        digests = {application_name(model.name, one.number): one.digest for model in models for one in model.revisions}
+        digests = _digests(models)
         for name, digest in digests.items():
             seen = observed.get(name)
             # Of a controller before this one: it holds until a replica tells, where there is one to ask.
@@ -194,6 +221,7 @@ class Knowledge:
 
     def forget_unused(self, used: Collection[str]) -> None:
         """Forgets why others than these could not be loaded: one that is wanted again is tried again."""
+        self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in used}
         self._forget_failures(lambda name: name not in used)
 
     def forget(self, model: str) -> None:
@@ -204,6 +232,11 @@ class Knowledge:
     def _forget_failures(self, is_old: Callable[[str], bool]) -> None:
         for application in [name for name in self.failures if is_old(name)]:
             self.try_again(application)
+
+
+def _digests(models: Sequence[ModelRecord]) -> dict[str, str]:
+    """Of the revisions in use, by application."""
+    return {application_name(model.name, one.number): one.digest for model in models for one in model.revisions}
 
 
 async def _ask_description(application: str) -> Description:

@@ -37,14 +37,15 @@ class PoolReplica(Replica):
     Args:
         application: The pool's Serve application.
         platform: The platform's application, whose controller knows the models.
+        attempt: Under which it reports why it cannot start.
     """
 
-    def __init__(self, application: str, platform: str) -> None:
+    def __init__(self, application: str, platform: str, attempt: str) -> None:
         super().__init__(application)
         try:
             check_started()
         except ModelyardError as exc:
-            report_failure(application, str(exc))
+            report_failure(application, attempt, str(exc))
             raise
         clear_failure(application)
         self._link = ControllerLink(platform)

@@ -74,12 +74,14 @@ class PoolDeployment:
         config: What all pools have.
         runtime: What its replicas run in.
         overlay: The packages that have to be there before; None where the platform's are enough.
+        digest: Empty: it is no revision.
     """
 
     application: str
     config: PoolsConfig
     runtime: Runtime
     overlay: Overlay | None
+    digest: str = ""
 
     @classmethod
     def of(cls, revision: RevisionDeployment, config: PoolsConfig) -> PoolDeployment:
@@ -95,7 +97,7 @@ class PoolDeployment:
         """Equal exactly when deploying again would change nothing."""
         return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
 
-    def to_target(self, platform: str, policies: Mapping[str, str], *, is_new: bool) -> serve.RunTarget:
+    def to_target(self, platform: str, attempt: str, policies: Mapping[str, str], *, is_new: bool) -> serve.RunTarget:
         """What ``serve.run_many`` takes; see :meth:`RevisionDeployment.to_target`."""
         deployment = serve.deployment(
             name=DEPLOYMENT_NAME,
@@ -118,7 +120,7 @@ class PoolDeployment:
             logging_config=QUIET,
         )(PoolReplica)
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
-        bound = deployment.options(version="1", _internal=True).bind(self.application, platform)
+        bound = deployment.options(version="1", _internal=True).bind(self.application, platform, attempt)
         return serve.RunTarget(target=bound, name=self.application, route_prefix=None)
 
 

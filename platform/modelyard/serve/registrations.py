@@ -355,12 +355,16 @@ class Registrations:
 
     def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
         self._ask_again(record, entry)
-        self._catalog.load_model(
-            entry,
-            actor=_VERSION_POLICY,
-            message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
-            expected_generation=record.generation,
-        )
+        try:
+            self._catalog.load_model(
+                entry,
+                actor=_VERSION_POLICY,
+                message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
+                expected_generation=record.generation,
+            )
+        except ModelyardError:
+            self._artifacts.look_anew(record.name)
+            raise
         self._on_versions()
 
 

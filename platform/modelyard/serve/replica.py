@@ -55,12 +55,13 @@ class ModelReplica(Replica):
     Args:
         application: The Serve application it belongs to.
         spec: What to load.
+        attempt: Under which it reports why it cannot.
 
     Raises:
         ModelLoadError: The model cannot be loaded; why is kept for the controller.
     """
 
-    def __init__(self, application: str, spec: RevisionSpec) -> None:
+    def __init__(self, application: str, spec: RevisionSpec, attempt: str) -> None:
         began_s = time.time()
         super().__init__(application)
         self._spec = spec
@@ -82,7 +83,7 @@ class ModelReplica(Replica):
             self._run(self._begin())
         except Exception as exc:
             # Whatever a library raises while it loads is the reason that ``status`` shows.
-            report_failure(application, to_reason(exc))
+            report_failure(application, attempt, to_reason(exc))
             raise
         clear_failure(application)  # of an attempt before this one
         self._run(self._open_lane())

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from answers import Answers
 from load import Load
-from made_models import write_broken, write_constant, write_sleeper
+from made_models import write_broken, write_constant, write_flagged, write_sleeper
 from platform_process import BIN, PlatformProcess, wait_until
 
 from modelyard.admin import ModelState, ModelStatus
@@ -146,6 +146,22 @@ def test_a_broken_model_fails_alone_and_can_be_repaired(
         assert client.register(name, framework="sklearn", uri=str(folder / "a"), wait=True).version == "2"
     assert client.predict(name, [[0.0]]).outputs["output-0"].tolist() == [4.0]
     assert set(load.statuses) == {200}
+
+
+def test_a_model_that_failed_is_loaded_again_however_far_its_last_attempts_are(
+    client: Platform, name: str, folder: Path
+) -> None:
+    flag = folder / "flag"
+    write_flagged(folder / "model", flag)
+    for seconds in (1.5, 3):  # Serve tries a second time meanwhile, and gives up
+        client.register(name, framework="sklearn", uri=str(folder / "model"), resources={"num_cpus": 0.05})
+        wait_until(lambda: client.status(name).state is ModelState.FAILED, 60, "it to fail")
+        time.sleep(seconds)
+        flag.touch()
+        client.load(name)
+        assert client.wait_ready(name, timeout_s=60).state is ModelState.READY
+        client.unregister(name, wait=True)
+        flag.unlink()
 
 
 def test_a_changed_artifact_is_version_2_and_no_request_fails(

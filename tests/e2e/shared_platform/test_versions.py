@@ -52,11 +52,18 @@ def _states(http: httpx.Client) -> dict[str, str]:
     return {one["version"]: one["state"] for one in found}
 
 
+def _wait_for(http: httpx.Client, expected: dict[str, str]) -> None:
+    try:
+        wait_until(lambda: _states(http) == expected, 60, str(expected))
+    except TimeoutError:
+        raise AssertionError(f"expected {expected}, got {http.get(f'/v1/models/{NAME}').text}") from None
+
+
 def test_versions_side_by_side_and_by_label(platform: PlatformProcess, http: httpx.Client, folder: Path) -> None:
     for number in (1, 2, 30):
         write_constant(folder / f"{number:04}", float(number))
     _register(platform, latest=2, labels={"canary": 30, "stable": 2})
-    wait_until(lambda: _states(http) == {"2": "AVAILABLE", "30": "AVAILABLE"}, 60, "both versions")
+    _wait_for(http, {"2": "AVAILABLE", "30": "AVAILABLE"})
     parts = ("", "/versions/2", "/versions/30", "/labels/stable", "/labels/canary")
     assert [_answer(http, part) for part in parts] == [30, 2, 30, 2, 30]
     assert _ask(http, "/versions/1").status_code == 404
@@ -77,13 +84,13 @@ def test_versions_come_and_go_under_load(platform: PlatformProcess, http: httpx.
     thread.start()
     try:
         write_constant(folder / "2", 2.0)
-        wait_until(lambda: _states(http) == {"2": "AVAILABLE"}, 60, "version 2 alone")
+        _wait_for(http, {"2": "AVAILABLE"})
         write_broken(folder / "3")
         wait_until(lambda: _states(http).get("3") == "END", 60, "version 3 to fail")
         assert _answer(http) == 2
         assert "3" in http.get(f"/v1/models/{NAME}/versions/3").text
         write_constant(folder / "3", 3.0)  # repaired
-        wait_until(lambda: _states(http) == {"3": "AVAILABLE"}, 60, "version 3")
+        _wait_for(http, {"3": "AVAILABLE"})
         assert _answer(http) == 3
         wait_until(lambda: seen[-1] == 3, 60, "the other client's first answer of version 3")
     finally:
