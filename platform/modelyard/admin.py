@@ -378,11 +378,13 @@ class By(TypedDict):
         message: Why, for the history.
         expected_generation: The generation of the model that the change is for: ``Conflict`` where it has another by
             now. Left out or None, any. 0 is that of a model that is not there yet.
+        dry_run: Nothing is changed: what is answered and raised is what it would be. Registering has a plan for that.
     """
 
     actor: str
     message: str
     expected_generation: NotRequired[int | None]
+    dry_run: NotRequired[bool]
 
 
 class AdminTransport(Protocol):

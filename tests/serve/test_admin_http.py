@@ -131,9 +131,9 @@ async def test_a_condition_that_is_none_goes_no_further(
 @pytest.mark.parametrize(
     ("method", "path", "words"),
     [
-        ("PUT", "m/traffic?dry_run=true", 'query dry_run: expected "expected_generation"'),
-        ("DELETE", "m?dry_run=true", 'query dry_run: expected "message", "expected_generation"'),
-        ("POST", "m/load?force=1", 'query force: expected "expected_generation"'),
+        ("DELETE", "m?force=1", 'query force: expected "message", "dry_run", "expected_generation"'),
+        ("POST", "m/load?force=1", 'query force: expected "dry_run", "expected_generation"'),
+        ("PUT", "m/traffic?dry_run=1", 'query dry_run: expected true or false, got "1"'),
         ("POST", "?force=1", 'query force: expected "dry_run", "expected_generation"'),
     ],
 )
@@ -163,6 +163,47 @@ async def test_who_asks_is_who_they_say_they_are(
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
         await client.post(f"{MODELS}/m/load", headers={"x-modelyard-actor": header})
     assert asked[0].startswith(actor)
+
+
+@pytest.mark.parametrize(
+    ("method", "way", "body"),
+    [
+        ("PUT", "/traffic", {"weights": {"1": 50, "2": 50}}),
+        ("PUT", "/labels/mine", {"revision": 1}),
+        ("DELETE", "/labels/tested", None),
+        ("POST", "/rollout", {"to": 1, "steps": [10, 100]}),
+        ("POST", "/promote", {"revision": 1}),
+        ("POST", "/rollback", {}),
+        ("POST", "/load", {}),
+        ("POST", "/unload", {}),
+        ("DELETE", "", None),
+    ],
+)
+async def test_a_dry_run_of_a_change_answers_200_and_keeps_nothing(
+    client: httpx.AsyncClient, behind: FakePlatform, method: str, way: str, body: dict[str, Any] | None
+) -> None:
+    await client.post(MODELS, json=SPEC)
+    await client.post(MODELS, json=SPEC | {"uri": "models/other"})
+    await client.put(f"{MODELS}/m/labels/tested", json={"revision": 1})
+    before = behind.catalog.list_models(), behind.catalog.list_events()
+    reply = await client.request(method, f"{MODELS}/m{way}?dry_run=true", json=body)
+    assert (reply.status_code, reply.json()["name"]) == (200, "m"), reply.text
+    assert (behind.catalog.list_models(), behind.catalog.list_events()) == before
+
+
+@pytest.mark.parametrize("verb", ["abort", "pause", "resume"])
+async def test_a_dry_run_of_a_change_of_a_rollout_keeps_nothing(
+    client: httpx.AsyncClient, behind: FakePlatform, verb: str
+) -> None:
+    await client.post(MODELS, json=SPEC)
+    await client.post(MODELS, json=SPEC | {"uri": "models/other", "rollout": {"steps": [10, 100]}})
+    if verb == "resume":
+        await client.post(f"{MODELS}/m/rollout/pause")
+    before = behind.catalog.list_models()
+    reply = await client.post(f"{MODELS}/m/rollout/{verb}?dry_run=true")
+    states = {"abort": "rolled_back", "pause": "paused", "resume": "waiting"}
+    assert (reply.status_code, reply.json()["rollout"]["state"]) == (200, states[verb])
+    assert behind.catalog.list_models() == before
 
 
 async def test_a_dry_run_answers_a_plan_and_keeps_nothing(client: httpx.AsyncClient, behind: FakePlatform) -> None:

@@ -970,6 +970,33 @@ def serving(start, remembering, artifacts) -> Callable[..., Awaitable[Stepped]]:
     return serving
 
 
+async def test_a_dry_run_of_a_change_wakes_nobody_and_tries_nothing_again(serving, remembering, artifacts):
+    controller = await serving()
+    await controller.register(_spec(artifacts, "two.fake", rollout={"steps": []}), "me", "")
+    await controller.step()
+    remembering.fail("m@2", "expected a number")
+    await controller.step()
+    before = await controller.status("m"), await controller.events("m", None, 100)
+    controller._wake.clear()
+    by = {"actor": "me", "message": "", "dry_run": True}
+    found = {
+        "set_traffic": await controller.set_traffic("m", {"weights": {"1": 50, "2": 50}}, **by),
+        "promote": await controller.promote("m", "2", **by),
+        "load": await controller.load("m", **by),
+        "unload": await controller.unload("m", **by),
+        "unregister": await controller.unregister("m", **by),
+    }
+    assert {name: status.generation - before[0].generation for name, status in found.items()} == dict.fromkeys(found, 1)
+    assert found["set_traffic"].traffic == {"1": 50, "2": 50}
+    assert [found[name].state for name in ("unload", "unregister")] == ["unloading", "removing"]
+    assert isinstance(await controller.unload("m", **by, expected_generation=99), Conflict)
+    assert not controller._wake.is_set()
+    deployed = list(remembering.deployed)
+    await controller.step()
+    assert (await controller.status("m"), await controller.events("m", None, 100)) == before
+    assert remembering.deployed == deployed
+
+
 async def test_an_unloaded_model_is_refused_before_its_application_goes(serving, remembering):
     controller = await serving()
     status = await controller.unload("m", "me", "night")

@@ -7,12 +7,14 @@ is on disk.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Engine, delete, select
 
 from modelyard.admin import Plan
 from modelyard.catalog import revisions, rows, schema, traffic
@@ -43,6 +45,7 @@ class Catalog:
     def __init__(self, url: str, *, keep_events: int = KEEP_EVENTS) -> None:
         self._engine = open_engine(url)
         self._engine.update_execution_options(**{rows.KEEP_EVENTS: keep_events})
+        self._writing: Callable[[Engine], AbstractContextManager[Connection]] = writing
         try:
             with writing(self._engine) as connection:
                 migrate(connection)
@@ -59,6 +62,12 @@ class Catalog:
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
+
+    def rehearsal(self) -> Self:
+        """The same catalog, of which nothing is kept: its changes return what they would, and raise what they would."""
+        other = copy(self)
+        other._writing = trying
+        return other
 
     def list_models(self) -> tuple[ModelRecord, ...]:
         """All models by name, those being removed included."""
@@ -123,7 +132,7 @@ class Catalog:
         Raises:
             Conflict: The name belongs to the other owner, or the model is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _find_changeable(connection, entry.name, owner, expected_generation)
             return revisions.put(connection, old, entry, revisions.Change(owner, actor, message, again=again))
 
@@ -158,7 +167,7 @@ class Catalog:
             ModelNotFound: There is none.
             Conflict: It is being removed, or at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = rows.get_kept(connection, entry.name)
             _check_generation(entry.name, old, expected_generation)
             kept = replace(entry, spec=old.spec)
@@ -179,7 +188,7 @@ class Catalog:
             ModelNotFound: There is none.
             Conflict: It is being removed, or at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = rows.get_kept(connection, name)
             _check_generation(name, old, expected_generation)
             if old.wanted is Wanted.UNLOADED:
@@ -210,7 +219,7 @@ class Catalog:
             ModelNotFound: There is none.
             Conflict: It belongs to the other owner, or is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = rows.find(connection, name)
             if old is None:
                 raise ModelNotFound(name)
@@ -227,7 +236,7 @@ class Catalog:
         Raises:
             Conflict: The model is wanted (again).
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = rows.find(connection, name)
             if old is None:
                 return
@@ -252,7 +261,7 @@ class Catalog:
         entries = tuple(entries)
         names = {entry.name for entry in entries}
         change = revisions.Change(Owner.DECLARED, actor, message, loads=False)
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             known = {record.name: record for record in rows.read_models(connection)}
             for record in known.values():
                 if _is_declared(record) and record.name not in names:
@@ -282,7 +291,7 @@ class Catalog:
         """
         entries = tuple(entries)
         names = {entry.name for entry in entries}
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             known = {record.name: record for record in rows.read_models(connection)}
             _check_reloadable(entries, known)
             left = [
@@ -324,7 +333,7 @@ class Catalog:
             ModelNotFound: There is no such model or revision.
             Conflict: A rollout with steps is on its way, the model is not running, or it is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             values: dict[str, Any] = {}
             detail: dict[str, Any] = {}
@@ -385,7 +394,7 @@ class Catalog:
         """
         if label in _FOLLOWING:
             raise InvalidConfig((f'label: expected one of your own, got "{label}", which follows the traffic',))
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             if old.is_versioned:
                 raise Conflict(f'model "{name}" is a folder of versions: set its labels in version_policy.labels')
@@ -416,7 +425,7 @@ class Catalog:
             ModelNotFound: There is no such model or revision.
             Conflict: The model is not running, the revision has all traffic already, or it is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             traffic.check_revision(connection, name, rollout.to)
             return _begin(connection, old, rollout, "rollout", actor, message)
@@ -447,7 +456,7 @@ class Catalog:
             ModelNotFound: There is no such model or revision.
             Conflict: There is nothing to promote, the model is not running, or it is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             rolling = old.rollout.to if old.rollout is not None and old.is_rolling_out else None
             if is_on_its_way and number is not None and number != rolling:
@@ -482,7 +491,7 @@ class Catalog:
             ModelNotFound: There is no such model or revision.
             Conflict: There is nothing to return to, the model is not running, or it is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             if number is None and old.rollout is not None and old.is_rolling_out:
                 ended = old.rollout.rolled_back(message or "taken back")
@@ -508,7 +517,7 @@ class Catalog:
             ModelNotFound: There is no such model.
             Conflict: No rollout is on its way, the model is not running, or it is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             if old.rollout is None or not old.is_rolling_out:
                 raise Conflict(f'model "{name}" has no rollout on its way')
@@ -529,7 +538,7 @@ class Catalog:
             ModelNotFound: There is no such model.
             Conflict: No rollout is on its way, it is paused, or the model is not running, or at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             rollout = _check_rollout(old, RolloutState.WAITING, RolloutState.RUNNING)
             return _advance(connection, old, rollout.paused(message), actor, message)
@@ -549,7 +558,7 @@ class Catalog:
             ModelNotFound: There is no such model.
             Conflict: It has no rollout that is paused, is not running, or is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             rollout = _check_rollout(old, RolloutState.PAUSED)
             return _advance(connection, old, rollout.resumed(message), actor, message)
@@ -575,7 +584,7 @@ class Catalog:
             ModelNotFound: There is no such model.
             Conflict: Another rollout is on its way, or none, or the model is at another generation.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             old = _get_running(connection, name, expected_generation)
             if old.rollout is None or not old.is_rolling_out or old.rollout.to != rollout.to:
                 raise Conflict(f'model "{name}" has no rollout of revision {rollout.to} on its way')
@@ -587,7 +596,7 @@ class Catalog:
         Args:
             events: Each with ``model``, ``kind``, ``actor``, ``message`` and ``detail``; see :class:`EventRecord`.
         """
-        with writing(self._engine) as connection:
+        with self._writing(self._engine) as connection:
             for event in events:
                 rows.add_event(connection, **event)
 

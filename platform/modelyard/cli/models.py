@@ -12,6 +12,7 @@ from modelyard.admin import ModelState
 from modelyard.cli.printing import (
     colored,
     console,
+    print_change,
     print_json,
     print_plan,
     print_response,
@@ -105,6 +106,7 @@ def load(
     name: Name,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -115,11 +117,12 @@ def load(
             name,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
         )
-    print_status(loaded, as_json)
+    print_change(loaded, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -128,6 +131,7 @@ def unload(
     name: Name,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -138,11 +142,12 @@ def unload(
             name,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
         )
-    print_status(unloaded, as_json)
+    print_change(unloaded, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -151,6 +156,7 @@ def unregister(
     name: Name,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -161,14 +167,15 @@ def unregister(
             name,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
         )
-    if wait and removed.state is ModelState.REMOVING and not as_json:
+    if wait and not dry_run and removed.state is ModelState.REMOVING and not as_json:
         typer.echo(f"{name} is gone")
     else:
-        print_status(removed, as_json)
+        print_change(removed, as_json, is_dry_run=dry_run)
 
 
 @app.command()

@@ -45,6 +45,13 @@ def colored(state: ModelState) -> Text:
     return Text(state.value, _COLORS.get(state, ""))
 
 
+def print_change(status: ModelStatus, as_json: bool, *, is_dry_run: bool) -> None:
+    """One model after a change, or as it would be."""
+    print_status(status, as_json)
+    if is_dry_run:
+        typer.echo("dry run: nothing was changed", err=True)
+
+
 def print_status(status: ModelStatus, as_json: bool) -> None:
     """One model."""
     if as_json:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from modelyard.cli.printing import print_events, print_pools, print_revisions, print_status, progress_printer
-from modelyard.cli.session import AsJson, ExpectedGeneration, Message, Name, TimeoutS, Wait, app, open_platform
+from modelyard.cli.printing import print_change, print_events, print_pools, print_revisions, progress_printer
+from modelyard.cli.session import AsJson, DryRun, ExpectedGeneration, Message, Name, TimeoutS, Wait, app, open_platform
 from modelyard.cli.values import parse_shadow, parse_steps, parse_weights
 
 Revision = Annotated[str | None, typer.Argument(metavar="[REVISION]", help="Its number or a label.")]
@@ -30,6 +30,7 @@ def traffic(
     no_shadow: Annotated[bool, typer.Option("--no-shadow", help="Send no more copies.")] = False,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Send a model's traffic elsewhere."""
@@ -45,8 +46,9 @@ def traffic(
             **changes,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
         )
-    print_status(changed, as_json)
+    print_change(changed, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -58,6 +60,7 @@ def label(
     remove: Annotated[bool, typer.Option("--remove", help="Take it away.")] = False,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Point a label at a revision, or take it away."""
@@ -65,10 +68,14 @@ def label(
         raise typer.BadParameter("expected either a revision or --remove")
     with open_platform(context) as platform:
         if revision is None:
-            changed = platform.remove_label(name, text, message=message, expected_generation=expected_generation)
+            changed = platform.remove_label(
+                name, text, message=message, expected_generation=expected_generation, dry_run=dry_run
+            )
         else:
-            changed = platform.set_label(name, text, revision, message=message, expected_generation=expected_generation)
-    print_status(changed, as_json)
+            changed = platform.set_label(
+                name, text, revision, message=message, expected_generation=expected_generation, dry_run=dry_run
+            )
+    print_change(changed, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -97,6 +104,7 @@ def rollout(
     no_gates: Annotated[bool, typer.Option("--no-gates", help="None of the model's gates, only those given.")] = False,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 3600.0,
     as_json: AsJson = False,
@@ -114,11 +122,12 @@ def rollout(
             gates=gates or None,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
         )
-    print_status(reached, as_json)
+    print_change(reached, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -128,6 +137,7 @@ def promote(
     revision: Revision = None,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -139,11 +149,12 @@ def promote(
             revision,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
         )
-    print_status(changed, as_json)
+    print_change(changed, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -153,6 +164,7 @@ def rollback(
     revision: Revision = None,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     wait: Wait = False,
     timeout_s: TimeoutS = 60.0,
     as_json: AsJson = False,
@@ -164,11 +176,12 @@ def rollback(
             revision,
             message=message,
             expected_generation=expected_generation,
+            dry_run=dry_run,
             wait=wait,
             timeout_s=timeout_s,
             on_progress=progress_printer(as_json),
         )
-    print_status(changed, as_json)
+    print_change(changed, as_json, is_dry_run=dry_run)
 
 
 @app.command()
@@ -177,11 +190,16 @@ def abort(
     name: Name,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Take the rollout on its way back; refused where there is none."""
     with open_platform(context) as platform:
-        print_status(platform.abort(name, message=message, expected_generation=expected_generation), as_json)
+        print_change(
+            platform.abort(name, message=message, expected_generation=expected_generation, dry_run=dry_run),
+            as_json,
+            is_dry_run=dry_run,
+        )
 
 
 @app.command()
@@ -190,11 +208,16 @@ def pause(
     name: Name,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Keep a rollout at its step, where its gates go on holding, or from beginning."""
     with open_platform(context) as platform:
-        print_status(platform.pause(name, message=message, expected_generation=expected_generation), as_json)
+        print_change(
+            platform.pause(name, message=message, expected_generation=expected_generation, dry_run=dry_run),
+            as_json,
+            is_dry_run=dry_run,
+        )
 
 
 @app.command()
@@ -203,11 +226,16 @@ def resume(
     name: Name,
     message: Message = "",
     expected_generation: ExpectedGeneration = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a paused rollout go on."""
     with open_platform(context) as platform:
-        print_status(platform.resume(name, message=message, expected_generation=expected_generation), as_json)
+        print_change(
+            platform.resume(name, message=message, expected_generation=expected_generation, dry_run=dry_run),
+            as_json,
+            is_dry_run=dry_run,
+        )
 
 
 @app.command()

@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="How long to wait.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check all of it, show what would be done, and change nothing.")
+    bool, typer.Option("--dry-run", help="Check all of it, show what would come of it, and change nothing.")
 ]
 ExpectedGeneration = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Only if the model is still at it; one that is new is at 0.")

@@ -275,10 +275,13 @@ class AsyncPlatform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.unregister`."""
-        status = await self._transport.unregister(name, **self._by(message, expected_generation))
-        return await _follow(GoneWait(self._transport, status, timeout_s), on_progress) if wait else status
+        status = await self._transport.unregister(name, **self._by(message, expected_generation, dry_run=dry_run))
+        return (
+            await _follow(GoneWait(self._transport, status, timeout_s), on_progress) if wait and not dry_run else status
+        )
 
     async def load(
         self,
@@ -289,10 +292,11 @@ class AsyncPlatform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.load`."""
-        status = await self._transport.load(name, **self._by(message, expected_generation))
-        return await self._wait_made(status, timeout_s, on_progress) if wait else status
+        status = await self._transport.load(name, **self._by(message, expected_generation, dry_run=dry_run))
+        return await self._wait_made(status, timeout_s, on_progress) if wait and not dry_run else status
 
     async def unload(
         self,
@@ -303,10 +307,15 @@ class AsyncPlatform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.unload`."""
-        status = await self._transport.unload(name, **self._by(message, expected_generation))
-        return await _follow(UnloadWait(self._transport, status, timeout_s), on_progress) if wait else status
+        status = await self._transport.unload(name, **self._by(message, expected_generation, dry_run=dry_run))
+        return (
+            await _follow(UnloadWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
     async def set_traffic(
         self,
@@ -316,6 +325,7 @@ class AsyncPlatform:
         shadow: int | str | Mapping[str, Any] | EllipsisType | None = ...,
         message: str = "",
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.set_traffic`."""
         change: dict[str, Any] = {}
@@ -326,19 +336,32 @@ class AsyncPlatform:
         if not change:
             raise InvalidConfig(("weights: expected percents by revision, or a shadow, got neither",))
         parse_section(TrafficPlan, change)
-        return await self._transport.set_traffic(name, change, **self._by(message, expected_generation))
+        return await self._transport.set_traffic(
+            name, change, **self._by(message, expected_generation, dry_run=dry_run)
+        )
 
     async def set_label(
-        self, name: str, label: str, revision: int | str, *, message: str = "", expected_generation: int | None = None
+        self,
+        name: str,
+        label: str,
+        revision: int | str,
+        *,
+        message: str = "",
+        expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.set_label`."""
-        return await self._transport.set_label(name, label, str(revision), **self._by(message, expected_generation))
+        return await self._transport.set_label(
+            name, label, str(revision), **self._by(message, expected_generation, dry_run=dry_run)
+        )
 
     async def remove_label(
-        self, name: str, label: str, *, message: str = "", expected_generation: int | None = None
+        self, name: str, label: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
     ) -> ModelStatus:
         """See :meth:`Platform.remove_label`."""
-        return await self._transport.set_label(name, label, None, **self._by(message, expected_generation))
+        return await self._transport.set_label(
+            name, label, None, **self._by(message, expected_generation, dry_run=dry_run)
+        )
 
     async def rollout(
         self,
@@ -354,6 +377,7 @@ class AsyncPlatform:
         timeout_s: float = 3600.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.rollout`."""
         plan: dict[str, Any] = {"to": to}
@@ -364,8 +388,12 @@ class AsyncPlatform:
         limits = {"interval_s": interval_s, "min_requests": min_requests}
         plan |= {key: value for key, value in limits.items() if value is not None}
         parse_section(RolloutPlan, plan)
-        status = await self._transport.rollout(name, plan, **self._by(message, expected_generation))
-        return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+        status = await self._transport.rollout(name, plan, **self._by(message, expected_generation, dry_run=dry_run))
+        return (
+            await _follow(RolloutWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
     async def promote(
         self,
@@ -377,10 +405,17 @@ class AsyncPlatform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.promote`."""
-        status = await self._transport.promote(name, _reference(revision), **self._by(message, expected_generation))
-        return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+        status = await self._transport.promote(
+            name, _reference(revision), **self._by(message, expected_generation, dry_run=dry_run)
+        )
+        return (
+            await _follow(RolloutWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
     async def rollback(
         self,
@@ -392,22 +427,35 @@ class AsyncPlatform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """See :meth:`Platform.rollback`."""
-        status = await self._transport.rollback(name, _reference(revision), **self._by(message, expected_generation))
-        return await _follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+        status = await self._transport.rollback(
+            name, _reference(revision), **self._by(message, expected_generation, dry_run=dry_run)
+        )
+        return (
+            await _follow(RolloutWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
-    async def abort(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+    async def abort(
+        self, name: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
+    ) -> ModelStatus:
         """See :meth:`Platform.abort`."""
-        return await self._transport.abort(name, **self._by(message, expected_generation))
+        return await self._transport.abort(name, **self._by(message, expected_generation, dry_run=dry_run))
 
-    async def pause(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+    async def pause(
+        self, name: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
+    ) -> ModelStatus:
         """See :meth:`Platform.pause`."""
-        return await self._transport.pause(name, **self._by(message, expected_generation))
+        return await self._transport.pause(name, **self._by(message, expected_generation, dry_run=dry_run))
 
-    async def resume(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+    async def resume(
+        self, name: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
+    ) -> ModelStatus:
         """See :meth:`Platform.resume`."""
-        return await self._transport.resume(name, **self._by(message, expected_generation))
+        return await self._transport.resume(name, **self._by(message, expected_generation, dry_run=dry_run))
 
     async def pools(self) -> tuple[Pool, ...]:
         """See :meth:`Platform.pools`."""
@@ -475,8 +523,9 @@ class AsyncPlatform:
             raise Unsupported("headers travel over HTTP only, and this is the platform in the cluster: give its url")
         return await self._transport.infer(name, revision, request, timeout_s=timeout_s, headers=headers)
 
-    def _by(self, message: str, expected_generation: int | None) -> By:
-        return {"actor": self._actor, "message": message, "expected_generation": expected_generation}
+    def _by(self, message: str, expected_generation: int | None, *, dry_run: bool = False) -> By:
+        by: By = {"actor": self._actor, "message": message, "expected_generation": expected_generation}
+        return {**by, "dry_run": True} if dry_run else by
 
     async def _wait_made(self, status: ModelStatus, timeout_s: float, on_progress: Progress | None) -> ModelStatus:
         """Waits for the revision that a change has made, whichever answers meanwhile."""

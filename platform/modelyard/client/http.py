@@ -23,6 +23,7 @@ from modelyard.tensor import Array, datatype_of, from_raw, get_datatype, to_byte
 
 _PLATFORM: Final = "/platform/v1"
 _MODELS: Final = f"{_PLATFORM}/models"
+_DRY_RUN: Final = {"dry_run": "true"}
 _POOLS: Final = f"{_PLATFORM}/pools"
 _JSON_LENGTH: Final = "inference-header-content-length"
 _ACTOR: Final = b"x-modelyard-actor"
@@ -97,7 +98,7 @@ class HttpTransport:
 
     async def plan(self, spec: Mapping[str, Any], *, expected_generation: int | None = None) -> Plan:
         """``POST /platform/v1/models?dry_run=true``."""
-        params = {"dry_run": "true", **_expecting(expected_generation)}
+        params = _DRY_RUN | _expecting(expected_generation)
         content = orjson.dumps(dict(spec))
         return _to_plan(
             await self._call("POST", _MODELS, self._reading_s, changes_nothing=True, content=content, params=params)
@@ -160,12 +161,18 @@ class HttpTransport:
     async def _change(
         self, method: str, path: str, change: Mapping[str, Any], by: By, *, timeout_s: float | None = None
     ) -> ModelStatus:
-        content, params = orjson.dumps({**change, **_because(by)}), _expecting(by.get("expected_generation"))
-        return _to_status(await self._call(method, path, timeout_s, actor=by["actor"], content=content, params=params))
+        content = orjson.dumps({**change, **_because(by)})
+        return await self._answer(method, path, by, timeout_s, content=content, params=_conditions(by))
 
     async def _delete(self, path: str, by: By) -> ModelStatus:
-        params = _because(by) | _expecting(by.get("expected_generation"))
-        return _to_status(await self._call("DELETE", path, actor=by["actor"], params=params))
+        return await self._answer("DELETE", path, by, params=_because(by) | _conditions(by))
+
+    async def _answer(
+        self, method: str, path: str, by: By, timeout_s: float | None = None, **parts: Any
+    ) -> ModelStatus:
+        is_dry_run = by.get("dry_run", False)
+        reply = await self._call(method, path, timeout_s, actor=by["actor"], changes_nothing=is_dry_run, **parts)
+        return _to_status(reply)
 
     @property
     def _reading_s(self) -> float:
@@ -361,6 +368,10 @@ def _path(name: str, way: str = "") -> str:
 
 def _because(by: By) -> dict[str, str]:
     return {"message": by["message"]} if by["message"] else {}
+
+
+def _conditions(by: By) -> dict[str, str]:
+    return _expecting(by.get("expected_generation")) | (_DRY_RUN if by.get("dry_run") else {})
 
 
 def _expecting(generation: int | None) -> dict[str, str]:

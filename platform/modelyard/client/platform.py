@@ -254,6 +254,7 @@ class Platform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Takes a registered model away; it answers what it has accepted first.
 
@@ -264,6 +265,7 @@ class Platform:
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Returns:
             Its last status. Where it was waited for and is ``removing`` it is gone; else it was registered again.
@@ -274,9 +276,11 @@ class Platform:
             ModelNotReady: It was waited for and is still being removed.
         """
         status = self._loop.run(
-            self._platform.unregister(name, message=message, expected_generation=expected_generation)
+            self._platform.unregister(name, message=message, expected_generation=expected_generation, dry_run=dry_run)
         )
-        return self._follow(GoneWait(self._transport, status, timeout_s), on_progress) if wait else status
+        return (
+            self._follow(GoneWait(self._transport, status, timeout_s), on_progress) if wait and not dry_run else status
+        )
 
     def load(
         self,
@@ -287,6 +291,7 @@ class Platform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Runs a model again that was unloaded or has failed, and reads its artifact again.
 
@@ -300,6 +305,7 @@ class Platform:
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is none of that name.
@@ -308,8 +314,10 @@ class Platform:
             ModelNotReady: The revision was waited for, and failed or did not become ready in time.
             RolledBack: The revision was waited for, and its rollout was taken back.
         """
-        status = self._loop.run(self._platform.load(name, message=message, expected_generation=expected_generation))
-        return self._wait_made(status, timeout_s, on_progress) if wait else status
+        status = self._loop.run(
+            self._platform.load(name, message=message, expected_generation=expected_generation, dry_run=dry_run)
+        )
+        return self._wait_made(status, timeout_s, on_progress) if wait and not dry_run else status
 
     def unload(
         self,
@@ -320,6 +328,7 @@ class Platform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Stops all of a model that runs; it answers what it has accepted first.
 
@@ -333,14 +342,21 @@ class Platform:
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It is being removed, or at another generation.
             ModelNotReady: It was waited for and is still being unloaded.
         """
-        status = self._loop.run(self._platform.unload(name, message=message, expected_generation=expected_generation))
-        return self._follow(UnloadWait(self._transport, status, timeout_s), on_progress) if wait else status
+        status = self._loop.run(
+            self._platform.unload(name, message=message, expected_generation=expected_generation, dry_run=dry_run)
+        )
+        return (
+            self._follow(UnloadWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
     def set_traffic(
         self,
@@ -350,6 +366,7 @@ class Platform:
         shadow: int | str | Mapping[str, Any] | EllipsisType | None = ...,
         message: str = "",
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Sends a model's traffic elsewhere, at once.
 
@@ -361,6 +378,7 @@ class Platform:
                 ``tolerance``; None ends it. Left out, it stays as it is.
             message: Why, for the history.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             InvalidConfig: The weights are none.
@@ -369,12 +387,19 @@ class Platform:
         """
         return self._loop.run(
             self._platform.set_traffic(
-                name, weights, shadow=shadow, message=message, expected_generation=expected_generation
+                name, weights, shadow=shadow, message=message, expected_generation=expected_generation, dry_run=dry_run
             )
         )
 
     def set_label(
-        self, name: str, label: str, revision: int | str, *, message: str = "", expected_generation: int | None = None
+        self,
+        name: str,
+        label: str,
+        revision: int | str,
+        *,
+        message: str = "",
+        expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Points a label of your own at a revision, which then runs also without traffic.
 
@@ -384,6 +409,7 @@ class Platform:
             revision: The revision, by number or another label.
             message: Why, for the history.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             InvalidConfig: It is no label of your own.
@@ -391,11 +417,13 @@ class Platform:
             Conflict: The model is not running, its labels are its version policy's, or it is at another generation.
         """
         return self._loop.run(
-            self._platform.set_label(name, label, revision, message=message, expected_generation=expected_generation)
+            self._platform.set_label(
+                name, label, revision, message=message, expected_generation=expected_generation, dry_run=dry_run
+            )
         )
 
     def remove_label(
-        self, name: str, label: str, *, message: str = "", expected_generation: int | None = None
+        self, name: str, label: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
     ) -> ModelStatus:
         """Takes a label of your own away; a revision that has neither traffic nor another one ends.
 
@@ -404,13 +432,16 @@ class Platform:
             label: The label.
             message: Why, for the history.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is no such model or label.
             Conflict: The model is not running, its labels are its version policy's, or it is at another generation.
         """
         return self._loop.run(
-            self._platform.remove_label(name, label, message=message, expected_generation=expected_generation)
+            self._platform.remove_label(
+                name, label, message=message, expected_generation=expected_generation, dry_run=dry_run
+            )
         )
 
     def rollout(
@@ -427,6 +458,7 @@ class Platform:
         timeout_s: float = 3600.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Brings a revision on its way to all traffic; what is left out is as in the model's ``rollout``.
 
@@ -444,6 +476,7 @@ class Platform:
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             InvalidConfig: The plan is none.
@@ -463,9 +496,14 @@ class Platform:
                 gates=gates,
                 message=message,
                 expected_generation=expected_generation,
+                dry_run=dry_run,
             )
         )
-        return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+        return (
+            self._follow(RolloutWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
     def promote(
         self,
@@ -477,6 +515,7 @@ class Platform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Gives a revision all traffic as soon as it is ready, without further steps and gates.
 
@@ -488,6 +527,7 @@ class Platform:
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is no such model or revision.
@@ -496,9 +536,15 @@ class Platform:
             DeadlineExceeded: It was waited for and is not ready yet.
         """
         status = self._loop.run(
-            self._platform.promote(name, revision, message=message, expected_generation=expected_generation)
+            self._platform.promote(
+                name, revision, message=message, expected_generation=expected_generation, dry_run=dry_run
+            )
         )
-        return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+        return (
+            self._follow(RolloutWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
     def rollback(
         self,
@@ -510,6 +556,7 @@ class Platform:
         timeout_s: float = 60.0,
         on_progress: Progress | None = None,
         expected_generation: int | None = None,
+        dry_run: bool = False,
     ) -> ModelStatus:
         """Takes the rollout on its way back; without one, returns to the revision that had all traffic before.
 
@@ -521,6 +568,7 @@ class Platform:
             timeout_s: How long to wait.
             on_progress: Called, while waiting, with the first status and with each that differs from the last.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is no such model or revision.
@@ -529,11 +577,19 @@ class Platform:
             DeadlineExceeded: It was waited for and is not ready yet.
         """
         status = self._loop.run(
-            self._platform.rollback(name, revision, message=message, expected_generation=expected_generation)
+            self._platform.rollback(
+                name, revision, message=message, expected_generation=expected_generation, dry_run=dry_run
+            )
         )
-        return self._follow(RolloutWait(self._transport, status, timeout_s), on_progress) if wait else status
+        return (
+            self._follow(RolloutWait(self._transport, status, timeout_s), on_progress)
+            if wait and not dry_run
+            else status
+        )
 
-    def abort(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+    def abort(
+        self, name: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
+    ) -> ModelStatus:
         """Takes the rollout on its way back: its revision loses its traffic, and all others have what they had before.
 
         Without a rollout on its way nothing is changed, unlike by :meth:`rollback`.
@@ -542,40 +598,53 @@ class Platform:
             name: The model.
             message: Why, for the history.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It has no rollout on its way, or is at another generation.
         """
-        return self._loop.run(self._platform.abort(name, message=message, expected_generation=expected_generation))
+        return self._loop.run(
+            self._platform.abort(name, message=message, expected_generation=expected_generation, dry_run=dry_run)
+        )
 
-    def pause(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+    def pause(
+        self, name: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
+    ) -> ModelStatus:
         """Keeps the rollout on its way at its step, where its gates go on holding; one that waits does not begin.
 
         Args:
             name: The model.
             message: Why, for the history.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It has no rollout on its way, that is paused, or the model is at another generation.
         """
-        return self._loop.run(self._platform.pause(name, message=message, expected_generation=expected_generation))
+        return self._loop.run(
+            self._platform.pause(name, message=message, expected_generation=expected_generation, dry_run=dry_run)
+        )
 
-    def resume(self, name: str, *, message: str = "", expected_generation: int | None = None) -> ModelStatus:
+    def resume(
+        self, name: str, *, message: str = "", expected_generation: int | None = None, dry_run: bool = False
+    ) -> ModelStatus:
         """Lets a paused rollout go on.
 
         Args:
             name: The model.
             message: Why, for the history.
             expected_generation: Only if the model is still at this ``generation``.
+            dry_run: Change nothing: return what the model's status would be.
 
         Raises:
             ModelNotFound: There is none of that name.
             Conflict: It has no rollout that is paused, or is at another generation.
         """
-        return self._loop.run(self._platform.resume(name, message=message, expected_generation=expected_generation))
+        return self._loop.run(
+            self._platform.resume(name, message=message, expected_generation=expected_generation, dry_run=dry_run)
+        )
 
     def pools(self) -> tuple[Pool, ...]:
         """Where models with ``shared: true`` live: what their processes hold, and how often a model was there."""

@@ -19,7 +19,15 @@ from modelyard.errors import DeadlineExceeded, InternalError, ModelyardError, Un
 from modelyard.inference import InferenceRequest, InferenceResponse
 from modelyard.protocol.http import Encoded, encode_json
 from modelyard.routing import RevisionRoute
-from modelyard.serve.changes import check_query, find_by, find_flag, pop_message, read_change, read_document, to_by
+from modelyard.serve.changes import (
+    check_query,
+    encode_change,
+    find_by,
+    pop_message,
+    read_change,
+    read_document,
+    to_by,
+)
 from modelyard.serve.handle import CONTROLLER_NAME, RevisionHandle, count
 from modelyard.serve.history import HistoryHandlers
 from modelyard.serve.http import HttpRequest, RouteEntry
@@ -249,10 +257,10 @@ class AdminHandlers:
         With ``dry_run=true`` the answer is what would be done. ``expected_generation`` or ``If-Match`` say which
         generation of the model the change is for.
         """
-        check_query(request, "dry_run")
+        check_query(request)
         document = await read_document(request)
         by = to_by(request, pop_message(document))
-        if find_flag(request, "dry_run"):
+        if by.pop("dry_run", False):
             plan = await self._transport.plan(document, expected_generation=by.get("expected_generation"))
             return encode_json(plan.to_dict())
         status = await self._transport.register(document, **by)
@@ -269,17 +277,17 @@ class AdminHandlers:
 
     async def unregister(self, request: HttpRequest) -> Encoded:
         """``DELETE /platform/v1/models/{model}?message=…``."""
-        status = await self._transport.unregister(request.path("model"), **find_by(request))
-        return encode_json(status.to_dict(), 202)
+        by = find_by(request)
+        return encode_change(await self._transport.unregister(request.path("model"), **by), by, is_done=False)
 
     async def load(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models/{model}/load``, with an optional ``message``; 200 when nothing is left to do."""
         _, by = await read_change(request)
         status = await self._transport.load(request.path("model"), **by)
-        return encode_json(status.to_dict(), 200 if status.state is ModelState.READY else 202)
+        return encode_change(status, by, is_done=status.state is ModelState.READY)
 
     async def unload(self, request: HttpRequest) -> Encoded:
         """``POST /platform/v1/models/{model}/unload``, as ``load``."""
         _, by = await read_change(request)
         status = await self._transport.unload(request.path("model"), **by)
-        return encode_json(status.to_dict(), 200 if status.state is ModelState.UNLOADED else 202)
+        return encode_change(status, by, is_done=status.state is ModelState.UNLOADED)

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from modelyard.admin import By
+from modelyard.admin import By, ModelStatus
 from modelyard.errors import InvalidRequest, TooLarge
 from modelyard.protocol.fields import check_depth, check_object, check_text, expected, quoted
-from modelyard.protocol.http import load_json
+from modelyard.protocol.http import Encoded, encode_json, load_json
 from modelyard.serve.http import HttpRequest
 
 _MAX_DOCUMENT_BYTES: Final = 1024 * 1024
@@ -21,21 +21,22 @@ ACTOR_HEADER: Final = "x-modelyard-actor"
 """Who asks, for the history; our own client and command line send it."""
 _FLAGS: Final = {"": False, "false": False, "true": True}
 _GENERATION: Final = "expected_generation"
+_DRY_RUN: Final = "dry_run"
 MAX_ID: Final = 2**63 - 1
 """The largest number that a database keeps."""
 
 
 def check_query(request: HttpRequest, *known: str) -> None:
-    """Refuses what a change does not look at: a dry run that nobody does would be none.
+    """Refuses what a change does not look at.
 
     Args:
         request: The request.
-        known: Parameters of the query that it looks at, besides ``expected_generation``: each change may be for one.
+        known: Parameters of the query that it looks at, besides those of each change.
 
     Raises:
         InvalidRequest: It has others.
     """
-    known = (*known, _GENERATION)
+    known = (*known, _DRY_RUN, _GENERATION)
     for name in _parse_query(request):
         if name not in known:
             raise InvalidRequest(f"query {name[:40]}: expected {quoted(known)}")
@@ -117,12 +118,19 @@ def find_by(request: HttpRequest) -> By:
 
 
 def to_by(request: HttpRequest, message: str) -> By:
-    """Who makes a change, why, and for which generation of the model.
+    """Who makes a change, why, for which generation of the model, and whether it is a dry run.
 
     Raises:
-        InvalidRequest: The generation is none.
+        InvalidRequest: The generation is none, or ``dry_run`` is neither true nor false.
     """
-    return {"actor": actor_of(request), "message": message, _GENERATION: _find_generation(request)}
+    is_dry_run = find_flag(request, _DRY_RUN)
+    expected = _find_generation(request)
+    return {"actor": actor_of(request), "message": message, _GENERATION: expected, _DRY_RUN: is_dry_run}
+
+
+def encode_change(status: ModelStatus, by: By, *, is_done: bool) -> Encoded:
+    """The reply to a change: 200 where nothing is left to do, as of a dry run, else 202."""
+    return encode_json(status.to_dict(), 200 if is_done or by.get("dry_run") else 202)
 
 
 def find_parameter(request: HttpRequest, name: str) -> str:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -123,6 +124,7 @@ class Controller:
             self._catalog, self._config, self._knowledge.failures, self._find_plan, self._wake.set
         )
         self._traffic = Traffic(self._catalog, self._is_ready, self._registrations.try_again)
+        self._rehearsed_traffic = Traffic(self._catalog.rehearsal(), self._is_ready, lambda name, number: None)
         self._rollouts = Rollouts(self._catalog, self._registrations.try_again)
         self._registrations.declare(self._config.models)
         self._admit_again()
@@ -188,7 +190,8 @@ class Controller:
         self, spec: dict[str, Any], actor: str, message: str, expected_generation: int | None = None
     ) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.register``; errors are returned, for Serve would wrap what is raised."""
-        return await self._read_and_change(self._registrations.register, spec, actor, message, expected_generation)
+        registered = partial(self._registrations.register, spec, actor, message, expected_generation)
+        return await self._answer(lambda: self._changed(registered()), executor=self._reading)
 
     async def plan(self, spec: dict[str, Any], expected_generation: int | None = None) -> Plan | ModelyardError:
         """See ``AdminTransport.plan``; errors are returned."""
@@ -210,7 +213,7 @@ class Controller:
 
     async def load(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.load``; errors are returned."""
-        return await self._read_and_change(self._registrations.load, *args, **by)
+        return await self._change(self._registrations.load, *args, executor=self._reading, **by)
 
     async def unload(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.unload``; errors are returned."""
@@ -218,43 +221,53 @@ class Controller:
 
     async def set_traffic(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.set_traffic``; errors are returned, as by the next seven."""
-        return await self._change(self._traffic.set_traffic, *args, **by)
+        return await self._move(Traffic.set_traffic, *args, **by)
 
     async def set_label(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.set_label``."""
-        return await self._change(self._traffic.set_label, *args, **by)
+        return await self._move(Traffic.set_label, *args, **by)
 
     async def rollout(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.rollout``."""
-        return await self._change(self._traffic.roll_out, *args, **by)
+        return await self._move(Traffic.roll_out, *args, **by)
 
     async def promote(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.promote``."""
-        return await self._change(self._traffic.promote, *args, **by)
+        return await self._move(Traffic.promote, *args, **by)
 
     async def rollback(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.rollback``."""
-        return await self._change(self._traffic.roll_back, *args, **by)
+        return await self._move(Traffic.roll_back, *args, **by)
 
     async def abort(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.abort``."""
-        return await self._change(self._traffic.abort, *args, **by)
+        return await self._move(Traffic.abort, *args, **by)
 
     async def pause(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.pause``."""
-        return await self._change(self._traffic.pause, *args, **by)
+        return await self._move(Traffic.pause, *args, **by)
 
     async def resume(self, *args: Any, **by: Any) -> ModelStatus | ModelyardError:
         """See ``AdminTransport.resume``."""
-        return await self._change(self._traffic.resume, *args, **by)
+        return await self._move(Traffic.resume, *args, **by)
 
-    async def _change(self, verb: Callable[..., ModelRecord], *args: Any, **by: Any) -> ModelStatus | ModelyardError:
-        return await self._answer(lambda: self._changed(verb(*args, **by)))
-
-    async def _read_and_change(
-        self, verb: Callable[..., ModelRecord], *args: Any, **by: Any
+    async def _move(
+        self, verb: Callable[..., ModelRecord], *args: Any, dry_run: bool = False, **by: Any
     ) -> ModelStatus | ModelyardError:
-        return await self._answer(lambda: self._changed(verb(*args, **by)), executor=self._reading)
+        traffic = self._rehearsed_traffic if dry_run else self._traffic
+        tell = self._status if dry_run else self._changed
+        return await self._answer(lambda: tell(verb(traffic, *args, **by)))
+
+    async def _change(
+        self,
+        verb: Callable[..., ModelRecord],
+        *args: Any,
+        dry_run: bool = False,
+        executor: ThreadPoolExecutor | None = None,
+        **by: Any,
+    ) -> ModelStatus | ModelyardError:
+        tell = self._status if dry_run else self._changed
+        return await self._answer(lambda: tell(verb(*args, dry_run=dry_run, **by)), executor=executor)
 
     async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
         """See ``AdminTransport.revisions``; errors are returned."""

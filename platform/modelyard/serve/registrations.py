@@ -178,23 +178,22 @@ class Registrations:
         actor: str,
         message: str,
         expected_generation: int | None = None,
+        *,
+        dry_run: bool = False,
         attempts: int = _ATTEMPTS,
     ) -> ModelRecord:
         """See ``AdminTransport.load``."""
         old = self._catalog.get_model(name, expected_generation)
         entry = self._read_again(old)
+        again = self._find_attempts(old, entry).is_failed if dry_run else self._ask_again(old, entry)
         try:
-            record = self._catalog.load_model(
-                entry,
-                actor=actor,
-                message=message,
-                expected_generation=old.generation,
-                again=self._ask_again(old, entry),
+            record = self._writer(dry_run).load_model(
+                entry, actor=actor, message=message, expected_generation=old.generation, again=again
             )
         except Conflict:  # it was changed while its artifact was read
             if attempts == 1 or expected_generation is not None:
                 raise
-            return self.load(name, actor, message, attempts=attempts - 1)
+            return self.load(name, actor, message, dry_run=dry_run, attempts=attempts - 1)
         return record
 
     def _read_again(self, record: ModelRecord) -> ModelEntry:
@@ -209,15 +208,24 @@ class Registrations:
             raise ModelLoadError(f"{UNUSABLE}: {exc}") from exc
         return self._artifacts.make_entry(spec)
 
-    def unload(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
+    def unload(
+        self, name: str, actor: str, message: str, expected_generation: int | None = None, *, dry_run: bool = False
+    ) -> ModelRecord:
         """See ``AdminTransport.unload``."""
-        return self._catalog.unload_model(name, actor=actor, message=message, expected_generation=expected_generation)
+        return self._writer(dry_run).unload_model(
+            name, actor=actor, message=message, expected_generation=expected_generation
+        )
 
-    def unregister(self, name: str, actor: str, message: str, expected_generation: int | None = None) -> ModelRecord:
+    def unregister(
+        self, name: str, actor: str, message: str, expected_generation: int | None = None, *, dry_run: bool = False
+    ) -> ModelRecord:
         """See ``AdminTransport.unregister``."""
-        return self._catalog.remove_model(
+        return self._writer(dry_run).remove_model(
             name, actor=actor, message=message, expected_generation=expected_generation, owner=Owner.REGISTERED
         )
+
+    def _writer(self, dry_run: bool) -> Catalog:
+        return self._catalog.rehearsal() if dry_run else self._catalog
 
     # -- another attempt
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from modelyard.admin import AdminTransport, By, ModelStatus
 from modelyard.config import RolloutPlan, TrafficPlan, parse_section
 from modelyard.errors import InvalidRequest
-from modelyard.protocol.http import Encoded, encode_json
-from modelyard.serve.changes import check_empty, find_by, pop_revision, read_change
+from modelyard.protocol.http import Encoded
+from modelyard.serve.changes import check_empty, encode_change, find_by, pop_revision, read_change
 from modelyard.serve.http import HttpRequest, RouteEntry
 
 
@@ -42,7 +42,7 @@ class TrafficHandlers:
         if not change:
             raise InvalidRequest("the request body: expected weights or shadow, got neither")
         parse_section(TrafficPlan, change)
-        return _encode(await self._transport.set_traffic(request.path("model"), change, **by))
+        return encode_change(await self._transport.set_traffic(request.path("model"), change, **by), by, is_done=True)
 
     async def set_label(self, request: HttpRequest) -> Encoded:
         """``PUT …/labels/{label}``: a ``revision``, and an optional ``message``."""
@@ -56,35 +56,39 @@ class TrafficHandlers:
         return await self._label(request, None, find_by(request))
 
     async def _label(self, request: HttpRequest, revision: str | None, by: By) -> Encoded:
-        return _encode(await self._transport.set_label(request.path("model"), request.path("label"), revision, **by))
+        status = await self._transport.set_label(request.path("model"), request.path("label"), revision, **by)
+        return encode_change(status, by, is_done=True)
 
     async def rollout(self, request: HttpRequest) -> Encoded:
         """``POST …/rollout``: ``to``, what differs from the model's own ``rollout``, and an optional ``message``."""
         plan, by = await read_change(request)
         parse_section(RolloutPlan, plan)
-        return _encode_rollout(await self._transport.rollout(request.path("model"), plan, **by))
+        return _encode_rollout(await self._transport.rollout(request.path("model"), plan, **by), by)
 
     async def promote(self, request: HttpRequest) -> Encoded:
         """``POST …/promote``: an optional ``revision`` and ``message``."""
         revision, by = await _read_revision(request)
-        return _encode_rollout(await self._transport.promote(request.path("model"), revision, **by))
+        return _encode_rollout(await self._transport.promote(request.path("model"), revision, **by), by)
 
     async def rollback(self, request: HttpRequest) -> Encoded:
         """``POST …/rollback``, as ``promote``."""
         revision, by = await _read_revision(request)
-        return _encode_rollout(await self._transport.rollback(request.path("model"), revision, **by))
+        return _encode_rollout(await self._transport.rollback(request.path("model"), revision, **by), by)
 
     async def abort(self, request: HttpRequest) -> Encoded:
         """``POST …/rollout/abort``, with an optional ``message``."""
-        return _encode(await self._transport.abort(request.path("model"), **await _read_by(request)))
+        by = await _read_by(request)
+        return encode_change(await self._transport.abort(request.path("model"), **by), by, is_done=True)
 
     async def pause(self, request: HttpRequest) -> Encoded:
         """``POST …/rollout/pause``, with an optional ``message``."""
-        return _encode(await self._transport.pause(request.path("model"), **await _read_by(request)))
+        by = await _read_by(request)
+        return encode_change(await self._transport.pause(request.path("model"), **by), by, is_done=True)
 
     async def resume(self, request: HttpRequest) -> Encoded:
         """``POST …/rollout/resume``, as ``pause``."""
-        return _encode(await self._transport.resume(request.path("model"), **await _read_by(request)))
+        by = await _read_by(request)
+        return encode_change(await self._transport.resume(request.path("model"), **by), by, is_done=True)
 
 
 async def _read_revision(request: HttpRequest) -> tuple[str | None, By]:
@@ -102,10 +106,5 @@ async def _read_by(request: HttpRequest) -> By:
     return by
 
 
-def _encode(status: ModelStatus) -> Encoded:
-    return encode_json(status.to_dict())
-
-
-def _encode_rollout(status: ModelStatus) -> Encoded:
-    """200 where nothing is left to do, else 202."""
-    return encode_json(status.to_dict(), 202 if status.rollout is not None and status.rollout.is_active else 200)
+def _encode_rollout(status: ModelStatus, by: By) -> Encoded:
+    return encode_change(status, by, is_done=status.rollout is None or not status.rollout.is_active)

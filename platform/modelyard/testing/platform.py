@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import orjson
 
-from modelyard.admin import By, Event, ModelState, ModelStatus, Pool, Revision
+from modelyard.admin import Event, ModelState, ModelStatus, Pool, Revision
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, RevisionRecord, Wanted
 from modelyard.client import HttpTransport, Platform
 from modelyard.config import (
@@ -41,6 +41,8 @@ from modelyard.outcomes import Outcomes
 from modelyard.protocol import v2
 from modelyard.rollout import Rollout, RolloutState, Shadow, decide, measure
 from modelyard.signature import TensorSpec
+
+_GOING = {"unregister": ModelState.REMOVING, "unload": ModelState.UNLOADING}
 
 
 class FakePlatform:
@@ -108,9 +110,7 @@ class FakePlatform:
         if way:
             return self._change(request, name, way)
         if request.method == "DELETE":
-            record = self.catalog.remove_model(name, **_find_by(request, {}), owner=Owner.REGISTERED)
-            self.coming[name] = [(ModelState.REMOVING, "")]
-            return httpx.Response(202, json=self._status(record).to_dict())
+            return self._change(request, name, ["unregister"])
         return httpx.Response(200, json=self._look(name).to_dict())
 
     def _register(self, request: httpx.Request) -> httpx.Response:
@@ -132,26 +132,41 @@ class FakePlatform:
         """Every verb that changes a model there is."""
         document = orjson.loads(request.content or b"{}")
         by = _find_by(request, document)
+        is_dry_run = request.url.params.get("dry_run") == "true"
+        catalog = self.catalog.rehearsal() if is_dry_run else self.catalog
         verb, *rest = way
-        if verb in ("load", "unload") and not rest:
-            record = self._load(name, by) if verb == "load" else self._unload(name, by)
+        if verb == "unregister":
+            record = catalog.remove_model(name, **by, owner=Owner.REGISTERED)
+        elif verb == "unload":
+            record = catalog.unload_model(name, **by)
+        elif verb == "load":
+            record = self._load(catalog, name, by)
         elif verb == "labels" and len(rest) == 1:
             number = None if request.method == "DELETE" else self._number(name, document["revision"])
-            record = self.catalog.set_label(name, rest[0], number, **by)
+            record = catalog.set_label(name, rest[0], number, **by)
         elif verb == "traffic":
-            record = self._set_traffic(name, document, by)
+            record = self._set_traffic(catalog, name, document, by)
         elif verb in ("promote", "rollback"):
-            move = self.catalog.promote if verb == "promote" else self.catalog.roll_back
+            move = catalog.promote if verb == "promote" else catalog.roll_back
             number = self._number(name, document["revision"]) if "revision" in document else None
             record = move(name, number, is_ready=not self.coming[name], **by)
         elif way == ["rollout", "abort"]:
-            record = self.catalog.abort(name, **by)
+            record = catalog.abort(name, **by)
         elif verb == "rollout":
-            pause = self.catalog.pause if rest == ["pause"] else self.catalog.resume
-            record = pause(name, **by) if rest else self._roll_out(name, document, by)
+            pause = catalog.pause if rest == ["pause"] else catalog.resume
+            record = pause(name, **by) if rest else self._roll_out(catalog, name, document, by)
         else:
             raise RouteNotFound(f"no route {verb}")
-        return httpx.Response(202, json=self._status(record).to_dict())
+        if not is_dry_run:
+            self._expect(name, verb)
+        return httpx.Response(200 if is_dry_run else 202, json=self._status(record).to_dict())
+
+    def _expect(self, name: str, verb: str) -> None:
+        """The states that come of a change."""
+        if verb in _GOING:
+            self.coming[name] = [(_GOING[verb], "")]
+        elif verb == "load":
+            self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
 
     def _number(self, name: str, revision: int | str) -> int:
         """Of a revision that is given by number or label."""
@@ -160,7 +175,7 @@ class FakePlatform:
             raise ModelNotFound(name, revision)
         return labels.get(str(revision)) or int(revision)
 
-    def _set_traffic(self, name: str, document: dict[str, Any], by: By) -> ModelRecord:
+    def _set_traffic(self, catalog: Catalog, name: str, document: dict[str, Any], by: dict[str, Any]) -> ModelRecord:
         change = parse_section(TrafficPlan, document)
         weights = {self._number(name, revision): weight for revision, weight in (change.weights or {}).items()}
         shadow = None
@@ -168,22 +183,17 @@ class FakePlatform:
             number = self._number(name, change.shadow.revision)
             shadow = Shadow(number, change.shadow.percent, change.shadow.tolerance)
         keep = "shadow" not in change.model_fields_set
-        return self.catalog.set_traffic(name, weights or None, shadow=shadow, keep_shadow=keep, **by)
+        return catalog.set_traffic(name, weights or None, shadow=shadow, keep_shadow=keep, **by)
 
-    def _roll_out(self, name: str, document: dict[str, Any], by: By) -> ModelRecord:
+    def _roll_out(self, catalog: Catalog, name: str, document: dict[str, Any], by: dict[str, Any]) -> ModelRecord:
         plan = parse_section(RolloutPlan, merge_rollout(self._get(name).spec.get("rollout", {}), document))
         rollout = Rollout.from_dict(plan.model_dump(mode="json") | {"to": self._number(name, plan.to)})
-        return self.catalog.begin_rollout(name, rollout, **by)
+        return catalog.begin_rollout(name, rollout, **by)
 
     def _get(self, name: str) -> ModelRecord:
         record = self.catalog.find_model(name)
         if record is None:
             raise ModelNotFound(name)
-        return record
-
-    def _unload(self, name: str, by: By) -> ModelRecord:
-        record = self.catalog.unload_model(name, **by)
-        self.coming[name] = [(ModelState.UNLOADING, "")]
         return record
 
     def _pools(self) -> httpx.Response:
@@ -224,13 +234,11 @@ class FakePlatform:
         found = self.catalog.list_events(name, limit, after=None if after is None else int(after))
         return httpx.Response(200, json={"events": [Event(**asdict(event)).to_dict() for event in found]})
 
-    def _load(self, name: str, by: By) -> ModelRecord:
+    def _load(self, catalog: Catalog, name: str, by: dict[str, Any]) -> ModelRecord:
         known = self._get(name)
         latest = known.latest or known.active
         entry = ModelEntry(name, known.spec, latest.content, latest.digest)
-        record = self.catalog.load_model(entry, **by)
-        self.coming[name] = [state for state in self.coming[name] if state[0] is not ModelState.UNLOADING]
-        return record
+        return catalog.load_model(entry, **by)
 
     def _look(self, name: str) -> ModelStatus:
         """One look at a model, which moves it on to its next state."""
@@ -325,7 +333,7 @@ class FakePlatform:
         return httpx.Response(encoded.status, content=encoded.body, headers=headers)
 
 
-def _find_by(request: httpx.Request, document: dict[str, Any]) -> By:
+def _find_by(request: httpx.Request, document: dict[str, Any]) -> dict[str, Any]:
     """Who asks, and why: a member of the body, which is taken out of it, or a parameter."""
     params = request.url.params
     expected = int(params["expected_generation"]) if "expected_generation" in params else None

@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted, schema
 from modelyard.catalog.engine import reading
 from modelyard.errors import Conflict, InternalError, InvalidConfig, ModelNotFound
-from modelyard.rollout import Rollout
+from modelyard.rollout import Rollout, Shadow
 
 Edit = Callable[[str], None]
 
@@ -226,6 +226,39 @@ def test_a_reload_tries_again_what_has_failed(catalog: Catalog) -> None:
     kept, _ = catalog.sync_reloaded([_entry("a"), _entry("b")], again={"a"})
     assert [record.generation for record in kept] == [2, 1]
     assert _kinds(catalog, "a") == ["created", "loaded"]
+
+
+CHANGES: dict[str, Callable[[Catalog], ModelRecord]] = {
+    "put": lambda catalog: _put(catalog, digest="d3"),
+    "load": lambda catalog: _load(catalog, "d3"),
+    "unload": lambda catalog: catalog.unload_model("iris"),
+    "remove": lambda catalog: catalog.remove_model("iris"),
+    "set_traffic": lambda catalog: catalog.set_traffic("iris", {1: 50.0, 2: 50.0}, shadow=Shadow(1)),
+    "set_label": lambda catalog: catalog.set_label("iris", "mine", 1),
+    "begin_rollout": lambda catalog: catalog.begin_rollout("iris", Rollout(1, steps=(10.0, 100.0))),
+    "promote": lambda catalog: catalog.promote("iris", 1, is_ready=True),
+    "roll_back": lambda catalog: catalog.roll_back("iris", 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_of_a_rehearsal_nothing_is_kept(catalog: Catalog, change: Callable[[Catalog], ModelRecord]) -> None:
+    _put(catalog)
+    _put(catalog, digest="d2")
+    catalog.promote("iris", is_ready=True)
+    before = catalog.list_models(), catalog.list_revisions("iris"), catalog.list_events()
+    rehearsed = change(catalog.rehearsal())
+    assert (catalog.list_models(), catalog.list_revisions("iris"), catalog.list_events()) == before
+    done = change(catalog)
+    assert rehearsed.generation == done.generation == before[0][0].generation + 1
+    assert (rehearsed.traffic, rehearsed.labels, rehearsed.wanted) == (done.traffic, done.labels, done.wanted)
+    assert catalog.list_events() != before[2]
+
+
+def test_a_rehearsal_refuses_what_would_be_refused(catalog: Catalog) -> None:
+    _put(catalog)
+    with pytest.raises(Conflict, match="expected generation 7, got 1"):
+        catalog.rehearsal().unload_model("iris", expected_generation=7)
 
 
 def _load(catalog: Catalog, digest: str = "d1", **arguments: Any) -> ModelRecord:

@@ -44,6 +44,29 @@ def test_traffic_is_shared_and_shown(shell):
 
 
 @pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("traffic", "iris", "1=90", "2=10"),
+        ("label", "iris", "mine", "1"),
+        ("rollout", "iris", "1", "--steps", "10,100", "--wait"),
+        ("promote", "iris", "1", "--wait"),
+        ("rollback", "iris", "--wait"),
+        ("load", "iris", "--wait"),
+        ("unload", "iris", "--wait"),
+        ("unregister", "iris", "--wait"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_dry_run_shows_what_would_be_waits_for_nothing_and_changes_nothing(shell, fake, command):
+    before = fake.catalog.list_models(), fake.catalog.list_events()
+    status, out, err = shell.run(*command, "--dry-run")
+    assert (status, err) == (0, "dry run: nothing was changed\n")
+    assert out.split()[:2] == ["name", "iris"]
+    assert (fake.catalog.list_models(), fake.catalog.list_events()) == before
+
+
+@pytest.mark.usefixtures("models")
 def test_labels_come_and_go(shell):
     assert shell.json("label", "iris", "mine", "1")["labels"] == {"mine": "1", "stable": "2"}
     assert shell.json("label", "iris", "mine", "--remove")["labels"] == {"stable": "2"}

@@ -66,7 +66,7 @@ OPENAI: Final = "OpenAI"
 NOT_THERE: Final = "Not supported"
 _DEADLINE: Final = "Timeout"
 _JSON_LENGTH: Final = "JsonLength"
-_GENERATION: Final = ("ExpectedGeneration", "IfMatch")
+_CHANGE: Final = ("DryRun", "ExpectedGeneration", "IfMatch")
 """Of whatever changes a model."""
 
 
@@ -378,7 +378,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "that was there. With `dry_run=true` all is checked and nothing changed: the answer is a plan.",
         body="Registration",
         answers={200: "ModelOrPlan", 201: "Model"},
-        parameters=("DryRun", *_GENERATION),
+        parameters=_CHANGE,
         faults=(*_BODY, InvalidConfig, Conflict),
     ),
     Operation(
@@ -406,9 +406,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="unregister_model",
         tag="Platform",
         summary="Take a model away",
-        description="It answers what it has accepted first; then it is not found any more.",
-        answers={202: "Model"},
-        parameters=("Message", *_GENERATION),
+        description="202: it answers what it has accepted first; then it is not found any more.",
+        answers={200: "Model", 202: "Model"},
+        parameters=("Message", *_CHANGE),
         faults=(InvalidRequest, TooLarge, ModelNotFound, Conflict),
     ),
     Operation(
@@ -421,7 +421,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="Change",
         body_required=False,
         answers={200: "Model", 202: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, ModelLoadError, Conflict),
     ),
     Operation(
@@ -434,7 +434,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="Change",
         body_required=False,
         answers={200: "Model", 202: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -446,7 +446,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="At once; for steps there are rollouts.",
         body="TrafficPlan",
         answers={200: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, InvalidConfig, ModelNotFound, Conflict),
     ),
     Operation(
@@ -458,7 +458,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="The revision then runs also without traffic.",
         body="LabelPlan",
         answers={200: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, InvalidConfig, ModelNotFound, Conflict),
     ),
     Operation(
@@ -468,7 +468,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         tag="Platform",
         summary="Take a label away",
         answers={200: "Model"},
-        parameters=("Message", *_GENERATION),
+        parameters=("Message", *_CHANGE),
         faults=(InvalidRequest, InvalidConfig, ModelNotFound, Conflict, TooLarge),
     ),
     Operation(
@@ -480,7 +480,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description="202 while it goes on.",
         body="RolloutPlan",
         answers={200: "Model", 202: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, InvalidConfig, ModelNotFound, Conflict),
     ),
     Operation(
@@ -493,7 +493,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="OnlyMessage",
         body_required=False,
         answers={200: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -506,7 +506,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="OnlyMessage",
         body_required=False,
         answers={200: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -518,7 +518,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="OnlyMessage",
         body_required=False,
         answers={200: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -531,7 +531,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="RevisionPlan",
         body_required=False,
         answers={200: "Model", 202: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(
@@ -545,7 +545,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         body="RevisionPlan",
         body_required=False,
         answers={200: "Model", 202: "Model"},
-        parameters=_GENERATION,
+        parameters=_CHANGE,
         faults=(*_BODY, ModelNotFound, Conflict),
     ),
     Operation(

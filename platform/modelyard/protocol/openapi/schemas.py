@@ -573,7 +573,7 @@ PARAMETERS: Final[Mapping[str, Schema]] = {
     "DryRun": {
         "name": "dry_run",
         "in": "query",
-        "description": "Only answer what would be done.",
+        "description": "Change nothing: answer 200 with what the model would be then; for a registration, a plan.",
         "schema": {"type": "boolean", "default": False},
     },
     "ExpectedGeneration": {
