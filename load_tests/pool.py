@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,10 +94,11 @@ def ask_all(url: str, names: list[str], clients: int, requests: int) -> list[flo
 
 
 @contextmanager
-def running(folder: Path, memory_mb: int) -> Iterator[str]:
+def running(folder: Path, memory_mb: int, ingress: Mapping[str, Any] | None = None) -> Iterator[str]:
     """A platform with one pool, as ``modelyard serve`` starts it; its URL."""
     port, grpc = free_ports(2)
-    args: dict[str, Any] = {"models": [], "pools": {"memory_mb": memory_mb, "resources": {"num_cpus": 0.2}}}
+    pools = {"memory_mb": memory_mb, "resources": {"num_cpus": 0.2}}
+    args: dict[str, Any] = {"models": [], "pools": pools, "ingress": dict(ingress or {})}
     application = {"name": "platform", "route_prefix": "/", "import_path": "modelyard.serve.app:build", "args": args}
     document = {
         "http_options": {"host": "127.0.0.1", "port": port},

@@ -53,6 +53,7 @@ class RememberingServe:
         states: Replica states by application.
         deployed: Applications deployed, in order.
         deleted: Applications deleted, in order.
+        deleting: Those of which Serve's loop has not taken notice.
         silent: Applications whose replicas do not describe themselves.
         given_up: Applications that Serve could not start.
         lingering: Applications that answer what they have before they go.
@@ -63,6 +64,7 @@ class RememberingServe:
         asked_now: Revisions that the pool is loading.
         message: What Serve says of applications.
         attempts: What replicas of applications report under.
+        versions: Of applications as they are deployed; what is deployed again with the same one stays as it is.
     """
 
     def __init__(self) -> None:
@@ -79,20 +81,31 @@ class RememberingServe:
         self.asked_now: set[str] = set()
         self.message: dict[str, str] = {}
         self.attempts: dict[str, str] = {}
+        self.deleting: set[str] = set()
+        self.versions: dict[str, str] = {}
 
     def get_replica_context(self) -> Any:
         return SimpleNamespace(app_name="platform")
 
     def read_applications(self) -> dict[str, Observed]:
+        self._turn()
         found = {"platform": Observed()}
         for name, states in self.states.items():
             all_states = [state for state, count in states.items() for _ in range(count)]
             replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
-            status = self._status_of(name)
-            trigger = "DELETING" if status == "DELETING" else "UNSPECIFIED"
-            deployment = {"message": self.message.get(name, ""), "replicas": replicas, "status_trigger": trigger}
-            found[name] = Observed.from_details({"status": status, "message": "", "deployments": {"Model": deployment}})
+            deployment = {"message": self.message.get(name, ""), "replicas": replicas}
+            found[name] = Observed.from_details(
+                {"status": self._status_of(name), "message": "", "deployments": {"Model": deployment}}
+            )
         return found
+
+    def _turn(self) -> None:
+        """One turn of Serve's loop: what was deleted since the last one, and not deployed again, goes."""
+        for name in self.deleting:
+            self.given_up.discard(name)
+            if self.states.pop(name, None) is not None and name in self.lingering:
+                self.states[name] = {"STOPPING": 1}
+        self.deleting.clear()
 
     def _status_of(self, name: str) -> str:
         if name in self.given_up:
@@ -105,17 +118,16 @@ class RememberingServe:
             raise ValueError(f"no such thing in {', '.join(refused)}")
         for target in targets:
             self.deployed.append(target.name)
-            self.attempts[target.name] = target.target._bound_deployment.init_args[-1]
-            if self.states.get(target.name) in (None, {"STOPPING": 1}):
-                self.states[target.name] = {"STARTING": 1}
+            self.deleting.discard(target.name)
+            bound = target.target._bound_deployment
+            if self.states.get(target.name) in (None, {"STOPPING": 1}) or self.versions[target.name] != bound.version:
+                self.given_up.discard(target.name)
+                self.states[target.name] = self.states.get(target.name, {}) | {"STARTING": 1}
+                self.attempts[target.name], self.versions[target.name] = bound.init_args[-1], bound.version
 
     def delete(self, name: str, _blocking: bool) -> None:
         self.deleted.append(name)
-        self.given_up.discard(name)
-        if name in self.lingering:
-            self.states[name] = {"STOPPING": 1}
-        else:
-            del self.states[name]
+        self.deleting.add(name)
 
     def get_deployment_handle(self, _: str, app_name: str) -> Any:
         async def describe() -> Any:
@@ -186,20 +198,26 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
     """Ray's key-value store."""
     store: dict[bytes, bytes] = {}
 
+    def full(key: bytes, namespace: bytes) -> bytes:
+        return namespace + b":" + key
+
     def find(prefix: bytes, namespace: bytes) -> list[bytes]:
-        return [key for key in store if key.startswith(prefix)]
+        known = [key for key in store if key.startswith(full(prefix, namespace))]
+        return [key.removeprefix(full(b"", namespace)) for key in known]
 
-    def clear(prefix: bytes, namespace: bytes, *, del_by_prefix: bool) -> None:
-        assert del_by_prefix
-        for key in find(prefix, namespace):
-            del store[key]
+    def clear(prefix: bytes, namespace: bytes, *, del_by_prefix: bool = False) -> None:
+        for key in find(prefix, namespace) if del_by_prefix else [prefix]:
+            store.pop(full(key, namespace), None)
 
-    monkeypatch.setattr(failures, "_internal_kv_put", lambda key, reason, **_: store.update({key: reason}))
-    monkeypatch.setattr(failures, "_internal_kv_get", lambda key, namespace: store.get(key))
+    def put(key: bytes, value: bytes, *, overwrite: bool, namespace: bytes) -> None:
+        store[full(key, namespace)] = value
+
+    monkeypatch.setattr(failures, "_internal_kv_put", put)
+    monkeypatch.setattr(failures, "_internal_kv_get", lambda key, namespace: store.get(full(key, namespace)))
     monkeypatch.setattr(failures, "_internal_kv_list", find)
     monkeypatch.setattr(failures, "_internal_kv_del", clear)
     monkeypatch.setattr(counts, "_internal_kv_list", find)
-    monkeypatch.setattr(counts, "_internal_kv_del", lambda key, namespace: store.pop(key, None))
+    monkeypatch.setattr(counts, "_internal_kv_del", clear)
     described: dict[bytes, bytes] = {}
     monkeypatch.setattr(descriptions, "_internal_kv_get", lambda key, namespace: described.get(key))
     monkeypatch.setattr(descriptions, "_internal_kv_del", lambda key, namespace: described.pop(key, None))
@@ -538,7 +556,6 @@ async def test_registering_a_failed_model_again_tries_again(start, remembering, 
     await controller.step()
     assert (await controller.status("m")).state == "failed"
     await controller.register(_spec(artifacts), "me", "")
-    await controller.step()
     await controller.step()
     assert remembering.deployed == ["m@1", "m@1"]
 
@@ -1179,10 +1196,9 @@ async def test_a_failed_model_is_tried_again_though_serve_has_not_forgotten_it(s
     again = await controller.load("m", "me", "")
     assert (again.state, again.generation) == ("pending", failed.generation + 1)
     await controller.round()
-    assert (remembering.deleted, remembering.deployed) == (["m@1"], ["m@1"]), "Serve has not begun to delete it"
-    assert (await controller.status("m")).state == "pending"
-    await controller.round()
     assert (remembering.deleted, remembering.deployed) == (["m@1"], ["m@1", "m@1"])
+    await controller.round()
+    assert (await controller.status("m")).state == "loading", "Serve has not taken it for the one that it has given up"
     remembering.run("m@1")
     await controller.round()
     assert (await controller.status("m")).state == "ready"
@@ -1460,13 +1476,36 @@ async def test_what_a_replica_reports_late_is_no_word_on_the_next_attempt(start,
     assert (await controller.status("m")).state == "failed"
     await controller.load("m", "me", "")
     await controller.round()
-    await controller.round()
     failures.report_failure("m@1", before, "no memory")
     await controller.round()
     assert (await controller.status("m")).state == "loading"
     remembering.fail("m@1", "no memory again")
     await controller.round()
     assert (await controller.status("m")).reason == "no memory again"
+
+
+async def test_the_next_controller_knows_an_attempt_and_restarts_no_replica_for_it(start, remembering, artifacts):
+    controller = await start(m="one.fake")
+    await controller.round()
+    remembering.fail("m@1", "no memory")
+    await controller.round()
+    await controller.load("m", "me", "")
+    await controller.round()
+    remembering.run("m@1")
+    await controller.round()
+    version = remembering.versions["m@1"]
+    controller = await start(m="one.fake")
+    await controller.round()
+    assert (remembering.deployed.count("m@1"), remembering.versions["m@1"]) == (3, version)
+    assert remembering.states["m@1"] == {"RUNNING": 1}
+    remembering.states["m@1"] = {"STARTING": 1}
+    remembering.fail("m@1", "its file is gone")
+    await controller.round()
+    assert (await controller.status("m")).reason == "its file is gone"
+    controller = await start()
+    for _ in range(3):
+        await controller.step()
+    assert failures.list_attempts() == {}
 
 
 async def test_versions_that_the_catalog_did_not_take_are_taken_later(start, remembering, artifacts, monkeypatch):

@@ -205,11 +205,10 @@ def test_why_it_failed_is_the_replicas_reason_before_serves():
 # -- what is observed
 
 
-def _details(states: dict[str, int], status: str = "RUNNING", trigger: str = "UNSPECIFIED") -> dict[str, Any]:
+def _details(states: dict[str, int], status: str = "RUNNING") -> dict[str, Any]:
     all_states = [state for state, count in states.items() for _ in range(count)]
     replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
-    deployment = {"message": "", "replicas": replicas, "status_trigger": trigger}
-    return {"status": status, "message": "", "deployments": {"Model": deployment}}
+    return {"status": status, "message": "", "deployments": {"Model": {"message": "", "replicas": replicas}}}
 
 
 @pytest.mark.parametrize(
@@ -226,22 +225,6 @@ def _details(states: dict[str, int], status: str = "RUNNING", trigger: str = "UN
 def test_replicas_that_answer_count_as_running(states, running, wanted, reached):
     observed = Observed.from_details(_details(states))
     assert (observed.running, observed.wanted, len(observed.replicas)) == (running, wanted, reached)
-
-
-@pytest.mark.parametrize(
-    ("details", "expected"),
-    [
-        (_details({}, "DELETING", "DELETING"), True),
-        (_details({"STOPPING": 2}, "DELETING", "DELETING"), True),
-        ({"status": "DELETING", "message": "", "deployments": {}}, True),
-        (_details({}, "DELETING", "REPLICA_STARTUP_FAILED"), False),
-        (_details({"STARTING": 1, "STOPPING": 1}, "DELETING", "DELETING"), False),
-        (_details({}, "DEPLOY_FAILED", "REPLICA_STARTUP_FAILED"), False),
-    ],
-    ids=["no replica", "they stop", "no deployment", "not begun", "one starts", "not at all"],
-)
-def test_an_application_ends_when_its_deployments_and_all_replicas_do(details, expected):
-    assert Observed.from_details(details).is_ending is expected
 
 
 @pytest.mark.parametrize(

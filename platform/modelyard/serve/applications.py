@@ -144,13 +144,13 @@ class RevisionDeployment:
 
         Args:
             platform: The application of the platform that it belongs to.
-            attempt: What its replicas report under why they cannot load it; it alone restarts none.
+            attempt: Identity of what is tried; see ``Knowledge.attempt``.
             policies: The platform's own autoscaling policies.
             is_new: It does not run yet: else it goes on with as many replicas as its load has given it.
         """
         revision = self.to_revision(platform)
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
-        restart_text = json.dumps(asdict(revision), sort_keys=True)
+        restart_text = json.dumps([asdict(revision), attempt], sort_keys=True)
         version = hashlib.sha256(restart_text.encode()).hexdigest()[:16]
         bundles = self._bundles()
         placement: dict[str, Any] = {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}

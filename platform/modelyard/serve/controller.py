@@ -444,8 +444,6 @@ class Controller:
             one for one in changed if not one.is_shared and not self._is_unfit(one)
         ]
         targets += [pool for pool in pools if self._deployed.get(pool.application) != pool.fingerprint]
-        begun = {name for name, seen in observed.items() if seen.is_deleting and not seen.is_ending}
-        targets = [one for one in targets if one.application not in begun]  # the next round finds them ending
         self._purge([name for name, look in looks.items() if look.plan.purge])
         self._delete(deleted, observed)
         self._deploy(self._await_environments(targets), observed)

@@ -4,7 +4,7 @@
 In Ray's key-value store, so that it is not lost when the controller is away while a replica fails, one entry for each
 attempt: a replica that was starting when its model was repaired reports late, and that is no word on the repaired one.
 A replica that never came to load anything has written nothing: then Serve's own message tells, somewhere in its
-tracebacks.
+tracebacks. The names of attempts beyond the first are kept there too, for the controller that comes next.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from modelyard.environments.installers import clean
 
 _NAMESPACE = b"modelyard-failures"
+_ATTEMPTS = b"modelyard-attempts"
 _SETUP: Final = "runtime env failed to be created."
 _NO_START: Final = "worker startup repeatedly failed"
 DIED_LOADING: Final = "its process died while loading; the application's log has the details"
@@ -47,6 +48,22 @@ def find_failure(application: str, attempt: str) -> str | None:
 def clear_failure(application: str) -> None:
     """Forgets the reasons of all attempts."""
     _internal_kv_del(_key(application, ""), del_by_prefix=True, namespace=_NAMESPACE)
+
+
+def keep_attempt(application: str, name: str) -> None:
+    """Keeps the name of the attempt at an application that has begun, until it is forgotten."""
+    _internal_kv_put(application.encode(), name.encode(), overwrite=True, namespace=_ATTEMPTS)
+
+
+def list_attempts() -> dict[str, str]:
+    """The names that are kept, by application."""
+    found = {key: _internal_kv_get(key, namespace=_ATTEMPTS) for key in _internal_kv_list(b"", namespace=_ATTEMPTS)}
+    return {key.decode(): name.decode() for key, name in found.items() if name is not None}
+
+
+def forget_attempt(application: str) -> None:
+    """Forgets the name of its attempt."""
+    _internal_kv_del(application.encode(), namespace=_ATTEMPTS)
 
 
 def _key(application: str, attempt: str) -> bytes:

@@ -20,7 +20,16 @@ from modelyard.catalog import ModelRecord
 from modelyard.serve.applications import application_name, load_timeout_s
 from modelyard.serve.counts import clear_counts
 from modelyard.serve.descriptions import clear_description, find_description, keep_description
-from modelyard.serve.failures import DIED_LOADING, clear_failure, find_failure, find_setup_failure, list_failed
+from modelyard.serve.failures import (
+    DIED_LOADING,
+    clear_failure,
+    find_failure,
+    find_setup_failure,
+    forget_attempt,
+    keep_attempt,
+    list_attempts,
+    list_failed,
+)
 from modelyard.serve.handle import DEPLOYMENT_NAME
 from modelyard.serve.observed import Observed, is_revision_application
 from modelyard.serve.pools import Pools, is_pool, is_pool_application
@@ -52,7 +61,7 @@ class Knowledge:
         self.failures: dict[str, str] = {}
         self._pools = pools
         self._loop = loop
-        self._attempts: dict[str, str] = {}
+        self._attempts = list_attempts()
         self._loading: dict[str, float] = {}
         self._ran: dict[str, float] = {}
         self._asked: dict[str, tuple[float, str, Future[Description]]] = {}
@@ -98,17 +107,17 @@ class Knowledge:
         failed = list_failed() if open_ else {}
         for name, seen in open_.items():
             is_known = name in digests or is_pool(name)
-            ours = self.attempt(name, digests.get(name, "")) if is_known else ""
-            reasons = (find_failure(name, one) for one in failed.get(name, ()) if one.startswith(ours))
+            ours = self.attempt(name, digests.get(name, ""))
+            reasons = (find_failure(name, one) for one in failed.get(name, ()) if one == ours or not is_known)
             given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
             reason = next(filter(None, reasons), given_up)
             if reason is not None:
                 self.fail(name, reason)
 
     def attempt(self, application: str, digest: str) -> str:
-        """What replicas report under why they cannot load it.
+        """Identity of what Serve is to try: replicas report under it why they cannot load.
 
-        Of a controller before this one it may be longer, and begins with what it is here.
+        Serve, told to delete an application and to deploy it within one turn of its loop, sees what is new only by it.
 
         Args:
             application: Its name.
@@ -120,6 +129,7 @@ class Knowledge:
         """Another one at the same: what replicas of the one before still report is of no interest."""
         self.failures.pop(application, None)
         self._attempts[application] = uuid.uuid4().hex
+        keep_attempt(application, self._attempts[application])
 
     def ran_lately(self, application: str, now: float) -> bool:
         """It had a replica a moment ago."""
@@ -221,7 +231,9 @@ class Knowledge:
 
     def forget_unused(self, used: Collection[str]) -> None:
         """Forgets why others than these could not be loaded: one that is wanted again is tried again."""
-        self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in used}
+        for name in self._attempts.keys() - used:
+            del self._attempts[name]
+            forget_attempt(name)
         self._forget_failures(lambda name: name not in used)
 
     def forget(self, model: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from ray.serve._private.client import ServeControllerClient
-from ray.serve._private.common import DeploymentStatusTrigger, ReplicaState
+from ray.serve._private.common import ReplicaState
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus
 
@@ -61,8 +61,6 @@ class Observed:
         may_sleep: It runs as it should, and whether any replica does is for its load to say.
         has_failed: Serve gave up starting it.
         is_deleting: It is being taken down.
-        is_ending: Its replicas are, too. Before, Serve would take what is deployed anew for what it has, and leave a
-            deployment that has failed as it is.
         message: Serve's own words.
         misfit: Why no node of the cluster could hold a replica; empty where one could.
         replicas: Names of those that calls through Serve may reach.
@@ -74,7 +72,6 @@ class Observed:
     may_sleep: bool = False
     has_failed: bool = False
     is_deleting: bool = False
-    is_ending: bool = False
     message: str = ""
     misfit: str = ""
     replicas: tuple[str, ...] = ()
@@ -93,18 +90,14 @@ class Observed:
         replicas = [one for deployment in deployments.values() for one in deployment["replicas"]]
         states = {one["replica_id"]: ReplicaState(one["state"]) for one in replicas}
         status = ApplicationStatus(application["status"])
-        triggers = {DeploymentStatusTrigger(deployment["status_trigger"]) for deployment in deployments.values()}
-        wanted = sum(state is not ReplicaState.STOPPING for state in states.values())
-        is_deleting = status is ApplicationStatus.DELETING
         messages = [application["message"], *(deployment["message"] for deployment in deployments.values())]
         return cls(
             running=sum(state in _LOADED for state in states.values()),
-            wanted=wanted,
+            wanted=sum(state is not ReplicaState.STOPPING for state in states.values()),
             replicas=tuple(sorted(name for name, state in states.items() if state in _REACHED)),
             may_sleep=status in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING),
             has_failed=status is ApplicationStatus.DEPLOY_FAILED,
-            is_deleting=is_deleting,
-            is_ending=is_deleting and not wanted and triggers <= {DeploymentStatusTrigger.DELETING},
+            is_deleting=status is ApplicationStatus.DELETING,
             message=" ".join(message for message in messages if message),
             deployments=tuple(deployments),
         )

@@ -120,7 +120,7 @@ class PoolDeployment:
             logging_config=QUIET,
         )(PoolReplica)
         # Without a version of its own Serve would restart every replica each time the controller repeats itself.
-        bound = deployment.options(version="1", _internal=True).bind(self.application, platform, attempt)
+        bound = deployment.options(version=f"1{attempt}", _internal=True).bind(self.application, platform, attempt)
         return serve.RunTarget(target=bound, name=self.application, route_prefix=None)
 
 
