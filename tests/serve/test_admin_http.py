@@ -134,6 +134,8 @@ async def test_a_condition_that_is_none_goes_no_further(
         ("DELETE", "m?force=1", 'query force: expected "message", "dry_run", "expected_generation"'),
         ("POST", "m/load?force=1", 'query force: expected "dry_run", "expected_generation"'),
         ("PUT", "m/traffic?dry_run=1", 'query dry_run: expected true or false, got "1"'),
+        ("DELETE", "m?dry_run", 'query dry_run: expected true or false, got ""'),
+        ("DELETE", "m?dry_run=false&dry_run=true", 'query dry_run: expected true or false, got "false, true"'),
         ("POST", "?force=1", 'query force: expected "dry_run", "expected_generation"'),
     ],
 )

@@ -94,9 +94,9 @@ class RememberingServe:
             all_states = [state for state, count in states.items() for _ in range(count)]
             replicas = [{"replica_id": f"r{number}", "state": state} for number, state in enumerate(all_states)]
             deployment = {"message": self.message.get(name, ""), "replicas": replicas}
-            found[name] = Observed.from_details(
-                {"status": self._status_of(name), "message": "", "deployments": {"Model": deployment}}
-            )
+            status = self._status_of(name)  # of what is being deleted Serve lists no deployments
+            deployments = {} if status == "DELETING" else {"Model": deployment}
+            found[name] = Observed.from_details({"status": status, "message": "", "deployments": deployments})
         return found
 
     def _turn(self) -> None:
@@ -1003,7 +1003,9 @@ async def test_a_dry_run_of_a_change_wakes_nobody_and_tries_nothing_again(servin
         "unload": await controller.unload("m", **by),
         "unregister": await controller.unregister("m", **by),
     }
-    assert {name: status.generation - before[0].generation for name, status in found.items()} == dict.fromkeys(found, 1)
+    assert {(status.generation, status.updated_at) for status in found.values()} == {
+        (before[0].generation, before[0].updated_at)
+    }
     assert found["set_traffic"].traffic == {"1": 50, "2": 50}
     assert [found[name].state for name in ("unload", "unregister")] == ["unloading", "removing"]
     assert isinstance(await controller.unload("m", **by, expected_generation=99), Conflict)
@@ -1464,6 +1466,74 @@ async def test_what_a_replica_reports_late_is_no_word_on_the_repaired_version(st
     assert _versions(await _table(controller)) == {"1": "ready", "2": "loading", "active": "1"}
     remembering.run("m@2")
     await controller.step()
+    assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+
+
+async def test_what_fails_between_the_repair_and_its_round_is_no_word_on_the_repaired_version(
+    start, remembering, artifacts
+):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+    for number, is_given_up in ((2, False), (3, True)):
+        _add_version(artifacts, str(number), "broken")
+        await controller.look(2)
+        await controller.round()
+        _add_version(artifacts, str(number), str(number))
+        await controller.load("m", "me", "")  # nobody knows yet that it fails, so nothing is tried again
+        remembering.fail(f"m@{number}", "expected a number")
+        if is_given_up:
+            remembering.given_up.add(f"m@{number}")
+        await controller.round()
+        await controller.round()
+        found = _versions(await _table(controller))
+        assert found == {str(number - 1): "ready", str(number): "loading", "active": str(number - 1)}
+        remembering.run(f"m@{number}")
+        for _ in range(3):
+            await controller.step()
+        assert _versions(await _table(controller)) == {str(number): "ready", "active": str(number)}
+
+
+async def test_a_reason_that_was_learnt_too_early_goes_with_its_attempt(start, remembering, artifacts):
+    _add_version(artifacts, "1", "broken")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await controller.round()
+    read = controller._catalog.list_models
+
+    def read_and_repair() -> Any:
+        """The record changes, and the old attempt fails, when the round has read the models."""
+        models = read()
+        _add_version(artifacts, "1", "1")
+        controller._registrations.load("m", "me", "")
+        remembering.fail("m@1", "expected a number")
+        controller._catalog.list_models = read
+        return models
+
+    controller._catalog.list_models = read_and_repair
+    await controller.round()
+    assert controller._knowledge.failures == {"m@1": "expected a number"}
+    await controller.round()
+    await controller.round()
+    assert (await controller.status("m")).state == "loading"
+
+
+async def test_versions_whose_store_did_not_answer_are_taken_later(start, remembering, artifacts, monkeypatch):
+    _add_version(artifacts, "1")
+    controller = await start()
+    await controller.register(_spec(artifacts, "many"), "me", "")
+    await _serve_all(controller, remembering)
+    _add_version(artifacts, "2")
+
+    def read(path: Path) -> str:
+        raise ModelLoadError("it cannot be read: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modelyard.store.artifact.digest", read)
+        await controller.look(3)
+    await controller.look()
+    await _serve_all(controller, remembering)
     assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
 
 

@@ -128,7 +128,11 @@ class Artifacts:
             return None
         self._taken[spec.name] = found
         kept = (one for one in record.revisions if one.number not in failed)
-        return self.make_entry(spec, {one.content["uri"]: one.content["artifact"] for one in kept})
+        try:
+            return self.make_entry(spec, {one.content["uri"]: one.content["artifact"] for one in kept})
+        except ModelLoadError:  # of a store, or a disk, that may answer next time
+            self.look_anew(spec.name)
+            raise
 
     def look_anew(self, name: str) -> None:
         """What was found of that model was not taken after all: the next look finds it again."""

@@ -19,7 +19,7 @@ _MAX_MESSAGE_CHARS: Final = 4096
 _MAX_ACTOR_CHARS: Final = 200
 ACTOR_HEADER: Final = "x-modelyard-actor"
 """Who asks, for the history; our own client and command line send it."""
-_FLAGS: Final = {"": False, "false": False, "true": True}
+_FLAGS: Final = {"false": False, "true": True}
 _GENERATION: Final = "expected_generation"
 _DRY_RUN: Final = "dry_run"
 MAX_ID: Final = 2**63 - 1
@@ -123,9 +123,8 @@ def to_by(request: HttpRequest, message: str) -> By:
     Raises:
         InvalidRequest: The generation is none, or ``dry_run`` is neither true nor false.
     """
-    is_dry_run = find_flag(request, _DRY_RUN)
-    expected = _find_generation(request)
-    return {"actor": actor_of(request), "message": message, _GENERATION: expected, _DRY_RUN: is_dry_run}
+    by: By = {"actor": actor_of(request), "message": message, _GENERATION: _find_generation(request)}
+    return {**by, _DRY_RUN: True} if find_flag(request, _DRY_RUN) else by
 
 
 def encode_change(status: ModelStatus, by: By, *, is_done: bool) -> Encoded:
@@ -146,12 +145,12 @@ def find_flag(request: HttpRequest, name: str) -> bool:
     """A parameter of the query that is ``true`` or ``false``; false where it does not come.
 
     Raises:
-        InvalidRequest: It is neither.
+        InvalidRequest: It is neither, or comes more than once.
     """
-    flag = find_parameter(request, name)
-    if flag not in _FLAGS:
-        raise InvalidRequest(f'query {name}: expected true or false, got "{flag[:40]}"')
-    return _FLAGS[flag]
+    given = _parse_query(request).get(name, ["false"])
+    if len(given) > 1 or given[0] not in _FLAGS:
+        raise InvalidRequest(f'query {name}: expected true or false, got "{", ".join(given)[:40]}"')
+    return _FLAGS[given[0]]
 
 
 def find_number(request: HttpRequest, name: str, least: int, most: int) -> int | None:

@@ -37,7 +37,7 @@ from modelyard.serve.applications import (
 from modelyard.serve.autoscaling import clear_decision, find_decision
 from modelyard.serve.builds import Builds
 from modelyard.serve.descriptions import clear_description, find_description, list_descriptions
-from modelyard.serve.failures import clear_failure
+from modelyard.serve.failures import clear_failure, list_failed
 from modelyard.serve.knowledge import Knowledge
 from modelyard.serve.logs import join_serve_log
 from modelyard.serve.news import News
@@ -254,9 +254,9 @@ class Controller:
     async def _move(
         self, verb: Callable[..., ModelRecord], *args: Any, dry_run: bool = False, **by: Any
     ) -> ModelStatus | ModelyardError:
-        traffic = self._rehearsed_traffic if dry_run else self._traffic
-        tell = self._status if dry_run else self._changed
-        return await self._answer(lambda: tell(verb(traffic, *args, **by)))
+        if dry_run:
+            return await self._answer(lambda: self._foresee(partial(verb, self._rehearsed_traffic), *args, **by))
+        return await self._answer(lambda: self._changed(verb(self._traffic, *args, **by)))
 
     async def _change(
         self,
@@ -266,8 +266,10 @@ class Controller:
         executor: ThreadPoolExecutor | None = None,
         **by: Any,
     ) -> ModelStatus | ModelyardError:
-        tell = self._status if dry_run else self._changed
-        return await self._answer(lambda: tell(verb(*args, dry_run=dry_run, **by)), executor=executor)
+        if dry_run:
+            foreseen = partial(self._foresee, partial(verb, dry_run=True), *args, **by)
+            return await self._answer(foreseen, executor=executor)
+        return await self._answer(lambda: self._changed(verb(*args, **by)), executor=executor)
 
     async def revisions(self, name: str) -> tuple[Revision, ...] | ModelyardError:
         """See ``AdminTransport.revisions``; errors are returned."""
@@ -352,6 +354,16 @@ class Controller:
         plan = self._find_plan(name)
         state = plan.find(number) if plan is not None else None
         return state is not None and state.can_answer
+
+    def _foresee(self, verb: Callable[..., ModelRecord], name: str, *args: Any, **by: Any) -> ModelStatus:
+        """What would come of a verb that keeps nothing, with the generation that the model has now."""
+        before = self._catalog.find_model(name)
+        if before is None:
+            return self._status(verb(name, *args, **by))  # which tells that there is none
+        if by.get("expected_generation") is None:
+            by["expected_generation"] = before.generation
+        status = self._status(verb(name, *args, **by))
+        return replace(status, generation=before.generation, updated_at=before.updated_at)
 
     def _changed(self, record: ModelRecord) -> ModelStatus:
         self._wake.set()
@@ -574,9 +586,9 @@ class Controller:
             if begun not in seen or seen[begun].running or not may_end:
                 continue
             self._knowledge.begin_attempt(begun)
+            self._deployed.pop(begun, None)
             if not seen[begun].is_deleting:
                 serve.delete(begun, _blocking=False)
-                self._deployed.pop(begun, None)
                 seen[begun] = replace(seen[begun], has_failed=False, is_deleting=True)
         return seen
 
@@ -598,14 +610,16 @@ class Controller:
         names = {one.application for one in deployments}
         self._refused = {name: one for name, one in self._refused.items() if name in names}
         self._waiting |= {name: reason for name, (again_at, reason) in self._refused.items() if again_at > now}
+        attempts = {one.application: self._knowledge.attempt(one.application, one.digest) for one in deployments}
         for application, reason in failed.items():
-            self._knowledge.fail(application, reason)
+            self._knowledge.fail(application, reason, attempts[application])
         return [one for one in deployments if one.application not in self._waiting.keys() | failed.keys()]
 
     def _deploy(
         self, deployments: Sequence[RevisionDeployment | PoolDeployment], observed: Mapping[str, Observed]
     ) -> None:
         targets: list[serve.RunTarget] = []
+        attempts = {one.application: self._knowledge.attempt(one.application, one.digest) for one in deployments}
         for deployment in deployments:
             try:
                 seen = observed.get(deployment.application)
@@ -613,7 +627,7 @@ class Controller:
                 has_run = is_described or (is_pool(deployment.application) and seen)
                 is_new = seen is None or seen.is_deleting or not has_run
                 policies = self._config.autoscaling_policies
-                attempt = self._knowledge.attempt(deployment.application, deployment.digest)
+                attempt = attempts[deployment.application]
                 targets.append(deployment.to_target(self._application, attempt, policies, is_new=is_new))
             except (
                 KeyError,
@@ -625,9 +639,11 @@ class Controller:
                 logger.warning("%s cannot be deployed: %s", deployment.application, exc)
                 self._unfit[deployment.application] = deployment.fingerprint, self._clock() + _UNFIT_S
                 self._knowledge.failures[deployment.application] = f"{UNUSABLE}: {exc}; register it again"
-        for target in targets:
-            clear_failure(target.name)
+        failed = list_failed() if targets else {}
+        for name in failed.keys() & {target.name for target in targets}:
+            clear_failure(name)
         names = self._run(targets) if targets else set()
+        self._knowledge.tried |= {name: attempts[name] for name in names}
         self._deployed |= {one.application: one.fingerprint for one in deployments if one.application in names}
 
     def _run(self, targets: Sequence[serve.RunTarget]) -> set[str]:

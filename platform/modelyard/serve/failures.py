@@ -50,6 +50,11 @@ def clear_failure(application: str) -> None:
     _internal_kv_del(_key(application, ""), del_by_prefix=True, namespace=_NAMESPACE)
 
 
+def clear_report(application: str, attempt: str) -> None:
+    """Forgets the reason of one attempt, which has come to load after all."""
+    _internal_kv_del(_key(application, attempt), namespace=_NAMESPACE)
+
+
 def keep_attempt(application: str, name: str) -> None:
     """Keeps the name of the attempt at an application that has begun, until it is forgotten."""
     _internal_kv_put(application.encode(), name.encode(), overwrite=True, namespace=_ATTEMPTS)

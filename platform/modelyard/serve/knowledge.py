@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from typing import Final
 
 from ray import serve
@@ -54,15 +55,18 @@ class Knowledge:
     Attributes:
         described: What they take and give, as far as they have told.
         failures: Why they cannot be loaded.
+        tried: The attempts that Serve has been told of last, by this controller.
     """
 
     def __init__(self, pools: Pools, loop: asyncio.AbstractEventLoop) -> None:
         self.described: dict[str, Description] = {}
         self.failures: dict[str, str] = {}
+        self.tried: dict[str, str] = {}
         self._pools = pools
         self._loop = loop
         self._attempts = list_attempts()
-        self._loading: dict[str, float] = {}
+        self._failed: dict[str, str] = {}
+        self._loading: dict[tuple[str, str], float] = {}
         self._ran: dict[str, float] = {}
         self._asked: dict[str, tuple[float, str, Future[Description]]] = {}
         self._confirmed: dict[str, str] = {}
@@ -90,7 +94,12 @@ class Knowledge:
             del self.described[name]
             clear_description(name)
         self._confirmed = {name: digest for name, digest in self._confirmed.items() if name in observed}
-        self._learn_failures(observed, _digests(models))
+        wanted = self._list_wanted(observed, models)
+        self._forget_outdated(wanted)
+        for name, attempt in wanted.items():
+            if observed[name].has_failed and self.tried.get(name, attempt) != attempt:
+                observed[name] = replace(observed[name], has_failed=False)  # what is wanted Serve has not tried yet
+        self._learn_failures(observed, wanted)
         self._ran = {
             name: now if seen.running else self._ran.get(name, -_LATELY_S)
             for name, seen in observed.items()
@@ -99,20 +108,32 @@ class Knowledge:
         self._pools.blame(self.failures, observed)
         return observed
 
-    def _learn_failures(self, observed: Mapping[str, Observed], digests: Mapping[str, str]) -> None:
+    def _list_wanted(self, observed: Collection[str], models: Sequence[ModelRecord]) -> dict[str, str]:
+        """The attempts that are wanted of those applications that are in use."""
+        digests = _digests(models) | {name: "" for name in observed if is_pool(name)}
+        return {name: self.attempt(name, digest) for name, digest in digests.items() if name in observed}
+
+    def _forget_outdated(self, wanted: Mapping[str, str]) -> None:
+        """A reason is one of its attempt: it says nothing of the next one."""
+        for name, attempt in list(self._failed.items()):
+            if wanted.get(name, attempt) != attempt:
+                self.failures.pop(name, None)
+            if name not in self.failures:
+                del self._failed[name]
+
+    def _learn_failures(self, observed: Mapping[str, Observed], wanted: Mapping[str, str]) -> None:
         alone = {name: seen for name, seen in observed.items() if name not in self._pools.residents}  # pools tell
         for name in [name for name, seen in alone.items() if seen.running]:
             self.failures.pop(name, None)
         open_ = {name: seen for name, seen in alone.items() if not seen.running and name not in self.failures}
         failed = list_failed() if open_ else {}
         for name, seen in open_.items():
-            is_known = name in digests or is_pool(name)
-            ours = self.attempt(name, digests.get(name, ""))
-            reasons = (find_failure(name, one) for one in failed.get(name, ()) if one == ours or not is_known)
+            ours = wanted.get(name, "")
+            reasons = (find_failure(name, one) for one in failed.get(name, ()) if ours in ("", one))
             given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
             reason = next(filter(None, reasons), given_up)
             if reason is not None:
-                self.fail(name, reason)
+                self.fail(name, reason, ours)
 
     def attempt(self, application: str, digest: str) -> str:
         """Identity of what Serve is to try: replicas report under it why they cannot load.
@@ -135,10 +156,19 @@ class Knowledge:
         """It had a replica a moment ago."""
         return now - self._ran.get(application, -_LATELY_S) < _LATELY_S
 
-    def fail(self, application: str, reason: str) -> None:
-        """It cannot be loaded."""
+    def fail(self, application: str, reason: str, attempt: str = "") -> None:
+        """It cannot be loaded.
+
+        Args:
+            application: Its name.
+            reason: Why.
+            attempt: Which has failed; empty where every one would.
+        """
         logger.warning("%s cannot be loaded: %s", application, reason)
         self.failures[application] = reason
+        self._failed.pop(application, None)
+        if attempt:
+            self._failed[application] = attempt
 
     def give_up_loading(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed], now: float) -> None:
         """A revision whose replicas have had their place for too long and still do not run has failed.
@@ -148,8 +178,9 @@ class Knowledge:
             observed: The applications that there are.
             now: In seconds, on any clock.
         """
+        attempts = self._list_wanted(observed, models)
         self._loading = {
-            name: self._loading.get(name, now)
+            (name, attempts.get(name, "")): self._loading.get((name, attempts.get(name, "")), now)
             for name, seen in observed.items()
             if seen.wanted
             and name not in self._pools.residents
@@ -158,10 +189,10 @@ class Knowledge:
             and not (seen.running or seen.has_failed or seen.is_deleting or seen.place or seen.misfit)
         }
         limits = {model.name: load_timeout_s(model) for model in models}
-        for name, since in self._loading.items():
+        for (name, attempt), since in self._loading.items():
             limit_s = limits.get(name.rpartition("@")[0], now)
             if now - since > limit_s:
-                self.fail(name, f"it did not load within {limit_s:g} s (limits.load_timeout_s)")
+                self.fail(name, f"it did not load within {limit_s:g} s (limits.load_timeout_s)", attempt)
 
     def describe(self, models: Sequence[ModelRecord], observed: Mapping[str, Observed]) -> None:
         """Asks the applications that have begun to run what they serve, and again those where that may change."""
@@ -231,9 +262,10 @@ class Knowledge:
 
     def forget_unused(self, used: Collection[str]) -> None:
         """Forgets why others than these could not be loaded: one that is wanted again is tried again."""
+        self.tried = {name: attempt for name, attempt in self.tried.items() if name in used}
         for name in self._attempts.keys() - used:
-            del self._attempts[name]
             forget_attempt(name)
+            del self._attempts[name]
         self._forget_failures(lambda name: name not in used)
 
     def forget(self, model: str) -> None:

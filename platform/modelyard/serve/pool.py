@@ -15,7 +15,7 @@ from modelyard.admin import PoolProcess
 from modelyard.environments.start import check_started
 from modelyard.errors import ModelyardError
 from modelyard.serve.counts import keep_counts
-from modelyard.serve.failures import clear_failure, report_failure
+from modelyard.serve.failures import clear_report, report_failure
 from modelyard.serve.handle import announce
 from modelyard.serve.peers import ControllerLink
 from modelyard.serve.poolmeter import PoolMeter
@@ -47,7 +47,7 @@ class PoolReplica(Replica):
         except ModelyardError as exc:
             report_failure(application, attempt, str(exc))
             raise
-        clear_failure(application)
+        clear_report(application, attempt)
         self._link = ControllerLink(platform)
         self._residents = Residents(self._find, load_revision, budget_bytes=0)
         self._answering = self._residents

@@ -6,10 +6,11 @@ Each is read with its artifact as it now is. A revision that has failed and is a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -185,11 +186,13 @@ class Registrations:
         """See ``AdminTransport.load``."""
         old = self._catalog.get_model(name, expected_generation)
         entry = self._read_again(old)
-        again = self._find_attempts(old, entry).is_failed if dry_run else self._ask_again(old, entry)
+        again = self._find_attempts(old, entry).is_failed
+        asking = contextlib.nullcontext() if dry_run else self._asking_again(old, entry)
         try:
-            record = self._writer(dry_run).load_model(
-                entry, actor=actor, message=message, expected_generation=old.generation, again=again
-            )
+            with asking:
+                record = self._writer(dry_run).load_model(
+                    entry, actor=actor, message=message, expected_generation=old.generation, again=again
+                )
         except Conflict:  # it was changed while its artifact was read
             if attempts == 1 or expected_generation is not None:
                 raise
@@ -256,6 +259,20 @@ class Registrations:
         with self._lock:
             self._again |= {application_name(model.name, number) for number in attempts.numbers}
         return attempts.is_failed
+
+    @contextlib.contextmanager
+    def _asking_again(self, model: ModelRecord, entry: ModelEntry) -> Iterator[None]:
+        """The same around what writes it to the catalog; where that fails nobody has asked."""
+        numbers = self._find_attempts(model, entry).numbers
+        with self._lock:
+            asked = {application_name(model.name, number) for number in numbers} - self._again
+            self._again |= asked
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._again -= asked
+            raise
 
     def _find_attempts(self, model: ModelRecord, entry: ModelEntry) -> _Attempts:
         """Which revisions are to be tried again where somebody registers or loads a model as it is."""
@@ -362,15 +379,15 @@ class Registrations:
         self._on_versions()
 
     def _take_versions(self, record: ModelRecord, entry: ModelEntry) -> None:
-        self._ask_again(record, entry)
         try:
-            self._catalog.load_model(
-                entry,
-                actor=_VERSION_POLICY,
-                message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
-                expected_generation=record.generation,
-            )
-        except ModelyardError:
+            with self._asking_again(record, entry):
+                self._catalog.load_model(
+                    entry,
+                    actor=_VERSION_POLICY,
+                    message=f"versions {', '.join(str(version.number) for version in entry.versions)}",
+                    expected_generation=record.generation,
+                )
+        except Exception:
             self._artifacts.look_anew(record.name)
             raise
         self._on_versions()

@@ -26,7 +26,7 @@ from modelyard.openai import OpenAIModel
 from modelyard.peers import set_peers
 from modelyard.serve.autoscaling import OWN, Work
 from modelyard.serve.counts import keep_counts
-from modelyard.serve.failures import clear_failure, report_failure
+from modelyard.serve.failures import clear_report, report_failure
 from modelyard.serve.handle import announce
 from modelyard.serve.meter import RayMeter
 from modelyard.serve.peers import ControllerLink, ReplicaPeers
@@ -85,7 +85,7 @@ class ModelReplica(Replica):
             # Whatever a library raises while it loads is the reason that ``status`` shows.
             report_failure(application, attempt, to_reason(exc))
             raise
-        clear_failure(application)  # of an attempt before this one
+        clear_report(application, attempt)  # of a replica before this one
         self._run(self._open_lane())
         if self._model.openai_routes:
             self._announce()  # prompts that begin alike go to one replica, by its name where no lane leads to it

@@ -157,9 +157,15 @@ class FakePlatform:
             record = pause(name, **by) if rest else self._roll_out(catalog, name, document, by)
         else:
             raise RouteNotFound(f"no route {verb}")
-        if not is_dry_run:
-            self._expect(name, verb)
-        return httpx.Response(200 if is_dry_run else 202, json=self._status(record).to_dict())
+        if is_dry_run:
+            return httpx.Response(200, json=self._foresee(record, verb).to_dict())
+        self._expect(name, verb)
+        return httpx.Response(202, json=self._status(record).to_dict())
+
+    def _foresee(self, record: ModelRecord, verb: str) -> ModelStatus:
+        before, status = self._get(record.name), self._status(record)
+        state = _GOING.get(verb, status.state)
+        return replace(status, state=state, generation=before.generation, updated_at=before.updated_at)
 
     def _expect(self, name: str, verb: str) -> None:
         """The states that come of a change."""
