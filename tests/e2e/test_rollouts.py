@@ -110,10 +110,13 @@ def test_traffic_has_its_weights(client: Platform, rolling: PlatformProcess, nam
     client.set_traffic(name, {1: 90, 2: 10})
     wait_until(lambda: len(ask_often(rolling, name, 160)) == 2, 10, "both ingress replicas to know")
     count = 10_000
-    got = ask_often(rolling, name, count)
     sigma = (count * 0.1 * 0.9) ** 0.5
-    assert got.total() == count
-    assert abs(got["2"] - count * 0.1) < 3 * sigma, got
+    for is_last in (False, True):  # one of 370 right ones is farther off than that
+        got = ask_often(rolling, name, count)
+        assert got.total() == count
+        if abs(got["2"] - count * 0.1) < 3 * sigma:
+            break
+        assert not is_last, got
 
 
 def test_who_belongs_together_is_answered_by_one_revision(
