@@ -816,7 +816,7 @@ async def test_what_cannot_be_deployed_is_not_tried_in_each_round(start, remembe
         patched.setattr(RevisionDeployment, "to_target", refuse)
         await controller.register(_spec(artifacts, batching={"max_batch_size": 7}), "me", "")
         assert [await controller.round() for _ in range(3)][1:] == [False, False]
-    assert caplog.text.count("cannot be deployed") == 1
+    assert caplog.text.count("cannot be loaded") == 1
     deployed = len(remembering.deployed)
     controller.now += 100
     await controller.round()
@@ -1489,6 +1489,11 @@ async def test_what_fails_between_the_repair_and_its_round_is_no_word_on_the_rep
         await controller.round()
         found = _versions(await _table(controller))
         assert found == {str(number - 1): "ready", str(number): "loading", "active": str(number - 1)}
+        remembering.given_up.add(f"m@{number}")
+        await controller.round()
+        assert _versions(await _table(controller))[str(number)] == "failed", "this is the repaired one"
+        await controller.load("m", "me", "")
+        await controller.round()
         remembering.run(f"m@{number}")
         for _ in range(3):
             await controller.step()
@@ -1526,15 +1531,80 @@ async def test_versions_whose_store_did_not_answer_are_taken_later(start, rememb
     await _serve_all(controller, remembering)
     _add_version(artifacts, "2")
 
+    reads: list[Path] = []
+
     def read(path: Path) -> str:
+        reads.append(path)
         raise ModelLoadError("it cannot be read: Input/output error")
 
     with monkeypatch.context() as patch:
         patch.setattr("modelyard.store.artifact.digest", read)
-        await controller.look(3)
+        await controller.look(5)
+        assert len(reads) == 1, "what may be large is not read again at every look"
+        patch.setattr("modelyard.serve.artifacts._READ_AGAIN_S", 0.0)
+        controller._registrations._artifacts.look_anew("m")
+        await controller.look()
+    assert len(reads) == 2
     await controller.look()
     await _serve_all(controller, remembering)
     assert _versions(await _table(controller)) == {"2": "ready", "active": "2"}
+
+
+async def test_who_cannot_write_has_asked_for_no_attempt(start, remembering, artifacts, monkeypatch):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.round()
+    remembering.fail("m@1", "no memory")
+    await controller.round()
+
+    def load(entry: object, **_: object) -> None:
+        raise Unavailable("the catalog's database failed: database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(controller._catalog, "load_model", load)
+        assert isinstance(await controller.load("m", "me", ""), Unavailable)
+    await controller.round()
+    status = await controller.status("m")
+    assert (status.state, status.reason, remembering.deleted) == ("failed", "no memory", [])
+
+
+async def test_who_comes_too_late_takes_back_no_others_attempt(start, remembering, artifacts):
+    controller = await start()
+    await controller.register(_spec(artifacts), "me", "")
+    await controller.round()
+    remembering.fail("m@1", "no memory")
+    await controller.round()
+    really = controller._catalog.load_model
+
+    def load(entry: Any, **by: Any) -> Any:
+        """Somebody else has the lock first, after both have asked."""
+        controller._catalog.load_model = really
+        controller._registrations.load("m", "other", "", by["expected_generation"])
+        return really(entry, **by)
+
+    controller._catalog.load_model = load
+    generation = (await controller.status("m")).generation
+    assert isinstance(await controller.load("m", "me", "", expected_generation=generation), Conflict)
+    await controller.round()
+    assert remembering.deployed == ["m@1", "m@1"]
+
+
+async def test_a_dry_run_of_a_model_that_changes_meanwhile_looks_again(serving, remembering, artifacts, monkeypatch):
+    controller = await serving()
+    really = module.Traffic.set_label
+    generations: list[int] = []
+
+    def set_label(self: Any, *args: Any, **by: Any) -> Any:
+        if not generations:
+            controller._catalog.set_label("m", "other", 1)
+        generations.append(by["expected_generation"])
+        return really(self, *args, **by)
+
+    monkeypatch.setattr(module.Traffic, "set_label", set_label)
+    status = await controller.set_label("m", "mine", "1", actor="me", message="", dry_run=True)
+    assert status.labels == {"mine": "1", "other": "1", "stable": "1"}
+    assert generations == [status.generation - 1, status.generation]
+    assert status.generation == (await controller.status("m")).generation
 
 
 async def test_what_a_replica_reports_late_is_no_word_on_the_next_attempt(start, remembering, artifacts):

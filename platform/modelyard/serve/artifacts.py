@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from modelyard.store.versions import is_version_folder, list_versions
 _ABSENT: Final = "absent"
 _ELSEWHERE: Final = ""
 _REMOTE_LOOK_S: Final = 15.0
+_READ_AGAIN_S: Final = 60.0
 
 
 def make_absent_entry(spec: ModelSpec) -> ModelEntry:
@@ -63,6 +65,7 @@ class Artifacts:
         self._roots = roots
         self._found: dict[str, object] = {}
         self._taken: dict[str, object] = {}
+        self._again_at: dict[str, float] = {}
         self._next_look: dict[str, float] = {}
 
     def make_entry(self, spec: ModelSpec, known: Mapping[str, str] | None = None) -> ModelEntry:
@@ -124,19 +127,21 @@ class Artifacts:
             return None
         found = (served, tuple(artifact.stamp(folders[number]) for number in suspects))
         is_steady, self._found[spec.name] = self._found.get(spec.name) == found, found
-        if not is_steady or self._taken.get(spec.name) == found:
+        is_taken = self._taken.get(spec.name) == found and time.monotonic() < self._again_at.get(spec.name, math.inf)
+        if not is_steady or is_taken:
             return None
         self._taken[spec.name] = found
+        self._again_at.pop(spec.name, None)
         kept = (one for one in record.revisions if one.number not in failed)
         try:
             return self.make_entry(spec, {one.content["uri"]: one.content["artifact"] for one in kept})
-        except ModelLoadError:  # of a store, or a disk, that may answer next time
-            self.look_anew(spec.name)
+        except ModelLoadError:  # of a store, or a disk, that may answer later; all is read again then
+            self._again_at[spec.name] = time.monotonic() + _READ_AGAIN_S
             raise
 
     def look_anew(self, name: str) -> None:
         """What was found of that model was not taken after all: the next look finds it again."""
-        self._taken.pop(name, None)
+        self._again_at[name] = 0.0
 
     def _may_look(self, name: str) -> bool:
         """Stores are not asked as often as the disk."""

@@ -357,13 +357,19 @@ class Controller:
 
     def _foresee(self, verb: Callable[..., ModelRecord], name: str, *args: Any, **by: Any) -> ModelStatus:
         """What would come of a verb that keeps nothing, with the generation that the model has now."""
-        before = self._catalog.find_model(name)
-        if before is None:
-            return self._status(verb(name, *args, **by))  # which tells that there is none
-        if by.get("expected_generation") is None:
-            by["expected_generation"] = before.generation
-        status = self._status(verb(name, *args, **by))
-        return replace(status, generation=before.generation, updated_at=before.updated_at)
+        asked = by.pop("expected_generation", None)
+        while True:
+            before = self._catalog.find_model(name)
+            generation = asked if before is None or asked is not None else before.generation
+            try:
+                status = self._status(verb(name, *args, **by, expected_generation=generation))
+            except Conflict:
+                now = self._catalog.find_model(name)
+                if asked is None and now is not None and now.generation != generation:
+                    continue  # it was changed while this looked
+                raise
+            known = before or status  # where there is none the verb has told
+            return replace(status, generation=known.generation, updated_at=known.updated_at)
 
     def _changed(self, record: ModelRecord) -> ModelStatus:
         self._wake.set()
@@ -636,9 +642,9 @@ class Controller:
                 OSError,
                 ModelyardError,
             ) as exc:  # the others are deployed all the same
-                logger.warning("%s cannot be deployed: %s", deployment.application, exc)
                 self._unfit[deployment.application] = deployment.fingerprint, self._clock() + _UNFIT_S
-                self._knowledge.failures[deployment.application] = f"{UNUSABLE}: {exc}; register it again"
+                reason = f"{UNUSABLE}: {exc}; register it again"
+                self._knowledge.fail(deployment.application, reason, attempts[deployment.application])
         failed = list_failed() if targets else {}
         for name in failed.keys() & {target.name for target in targets}:
             clear_failure(name)

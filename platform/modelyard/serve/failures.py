@@ -50,6 +50,11 @@ def clear_failure(application: str) -> None:
     _internal_kv_del(_key(application, ""), del_by_prefix=True, namespace=_NAMESPACE)
 
 
+def clear_failures(model: str) -> None:
+    """Forgets those of all revisions of a model, which is no more."""
+    _internal_kv_del(f"{model}@".encode(), del_by_prefix=True, namespace=_NAMESPACE)
+
+
 def clear_report(application: str, attempt: str) -> None:
     """Forgets the reason of one attempt, which has come to load after all."""
     _internal_kv_del(_key(application, attempt), namespace=_NAMESPACE)

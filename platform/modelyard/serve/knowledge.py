@@ -24,6 +24,7 @@ from modelyard.serve.descriptions import clear_description, find_description, ke
 from modelyard.serve.failures import (
     DIED_LOADING,
     clear_failure,
+    clear_failures,
     find_failure,
     find_setup_failure,
     forget_attempt,
@@ -96,8 +97,8 @@ class Knowledge:
         self._confirmed = {name: digest for name, digest in self._confirmed.items() if name in observed}
         wanted = self._list_wanted(observed, models)
         self._forget_outdated(wanted)
-        for name, attempt in wanted.items():
-            if observed[name].has_failed and self.tried.get(name, attempt) != attempt:
+        for name in wanted.keys() & observed.keys():
+            if observed[name].has_failed and self.tried.get(name, wanted[name]) != wanted[name]:
                 observed[name] = replace(observed[name], has_failed=False)  # what is wanted Serve has not tried yet
         self._learn_failures(observed, wanted)
         self._ran = {
@@ -109,26 +110,24 @@ class Knowledge:
         return observed
 
     def _list_wanted(self, observed: Collection[str], models: Sequence[ModelRecord]) -> dict[str, str]:
-        """The attempts that are wanted of those applications that are in use."""
+        """The attempts that are wanted of the applications that are in use, and of pools."""
         digests = _digests(models) | {name: "" for name in observed if is_pool(name)}
-        return {name: self.attempt(name, digest) for name, digest in digests.items() if name in observed}
+        return {name: self.attempt(name, digest) for name, digest in digests.items()}
 
     def _forget_outdated(self, wanted: Mapping[str, str]) -> None:
         """A reason is one of its attempt: it says nothing of the next one."""
         for name, attempt in list(self._failed.items()):
             if wanted.get(name, attempt) != attempt:
-                self.failures.pop(name, None)
-            if name not in self.failures:
-                del self._failed[name]
+                self._forgive(name)
 
     def _learn_failures(self, observed: Mapping[str, Observed], wanted: Mapping[str, str]) -> None:
         alone = {name: seen for name, seen in observed.items() if name not in self._pools.residents}  # pools tell
         for name in [name for name, seen in alone.items() if seen.running]:
-            self.failures.pop(name, None)
+            self._forgive(name)
         open_ = {name: seen for name, seen in alone.items() if not seen.running and name not in self.failures}
         failed = list_failed() if open_ else {}
         for name, seen in open_.items():
-            ours = wanted.get(name, "")
+            ours = wanted.get(name) or self.tried.get(name, "")
             reasons = (find_failure(name, one) for one in failed.get(name, ()) if ours in ("", one))
             given_up = (find_setup_failure(seen.message) or DIED_LOADING) if seen.has_failed else None
             reason = next(filter(None, reasons), given_up)
@@ -148,7 +147,7 @@ class Knowledge:
 
     def begin_attempt(self, application: str) -> None:
         """Another one at the same: what replicas of the one before still report is of no interest."""
-        self.failures.pop(application, None)
+        self._forgive(application)
         self._attempts[application] = uuid.uuid4().hex
         keep_attempt(application, self._attempts[application])
 
@@ -165,8 +164,8 @@ class Knowledge:
             attempt: Which has failed; empty where every one would.
         """
         logger.warning("%s cannot be loaded: %s", application, reason)
+        self._forgive(application)
         self.failures[application] = reason
-        self._failed.pop(application, None)
         if attempt:
             self._failed[application] = attempt
 
@@ -257,8 +256,12 @@ class Knowledge:
 
     def try_again(self, application: str) -> None:
         """Forgets why it could not be loaded."""
-        self.failures.pop(application, None)
+        self._forgive(application)
         clear_failure(application)
+
+    def _forgive(self, application: str) -> None:
+        self.failures.pop(application, None)
+        self._failed.pop(application, None)
 
     def forget_unused(self, used: Collection[str]) -> None:
         """Forgets why others than these could not be loaded: one that is wanted again is tried again."""
@@ -271,6 +274,7 @@ class Knowledge:
     def forget(self, model: str) -> None:
         """The next model of that name begins at revision 1 again, and is to inherit neither failures nor counts."""
         clear_counts(model)
+        clear_failures(model)
         self._forget_failures(lambda name: name.rpartition("@")[0] == model)
 
     def _forget_failures(self, is_old: Callable[[str], bool]) -> None:

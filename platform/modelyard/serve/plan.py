@@ -103,7 +103,7 @@ def revision_state(
         observed: Its application; None where there is none.
         is_described: A replica has told its signature.
         failure: Why it could not be loaded, as far as known.
-        waiting: What goes on while there is no application.
+        waiting: What goes on while there is no application, or none of the attempt that is wanted.
         may_sleep: Its model may run without any replica.
         has_standby: A pool answers for it then.
     """
@@ -115,7 +115,7 @@ def revision_state(
         sleeps, wakes = (_SLEEPS_ON_STANDBY, _WAKES_ON_STANDBY) if has_standby else (_SLEEPS, _WAKES)
         wakes = _find_obstacle(observed) or wakes
         return RevisionState(number, ModelState.READY, wakes if observed.wanted else sleeps, 0, observed.wanted)
-    if observed is None or observed.is_deleting:
+    if observed is None or observed.is_deleting or waiting != _CREATED:
         return RevisionState(number, ModelState.PENDING, waiting)
     if observed.has_failed:
         return RevisionState(number, ModelState.FAILED, observed.message)

@@ -17,7 +17,16 @@ from typing import Any, Final
 from modelyard.admin import ModelState, Plan
 from modelyard.catalog import Catalog, ModelEntry, ModelRecord, Owner, Wanted
 from modelyard.config import ModelSpec, PlatformConfig, check_policy, load_model_spec, parse_model_spec, to_short
-from modelyard.errors import Conflict, Forbidden, InvalidConfig, ModelLoadError, ModelNotFound, ModelyardError
+from modelyard.errors import (
+    Conflict,
+    Forbidden,
+    InternalError,
+    InvalidConfig,
+    ModelLoadError,
+    ModelNotFound,
+    ModelyardError,
+    Unavailable,
+)
 from modelyard.serve.applications import application_name
 from modelyard.serve.artifacts import Artifacts, make_absent_entry, make_known_entry
 from modelyard.serve.plan import ModelPlan, newest_revision
@@ -262,14 +271,17 @@ class Registrations:
 
     @contextlib.contextmanager
     def _asking_again(self, model: ModelRecord, entry: ModelEntry) -> Iterator[None]:
-        """The same around what writes it to the catalog; where that fails nobody has asked."""
+        """The same around what writes it to the catalog; where that is away nobody has asked.
+
+        Where it was changed meanwhile somebody else may have, who found this one's request and added none.
+        """
         numbers = self._find_attempts(model, entry).numbers
         with self._lock:
             asked = {application_name(model.name, number) for number in numbers} - self._again
             self._again |= asked
         try:
             yield
-        except BaseException:
+        except (InternalError, Unavailable):
             with self._lock:
                 self._again -= asked
             raise
