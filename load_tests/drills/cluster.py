@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import subprocess
@@ -28,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 _INHERITED = ("HOME", "LANG", "USER", "VIRTUAL_ENV")
 _GRACE_S = 150.0
 """Of a pod that is deleted."""
-_CUT_S = 2.0
 _KEPT_S = 30.0
 """How long the old cluster goes on after a switch. KubeRay's own is 60 s."""
 
@@ -44,14 +42,12 @@ class Cluster:
     Attributes:
         text: The platform file.
         lost: Endpoints of the nodes that were ended; connections to all others have to hold.
-        killed: When a node was last killed. For a moment the others' proxies may cut answers that came from there.
     """
 
     def __init__(self, folder: Path, overlay: str, workers: int) -> None:
         self._folder = folder
         self.text = platform_text(overlay)
         self.lost: set[str] = set()
-        self.killed = -math.inf
         redis, postgres = secrets.token_hex(8), secrets.token_hex(8)
         for name in ("redis", "postgres"):
             (folder / name).mkdir()
@@ -65,6 +61,8 @@ class Cluster:
         self._environment = {
             **{name: os.environ[name] for name in _INHERITED if name in os.environ},
             **switches,
+            # The same command, which is elsewhere in an image.
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).with_name("modelyard-haproxy")),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "PGHOST": BRIDGE,
@@ -146,13 +144,12 @@ class Cluster:
         self.lost.add(node.endpoint)
 
     def may_break(self, endpoint: str) -> bool:
-        """Whether a connection to it may break: its process was ended, or one behind it a moment ago."""
-        return endpoint in self.lost or time.monotonic() - self.killed < _CUT_S
+        """Whether a connection to it may break: its process was ended."""
+        return endpoint in self.lost
 
     def kill(self, node: Node) -> None:
         """As its machine dies."""
         self.lost.add(node.endpoint)
-        self.killed = time.monotonic()
         node.kill()
         node.wait(30)
 

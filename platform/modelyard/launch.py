@@ -42,8 +42,8 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(128 * 1024),
     "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
     "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
-    # An ingress replica that dies with a request, before it has said anything of the answer: another one gets it where
-    # HAProxy still can. Once, for the request may be the cause.
+    # An ingress replica that dies with a request, before it has said anything of the answer: another one gets it, where
+    # a buffer holds the request. Once, for the request may be the cause.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
@@ -99,16 +99,16 @@ def check_locations(config: PlatformConfig) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def serve_command() -> str:
-    """Path of Ray Serve's command, first the one beside this Python.
+def find_command(name: str) -> str:
+    """Path of an installed command, first the one beside this Python.
 
     Raises:
         InternalError: It is not installed.
     """
-    beside = Path(sys.executable).with_name("serve")
-    found = str(beside) if beside.exists() else shutil.which("serve")
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise InternalError('Ray Serve\'s command "serve" is not installed: pip install modelyard')
+        raise InternalError(f'the command "{name}" is not installed: pip install modelyard')
     return found
 
 
@@ -189,6 +189,7 @@ def run_serve(
         The child's exit status; 0 where it ended because of a signal sent to us.
     """
     inherited = os.environ if environment is None else environment
+    settings = {**FAST, "RAY_SERVE_HAPROXY_BINARY_PATH": find_command("modelyard-haproxy"), **inherited}
     stopped = interrupted = False
     child: subprocess.Popen[bytes] | None = None
 
@@ -207,7 +208,7 @@ def run_serve(
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     # Its own session: a terminal's Ctrl-C would otherwise reach the child twice, and the second one cuts its clean-up.
     child = subprocess.Popen(  # noqa: S603  # our own command
-        [serve_command(), "run", str(path)], env={**FAST, **inherited}, start_new_session=True
+        [find_command("serve"), "run", str(path)], env=settings, start_new_session=True
     )
     if stopped:  # the signal came while the child was being started
         interrupt()

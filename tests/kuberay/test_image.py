@@ -94,7 +94,17 @@ def test_a_login_shell_finds_what_the_pods_begin_with() -> None:
     # ENABLE_LOGIN_SHELL of the operator; /etc/profile sets PATH anew and reads what is in this folder then.
     assert 'echo "PATH=/opt/venv/bin:\\$PATH" > /etc/profile.d/modelyard.sh' in stage("base")
     for name in ("cpu", "gpu"):
-        assert 'bash -lc "type -P bash wget ray serve modelyard"' in stage(name)
+        assert 'bash -lc "type -P bash wget ray serve modelyard modelyard-haproxy"' in stage(name)
+
+
+def test_serve_starts_the_haproxy_of_the_image() -> None:
+    # A path, for Serve looks for it nowhere.
+    found = re.search(
+        r"^RAY_SERVE_HAPROXY_BINARY_PATH=(.*)/(.*)$", (KUBERAY / "base/ray.env").read_text(), re.MULTILINE
+    )
+    assert found is not None
+    assert f"PATH={found[1]}:$PATH" in stage("base")
+    assert found[2] in PROJECT["scripts"]
 
 
 def test_the_version_of_python_is_one_that_the_platform_runs_on() -> None:

@@ -35,7 +35,7 @@ from modelyard.protocol.mlflow import encode_error as encode_mlflow
 from modelyard.protocol.openai import encode_error as encode_openai
 from modelyard.protocol.openai import is_openai_path
 from modelyard.serve.compression import compress_reply, inflate_body
-from modelyard.serve.edge import SHORT_WAY
+from modelyard.serve.edge import SHORT_WAY, send_whole
 
 logger = logging.getLogger(__name__)
 
@@ -364,8 +364,7 @@ async def _send(reply: Encoded | Streamed, scope: Scope, send: Send) -> None:
     if isinstance(reply, Streamed):
         await _stream(reply, scope, send)
         return
-    await send(_start(reply, scope))
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+    await send_whole(_start(reply, scope), b"" if scope["method"] == "HEAD" else reply.body, send)
 
 
 async def _stream(reply: Streamed, scope: Scope, send: Send) -> None:

@@ -80,22 +80,25 @@ def test_too_few_open_files_are_refused_before_haproxy_ends_for_them(
 
 
 def _command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Puts a `serve` beside a Python of its own."""
-    command = tmp_path / "bin" / "serve"
-    command.parent.mkdir()
-    command.write_text(f"#!/bin/sh\n{script}\n")
-    command.chmod(command.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setattr(sys, "executable", str(command.with_name("python")))
+    """Puts a `serve` beside a Python of its own, which has our HAProxy too."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("serve", script), ("modelyard-haproxy", "")):
+        command = folder / name
+        command.write_text(f"#!/bin/sh\n{text}\n")
+        command.chmod(command.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
 
 
 def test_the_child_gets_the_file_and_the_fast_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _command(
         tmp_path,
         monkeypatch,
-        f'echo "$@ $RAY_SERVE_ENABLE_HA_PROXY $RAY_SERVE_THROUGHPUT_OPTIMIZED" > {tmp_path}/out; exit 7',
+        f"for value in $RAY_SERVE_ENABLE_HA_PROXY $RAY_SERVE_THROUGHPUT_OPTIMIZED $RAY_SERVE_HAPROXY_BINARY_PATH\n"
+        f'do set -- "$@" $value; done; echo "$@" > {tmp_path}/out; exit 7',
     )
     assert launch.run_serve(Path("x.yaml"), {"RAY_SERVE_ENABLE_HA_PROXY": "0"}) == 7
-    assert (tmp_path / "out").read_text() == "run x.yaml 0 1\n"
+    assert (tmp_path / "out").read_text() == f"run x.yaml 0 1 {tmp_path}/bin/modelyard-haproxy\n"
 
 
 DRIVER = """
