@@ -153,6 +153,11 @@ class Cluster:
         node.kill()
         node.wait(30)
 
+    def cut(self, node: Node) -> None:
+        """As its machine vanishes from the network."""
+        self.lost.add(node.endpoint)
+        node.disconnect()
+
     def application(self) -> str:
         """The state of the platform's application, in Serve's words; empty where nobody says."""
         try:

@@ -41,6 +41,18 @@ def kill_worker(cluster: Cluster) -> None:
     _until_whole(cluster)
 
 
+def cut_worker(cluster: Cluster) -> None:
+    """A worker's machine vanishes from the network, which closes no connections, and another one comes."""
+    worker = cluster.workers[2]
+    nodes = cluster.count_nodes()
+    cluster.cut(worker)
+    cluster.until(lambda: cluster.count_nodes() < nodes, 120, "Ray to miss the node")
+    cluster.kill(worker)
+    worker.connect()
+    worker.start()
+    _until_whole(cluster)
+
+
 def kill_head(cluster: Cluster) -> None:
     """The head dies with all its processes, and comes back 20 s later with its state from Redis."""
     cluster.kill(cluster.head)
@@ -176,6 +188,7 @@ def scale_group(cluster: Cluster) -> None:
 DRILLS: Final[Mapping[str, Drill]] = {
     "delete-worker": delete_worker,
     "kill-worker": kill_worker,
+    "cut-worker": cut_worker,
     "edit-model": edit_model,
     "break-model": break_model,
     "break-file": break_file,

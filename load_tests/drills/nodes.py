@@ -56,6 +56,11 @@ class Node:
         return f"10.99.0.{10 + self.number}"
 
     @property
+    def _link(self) -> str:
+        """Its network's end at the bridge."""
+        return f"node-{self.number}"
+
+    @property
     def endpoint(self) -> str:
         """Where it answers HTTP."""
         return f"{self.address}:8000"
@@ -104,7 +109,7 @@ class Node:
 
     def _make_network(self) -> None:
         """Once: it stays while nothing of the node runs, and refuses connections then, as the kernel of a pod does."""
-        network, link = self._path("net"), f"node-{self.number}"
+        network, link = self._path("net"), self._link
         if network.exists():
             return
         network.touch()
@@ -133,6 +138,14 @@ class Node:
         if self.is_running:
             with suppress(ProcessLookupError):
                 os.kill(self._first(), signal.SIGKILL)
+
+    def disconnect(self) -> None:
+        """Nothing reaches it and nothing comes from it; its processes run on."""
+        _ip("link", "set", self._link, "down")
+
+    def connect(self) -> None:
+        """Undoes that."""
+        _ip("link", "set", self._link, "up")
 
     def wait(self, timeout_s: float) -> None:
         """Waits until it has ended.

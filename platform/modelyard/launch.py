@@ -43,7 +43,7 @@ FAST: Final[Mapping[str, str]] = {
     "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
     "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(4 * 1024 * 1024),
     # An ingress replica that dies with a request, before it has said anything of the answer: another one gets it, where
-    # a buffer holds the request. Once, for the request may be the cause.
+    # HAProxy has all of it. Once, for the request may be the cause.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
@@ -56,6 +56,7 @@ FAST: Final[Mapping[str, str]] = {
 """Ray reads these when its processes start, so they belong into the environment of the command."""
 
 _POLL_S: Final = 0.5
+_HAPROXY_COMMAND: Final = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _HAPROXY_MAXCONN: Final = "RAY_SERVE_HAPROXY_MAXCONN"
 _CONNECTIONS: Final = 4096
 """What Serve lets HAProxy have at once. Source: ``ray/serve/_private/constants.py``."""
@@ -189,7 +190,9 @@ def run_serve(
         The child's exit status; 0 where it ended because of a signal sent to us.
     """
     inherited = os.environ if environment is None else environment
-    settings = {**FAST, "RAY_SERVE_HAPROXY_BINARY_PATH": find_command("modelyard-haproxy"), **inherited}
+    settings = {**FAST, **inherited}
+    if settings["RAY_SERVE_ENABLE_HA_PROXY"] == "1" and _HAPROXY_COMMAND not in settings:
+        settings[_HAPROXY_COMMAND] = str(Path(find_command("modelyard-haproxy")).absolute())
     stopped = interrupted = False
     child: subprocess.Popen[bytes] | None = None
 

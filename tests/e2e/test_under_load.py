@@ -157,6 +157,7 @@ def test_no_request_fails_whatever_changes(busy: PlatformProcess) -> None:
                 alone.goes_on("a model of one replica")
                 kill_one(busy, "alone@1")
                 alone.goes_on("its only replica killed")
+            assert not alone.failures
             client.unregister("alone", wait=True)
             kill_one(busy, "platform", "Ingress")
             load.goes_on("a killed ingress replica")
@@ -168,4 +169,5 @@ def test_no_request_fails_whatever_changes(busy: PlatformProcess) -> None:
             )
             load.goes_on("the platform's application deployed anew")
             assert until_known(client, "steady").state is ModelState.READY
+    assert not load.failures
     assert set(load.answers) == {'{"predictions":[1.0]}', '{"predictions":[2.0]}', '{"predictions":[3.0]}'}

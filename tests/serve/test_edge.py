@@ -43,7 +43,7 @@ def _connection(app: ASGIApp = _answer) -> Iterator[socket.socket]:
     thread = threading.Thread(target=lambda: uvloop.run(server.serve()))
     thread.start()
     try:
-        while not server.started:
+        while thread.is_alive() and not server.started:
             time.sleep(0.01)
         with socket.create_connection(server.servers[0].sockets[0].getsockname()[:2], timeout=10) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -327,7 +327,7 @@ async def test_an_error_of_the_model_reaches_the_reader(connect, make_call) -> N
 async def test_a_deadline_ends_the_stream(connect, make_call, until) -> None:
     model = _streaming(answers=100_000, latency_s=0.001)
     caller, _ = await connect(model)
-    found, error = await _read_to_error(caller.stream(make_call(1.0), 0.1))
+    found, error = await _read_to_error(caller.stream(make_call(1.0), 1.0))
     assert found
     assert isinstance(error, DeadlineExceeded)
     await until(lambda: model.ended == 1)

@@ -179,6 +179,7 @@ _BY_CODE: Final[Mapping[str, tuple[_Rebuild, ...]]] = {
     ModelNotReady.code: (_NOT_READY,),
     ModelLoadError.code: (ModelLoadError,),
     Unavailable.code: (Unavailable,),
+    PlatformUnreachable.code: (Unavailable,),  # said by the HAProxy in front of it
     DeadlineExceeded.code: (_LATE,),
 }
 

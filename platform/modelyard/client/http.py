@@ -345,7 +345,10 @@ def _to_document(reply: httpx.Response) -> Any:
 
 def _is_proxys(reply: httpx.Response) -> bool:
     """Somebody between here and the platform says that it is away; the platform's own sentence is an answer."""
-    return reply.status_code in _PROXY and not is_own(_to_document(reply))
+    if reply.status_code not in _PROXY:
+        return False
+    document = _to_document(reply)
+    return not is_own(document) or document.get("code") == PlatformUnreachable.code
 
 
 def _to_status(document: Any) -> ModelStatus:

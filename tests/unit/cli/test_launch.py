@@ -90,15 +90,25 @@ def _command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
 
 
-def test_the_child_gets_the_file_and_the_fast_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "1 1 FOLDER/modelyard-haproxy"),
+        ({"RAY_SERVE_ENABLE_HA_PROXY": "0"}, "0 1"),
+        ({"RAY_SERVE_HAPROXY_BINARY_PATH": "/usr/sbin/haproxy"}, "1 1 /usr/sbin/haproxy"),
+    ],
+)
+def test_the_child_gets_the_file_and_the_fast_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], expected: str
+) -> None:
     _command(
         tmp_path,
         monkeypatch,
         f"for value in $RAY_SERVE_ENABLE_HA_PROXY $RAY_SERVE_THROUGHPUT_OPTIMIZED $RAY_SERVE_HAPROXY_BINARY_PATH\n"
         f'do set -- "$@" $value; done; echo "$@" > {tmp_path}/out; exit 7',
     )
-    assert launch.run_serve(Path("x.yaml"), {"RAY_SERVE_ENABLE_HA_PROXY": "0"}) == 7
-    assert (tmp_path / "out").read_text() == f"run x.yaml 0 1 {tmp_path}/bin/modelyard-haproxy\n"
+    assert launch.run_serve(Path("x.yaml"), own) == 7
+    assert (tmp_path / "out").read_text() == f"run x.yaml {expected.replace('FOLDER', str(tmp_path / 'bin'))}\n"
 
 
 DRIVER = """

@@ -13,6 +13,7 @@ import pytest
 from modelyard import Platform
 from modelyard.client import ApiError, HttpTransport, PlatformUnreachable
 from modelyard.errors import DeadlineExceeded, ModelNotReady, ModelyardError, Unavailable
+from modelyard.haproxy import change
 
 STATUS = {"name": "iris", "framework": "sklearn", "uri": "x", "owner": "registered", "state": "ready", "version": "1"}
 ANSWER = {"model_name": "iris", "model_version": "1", "outputs": []}
@@ -128,6 +129,19 @@ def test_what_the_platform_says_is_an_answer(ask: Ask, sentence: str, error: typ
     with network.connect() as platform, pytest.raises(error) as caught:
         ask(platform)
     assert (str(caught.value), len(network.requests)) == (sentence, 1)
+
+
+@pytest.mark.parametrize("ask", [status, predict])
+@pytest.mark.parametrize("status", [502, 503])
+def test_what_our_own_proxy_says_is_asked_again(ask: Ask, status: int) -> None:
+    text = change(f"    errorfile {status} 500.http\n")
+    body = text[text.index("{") : text.rindex("}") + 1]
+    network = Network([httpx.Response(status, text=body)] * 2)
+    with network.connect() as platform:
+        assert ask(platform) == "1"
+    assert len(network.requests) == 3
+    with Network([httpx.Response(status, text=body)]).connect(()) as platform, pytest.raises(Unavailable):
+        ask(platform)
 
 
 def of_a_proxy(status: int) -> httpx.Response:
