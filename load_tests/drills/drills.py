@@ -46,9 +46,11 @@ def cut_worker(cluster: Cluster) -> None:
     worker = cluster.workers[2]
     nodes = cluster.count_nodes()
     cluster.cut(worker)
-    cluster.until(lambda: cluster.count_nodes() < nodes, 120, "Ray to miss the node")
-    cluster.kill(worker)
-    worker.connect()
+    try:
+        cluster.until(lambda: cluster.count_nodes() < nodes, 120, "Ray to miss the node")
+    finally:
+        cluster.kill(worker)
+        worker.connect()
     worker.start()
     _until_whole(cluster)
 

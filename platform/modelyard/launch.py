@@ -191,7 +191,7 @@ def run_serve(
     """
     inherited = os.environ if environment is None else environment
     settings = {**FAST, **inherited}
-    if settings["RAY_SERVE_ENABLE_HA_PROXY"] == "1" and _HAPROXY_COMMAND not in settings:
+    if settings["RAY_SERVE_ENABLE_HA_PROXY"] == "1" and not settings.get(_HAPROXY_COMMAND):
         settings[_HAPROXY_COMMAND] = str(Path(find_command("modelyard-haproxy")).absolute())
     stopped = interrupted = False
     child: subprocess.Popen[bytes] | None = None

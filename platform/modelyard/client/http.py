@@ -48,9 +48,9 @@ class HttpTransport:
     """An :class:`~modelyard.admin.AdminTransport` over HTTP; for use from one event loop.
 
     Where no connection can be made the request is sent again, for a process that was killed is soon replaced. Where one
-    breaks, or a proxy in front of the platform says that nobody answers (502 or 503 without the platform's own words),
-    only what changes nothing is sent again: what reads, and :meth:`infer`. A time that is over, and each status of the
-    platform's own, are answers.
+    breaks, or a proxy in front of the platform says that nobody answers (502 or 503, without the platform's own words
+    or with the code ``unreachable``), only what changes nothing is sent again: what reads, and :meth:`infer`. A time
+    that is over, and each status of the platform's own, are answers.
 
     Args:
         url: Address of the platform, with the prefix it is served under, if any.
@@ -344,7 +344,7 @@ def _to_document(reply: httpx.Response) -> Any:
 
 
 def _is_proxys(reply: httpx.Response) -> bool:
-    """Somebody between here and the platform says that it is away; the platform's own sentence is an answer."""
+    """Somebody between here and the platform says that it is away, maybe its HAProxy; its own words are an answer."""
     if reply.status_code not in _PROXY:
         return False
     document = _to_document(reply)

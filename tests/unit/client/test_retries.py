@@ -134,8 +134,8 @@ def test_what_the_platform_says_is_an_answer(ask: Ask, sentence: str, error: typ
 @pytest.mark.parametrize("ask", [status, predict])
 @pytest.mark.parametrize("status", [502, 503])
 def test_what_our_own_proxy_says_is_asked_again(ask: Ask, status: int) -> None:
-    text = change(f"    errorfile {status} 500.http\n")
-    body = text[text.index("{") : text.rindex("}") + 1]
+    (line,) = [line for line in change("defaults\n").splitlines() if f"status {status} " in line]
+    body = line[line.index("{") : line.rindex("}") + 1]
     network = Network([httpx.Response(status, text=body)] * 2)
     with network.connect() as platform:
         assert ask(platform) == "1"
